@@ -34,7 +34,7 @@ def boottime() -> float:
 
 
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks, sleep and network, which tests replace. `sleep` returns True if the process shuts down."""
+    """Clocks, sleep and network, which tests replace. `sleep` returns True if the process is shutting down."""
 
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -44,7 +44,7 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoPages:
-    """Pages of commands that serve nothing."""
+    """Pages of commands that serve no pages."""
 
     def publish(self) -> None:
         """Publish nothing."""
@@ -54,7 +54,7 @@ class NoPages:
 
 
 def counting_rules(config: Config) -> CountingRules:
-    """Return how completed runs are counted."""
+    """Return the counting rules of a config."""
     return CountingRules(
         run_buckets=config.metrics.run_buckets,
         step_buckets=config.metrics.step_buckets,
@@ -64,7 +64,7 @@ def counting_rules(config: Config) -> CountingRules:
 
 
 def room_for_jobs(config: Config) -> int:
-    """Return how many series jobs may have: `metrics.max_series` minus the room of each source's overflow job."""
+    """Return how many series jobs may have: `metrics.max_series` minus the maximum of all overflow jobs."""
     metrics = config.metrics
     excluded = {*metrics.exclude, *([STEP_DURATION] if metrics.step_histograms == "off" else [])}
     room = metrics.max_series
@@ -76,7 +76,7 @@ def room_for_jobs(config: Config) -> int:
 
 
 def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
-    """Return what the ledger needs to know about a source."""
+    """Return the rules of a source for the ledger."""
     kind = SOURCES[settings.type]
     has_steps, excluded = kind.has_steps and settings.steps != "off", frozenset(config.metrics.exclude)
 
@@ -111,15 +111,15 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
 
 
 def configured(settings: SourceSettings, config: Config) -> ConfiguredSource:
-    """Return the config of a source, as far as views need it."""
+    """Return the config of a source that views need."""
     api_url = SOURCES[settings.type].access(settings).root
     return ConfiguredSource(settings=settings, rules=rules_of(settings, config), api_url=api_url)
 
 
 class _Account(msgspec.Struct, frozen=True):
-    """A credential and the sources that use it. They share a budget and are kept or replaced together.
+    """A credential and the sources that use it. They share a budget, and are kept or replaced together.
 
-    Setting `stopping` ends all waiting of their polls.
+    If `stopping` is set, their polls stop waiting.
     """
 
     settings: tuple[SourceSettings, ...]
@@ -133,14 +133,14 @@ class Assembly:
     Args:
         config: The config.
         ledger: Commits batches.
-        metrics: Measures requests.
+        metrics: Records requests.
         pages: Publishes committed records.
         clocks: Clocks and network.
-        before: The assembly that this one replaces. Unchanged sources are kept as they are, with their
-            sign-in, budget and memory, unless they read files for TLS, which may have changed.
+        before: The assembly that this one replaces. Unchanged sources are kept with their sign-in, budget and memory,
+            unless they use TLS files, which may have changed.
     """
 
-    def __init__(  # noqa: PLR0913  # everything outside is an argument
+    def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
         self,
         config: Config,
         ledger: Ledger,
@@ -180,12 +180,12 @@ class Assembly:
         return _Account(settings, budget, stopping)
 
     def configure(self) -> None:
-        """Let the ledger count as the configuration says."""
+        """Apply the config to the ledger."""
         rules = {name: shown.rules for name, shown in self.shown.items()}
         self._ledger.configure(rules, counting_rules(self.config), self.config.metrics.step_histograms)
 
     def _kept(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
-        """Return the previous source with its poller, if its account is unchanged."""
+        """Return the previous source with its poller; None if its account has changed."""
         credential = _credential(settings)
         if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
             return None
@@ -194,17 +194,17 @@ class Assembly:
         return next(polled for polled in before.polled if polled.name == settings.name)
 
     def groups(self) -> list[frozenset[str]]:
-        """Return the names of the sources in groups that share a credential."""
+        """Return the names of the sources, in groups that share a credential."""
         return [frozenset(each.name for each in account.settings) for account in self._accounts.values()]
 
     def interrupt_sources(self, names: Collection[str]) -> None:
-        """End all waiting of polls of these sources, which share their credential with no others."""
+        """Let polls of these sources stop waiting. `names`: whole groups that share a credential."""
         for account in self._accounts.values():
             if any(each.name in names for each in account.settings):
                 account.stopping.set()
 
     def renewed(self, names: Collection[str]) -> list[ScheduledSource]:
-        """Build sources again whose memory may be out of date, because another process polled them in between."""
+        """Build sources again because another process polled them in the meantime. Return the new ones."""
         for credential, account in list(self._accounts.items()):
             if any(each.name in names for each in account.settings):
                 self._accounts[credential] = self._new_account(account.settings, account)
@@ -254,14 +254,14 @@ class Assembly:
         return ScheduledSource(settings.name, poller, settings.poll_interval)
 
     def interrupt(self, but: "Assembly | None" = None) -> None:
-        """End all waiting, so that running polls stop before their next request; not that of sources in `but`."""
+        """Let running polls stop before their next request, except those of sources in `but`."""
         shared = but._accounts.values() if but else ()  # noqa: SLF001  # as above
         for account in self._accounts.values():
             if not any(account is each for each in shared):
                 account.stopping.set()
 
     def resume(self) -> None:
-        """Undo an interruption, so that later waits are not cut short."""
+        """Undo an interruption, so that later polls can wait."""
         for account in self._accounts.values():
             account.stopping.clear()
 

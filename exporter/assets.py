@@ -1,7 +1,7 @@
 """Files that ship with the exporter: rules, dashboards, runbooks, examples.
 
-A wheel contains them in `exporter/assets_data` (see `force-include` in pyproject.toml). In both a wheel and a source
-tree their names are the paths in the source tree, such as `docs/runbooks.md`.
+A wheel contains them in `exporter/assets_data` (see `force-include` in pyproject.toml). The name of an asset is its
+path in the source tree, such as `docs/runbooks.md`.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class AssetError(JobrunError):
 
 
 def read(name: str, package: Path = PACKAGE) -> str:
-    """Return the text of an asset by its name in the source tree. Raises AssetError if there is none."""
+    """Return the text of an asset. Raises AssetError if it cannot be read."""
     try:
         return (root_of(package) / name).read_text(encoding="utf-8")
     except OSError as error:
@@ -39,6 +39,6 @@ def names(package: Path = PACKAGE) -> Iterator[str]:
 
 
 def root_of(package: Path) -> Path:
-    """Return the folder below which assets have their names."""
+    """Return the folder to which the names of assets are relative."""
     carried = package / "assets_data"
     return carried if carried.is_dir() else package.parent

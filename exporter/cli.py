@@ -1,4 +1,4 @@
-"""The command line: one table of commands, their flags, and what they call."""
+"""The command line: one table of commands with their flags and functions."""
 
 import argparse
 import contextlib
@@ -32,13 +32,12 @@ UNWRITABLE = (errno.EPIPE, errno.ENOSPC)
 
 
 class Console(NamedTuple):
-    """The process as the commands see it; `module` imports a command by name."""
+    """Output, environment and imports of the commands. `module` imports a module by name."""
 
     out: TextIO
     err: TextIO
     environ: Mapping[str, str]
-    # Only the command that runs is imported: `--help` and `check` do not wait for the web server and the scheduler, and
-    # a daemon needs no simulators.
+    # Only the command that runs is imported, so that `--help` and `check` start fast, and a daemon loads no simulators.
     module: Callable[[str], ModuleType] = importlib.import_module
 
     def load(self, config_file: Path) -> Config:
@@ -51,7 +50,7 @@ class Console(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command: its help, what runs it and returns the exit code, and its flags with their arguments for argparse."""
+    """A command: its help, a function that runs it and returns the exit code, and its flags for argparse."""
 
     help: str
     handle: Callable[[argparse.Namespace, Console], int]
@@ -140,7 +139,7 @@ def _test_alert(options: argparse.Namespace, console: Console) -> int:
 
 
 def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
-    """Return a reader of an argument whose errors argparse shows in their words."""
+    """Return a converter for argparse, which shows the texts of its errors."""
 
     def convert(text: str) -> object:
         try:
@@ -249,7 +248,7 @@ COMMANDS: Mapping[str, Command] = {
         {
             "--web.listen-address": _listen(":9797"),
             "--speed": _flag(
-                "how many times faster than in reality runs happen", "N", type=_argument(_speed), default=60.0
+                "speed of simulated runs, as a multiple of real time", "N", type=_argument(_speed), default=60.0
             ),
         },
     ),
@@ -302,7 +301,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the command and its options. Exits as argparse does: 2 for wrong usage, 0 for help and version."""
+    """Return the command and its options. Exits with 2 for wrong usage, and with 0 for help and version."""
     top = parser()
     options = top.parse_args(argv)
     if options.command == "check" and not options.schema and options.config_file is None:
@@ -313,9 +312,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
-    """Run a command. Return the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage.
+    """Run a command. Return the exit code: 0 for success, 1 for an error, 2 for wrong usage.
 
-    It is 141 if the output is closed, as for a program that SIGPIPE ends.
+    If the output is closed, it is 141, as for a program that SIGPIPE ends.
     """
     world = console or _process()
     try:
@@ -330,14 +329,14 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
 
 
 def _process() -> Console:
-    """Return this process's console; output to a closed stream, as by `2>&-`, is dropped."""
+    """Return this process's console. Output to a closed stream, as with `2>&-`, is dropped."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # a device, open until the end
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # as above
     return Console(sys.stdout, sys.stderr, os.environ)
 
 
 def _unwritten(error: OSError, err: TextIO) -> int:
-    """Return the exit code after output could not be written; report the error unless nobody reads the output."""
+    """Return the exit code after output could not be written. Report the error, unless the reader has gone."""
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
     with contextlib.suppress(OSError):
@@ -346,7 +345,7 @@ def _unwritten(error: OSError, err: TextIO) -> int:
 
 
 def _flush(stream: TextIO) -> OSError | None:
-    """Write what is still in the buffer; return why it cannot be written. The exit then does not try again."""
+    """Flush a stream. Return the error if that fails, and discard the buffer, so that the exit does not try again."""
     try:
         stream.flush()
     except OSError as error:
@@ -366,7 +365,7 @@ def _command(argv: Sequence[str] | None, world: Console) -> int:
         return COMMANDS[options.command].handle(options, world)
     except (ConfigError, JobrunError) as error:
         print(error, file=world.err)
-    except KeyboardInterrupt:  # the daemon stops by itself; what else is interrupted has no result
+    except KeyboardInterrupt:  # the daemon handles the signal itself; other commands have no result
         result = "; nothing was written" if options.command == "backfill" else ""
         print(f"{options.command}: interrupted{result}", file=world.err)
     return 1

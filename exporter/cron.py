@@ -1,4 +1,4 @@
-"""Parses schedules of people and vendors: cron, its dialects, and fixed intervals."""
+"""Parses the schedules of configs and vendors: cron, its dialects, and fixed intervals."""
 
 import functools
 import re
@@ -26,7 +26,7 @@ _ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.+)", re.DOTALL)
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """When a job runs: `every` N seconds after its latest start, or, if that is 0, by `cron` in `timezone`."""
+    """When a job runs: `every` seconds after its latest start, or, if `every` is 0, by `cron` in `timezone`."""
 
     every: float = 0.0
     cron: str = ""
@@ -41,7 +41,7 @@ def parse_schedule(text: str, timezone: str = "") -> Schedule:
     `TZ=` or `CRON_TZ=`, which takes precedence over `timezone`.
 
     Raises:
-        ValueError: The text is not a schedule, its time zone is unknown, or it never fires.
+        ValueError: The text is not a schedule, its time zone is unknown, or the schedule never fires.
     """
     if zoned := _ZONE.fullmatch(text.strip()):
         timezone, text = zoned[1], zoned[2]
@@ -55,12 +55,12 @@ def parse_schedule(text: str, timezone: str = "") -> Schedule:
     except CronSimError as error:
         raise ValueError(f"is not a cron expression: {error}") from None
     if never:
-        raise ValueError("is a cron expression that never comes true")
+        raise ValueError("is a cron expression that never fires")
     return schedule
 
 
 def _fields(text: str) -> str:
-    """Return the fields for the library, which does not support `?` for any day."""
+    """Return the fields with `*` instead of `?`, which the library does not support."""
     fields = text.split()
     if len(fields) not in {5, 6}:
         raise ValueError("must be a cron expression of five fields, or six with seconds first")
@@ -82,7 +82,7 @@ def _interval(text: str) -> float:
 
 
 def zone_of(timezone: str) -> ZoneInfo:
-    """Return a time zone of the IANA database, UTC for "". Raises ValueError if there is no such zone."""
+    """Return a time zone of the IANA database; UTC for "". Raises ValueError if there is no such zone."""
     try:
         return ZoneInfo("UTC" if timezone.upper() in {"", "UTC", "Z"} else timezone)
     except (KeyError, ValueError, OSError):

@@ -1,4 +1,4 @@
-"""The daemon: starts, reloads and stops state, polls, pages and web server together."""
+"""The daemon: starts, reloads and stops the state, polls, pages and the web server."""
 
 import platform
 import sqlite3
@@ -45,7 +45,7 @@ HOUSEKEEPING = 3600.0
 """Seconds between two rounds of housekeeping."""
 
 GRACE = 1.5
-"""Seconds that running requests and polls have when the daemon stops."""
+"""Seconds that running requests and polls have to end when the daemon stops."""
 
 
 def shared_state(config: Config, boottime: Callable[[], float]) -> "Shared | None":
@@ -64,15 +64,15 @@ class Daemon:
     """One running exporter.
 
     Args:
-        read_config: Reads the config again; raises ConfigError with its problems.
+        read_config: Reads the config. Raises ConfigError with all its problems.
         listen: Address to listen on.
         clocks: Clocks and network.
         connect: Opens the database.
-        web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
-        manager: The service manager that is notified.
+        web_file: TLS, headers and users of the pages; None for plain HTTP without users.
+        manager: The service manager to notify.
     """
 
-    def __init__(  # noqa: PLR0913  # everything outside is an argument
+    def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
         self,
         read_config: Callable[[], Config],
         listen: Address,
@@ -127,7 +127,7 @@ class Daemon:
         self._web = WebServer(app, listen.host, listen.port, tls)
 
     def _handlers(self) -> WebHandlers:
-        """Return what the web server calls."""
+        """Return the functions that the web server calls."""
         dependencies = Dependencies(
             snapshot=lambda: self._publisher.snapshot,
             reader=self._shared.reader if self._shared else Reader(Path(self._config.state.path)),
@@ -158,7 +158,7 @@ class Daemon:
 
     @property
     def address(self) -> Address:
-        """Return the address on which it serves, after the start."""
+        """Return the address of the web server. Call it after `start`."""
         return Address(self._web.host, self._web.port)
 
     def start(self) -> None:
@@ -210,7 +210,7 @@ class Daemon:
         self._schedule.keep([each for each in self._assembly.polled if each.name not in names], 0.0)
 
     def _pollable(self, assembly: Assembly) -> list[ScheduledSource]:
-        """Return the sources that this process polls: all, or those with its lease."""
+        """Return the sources that this process polls: all, or those whose lease it has."""
         owned = None if self._shared is None else self._shared.replica.owned
         return [each for each in assembly.polled if owned is None or each.name in owned]
 
@@ -220,7 +220,7 @@ class Daemon:
             self._shared.replica.scraped(generation)
 
     def _open(self) -> OpenedState:
-        """Open the state under its lock; if it cannot be locked, read it."""
+        """Open the state under its lock. If it cannot be locked, only read it."""
         if self._shared is not None:
             return self._shared.open()
         opened = open_state(Path(self._config.state.path), self._clocks.clock, self._connect, exclusive=True)
@@ -234,7 +234,7 @@ class Daemon:
         self._publisher.configure(assembly.config, assembly.shown)
 
     def reload(self) -> Decision:
-        """Load the current config. If it has any problem, the old one stays active."""
+        """Load the current config. If it has a problem, the old config stays active."""
         with self._reloading, self._supervision.reloading():
             try:
                 self._reload()
@@ -271,7 +271,7 @@ class Daemon:
         self._heart.guard(self._publisher.publish)
 
     def _switch(self, assembly: Assembly) -> None:
-        """Activate the sources of another configuration; if that raises, activate the old ones again."""
+        """Activate the sources of another configuration. If that raises, activate the old ones again."""
         before = self._assembly
         try:
             before.interrupt(assembly)
@@ -290,7 +290,7 @@ class Daemon:
             raise
 
     def stop(self) -> bool:
-        """Stop everything; return False if a poll still waits for its API. Uncommitted batches are dropped."""
+        """Stop everything. Return False if a poll still waits for its API. Uncommitted batches are dropped."""
         self._heart.stop()
         self._supervision.stopping()
         if self._shared is not None:
@@ -300,7 +300,7 @@ class Daemon:
         self._assembly.close()
         self._web.stop(GRACE)
         ended = ended or self._schedule.stop(GRACE)
-        if self._shared is not None and ended:  # another replica owns the budget then
+        if self._shared is not None and ended:  # afterwards another replica uses the budget
             self._shared.replica.leave()
         ended = all([ended, self._vendors.close(), self._pool.close()])
         self._ledger.close()
@@ -335,15 +335,15 @@ class Daemon:
             self._log.warning("state could not be pruned", error=str(error))
 
     def healthy(self) -> Decision:
-        """Return whether polls will continue; this does not depend on the APIs."""
+        """Return whether heartbeat and scheduler are alive. This does not depend on the APIs."""
         if not self._heart.is_alive():
             return False, f"no heartbeat for {self._heart.age():.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
     def ready(self) -> Decision:
-        """Return whether the state is loaded and each source was polled once, with or without success.
+        """Return whether each source was polled once, with or without success.
 
-        A replica is ready once it has read the state.
+        A replica is ready when it has read the state.
         """
         if self._exposition.page is None:  # the web server starts before the first page
             return False, "the state is loading"

@@ -6,7 +6,7 @@ from datetime import timedelta
 import isodate
 
 UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-"""Prometheus' units, largest first, as they must be written."""
+"""Prometheus' units in seconds. In a duration they must be in this order."""
 
 LONGEST = 100 * UNITS["y"]
 
@@ -18,8 +18,8 @@ def parse_duration(text: str) -> float:
     """Return the seconds of `90s`, `1h30m`, `7d`, `1w`, `500ms`, `0`, `PT1H`, `P1DT12H`.
 
     Raises:
-        ValueError: It is not a duration, or longer than 100 years. ISO 8601's years and months are refused: they have
-            no fixed length.
+        ValueError: The text is not a duration, or longer than 100 years. Years and months of ISO 8601 are refused,
+            because their length is not fixed.
     """
     seconds = _iso_8601(text) if text.startswith("P") else _prometheus(text)
     if seconds is None:
@@ -54,7 +54,7 @@ def _iso_8601(text: str) -> float | None:
 
 
 def format_duration(seconds: float) -> str:
-    """Return seconds in Prometheus style, to the millisecond, in days at most: `1h30m`, `30d`, `0s`."""
+    """Return seconds in Prometheus style, rounded to milliseconds, with days as the largest unit: `1h30m`, `30d`."""
     left = round(seconds * 1000)
     text = ""
     for unit, length in UNITS.items():

@@ -7,7 +7,7 @@ from exporter.model import Job
 
 
 def run_path(source: str, run_id: str) -> str:
-    """Return the path of a run's page, or of a list with only this run if browsers take its ID for a parent folder."""
+    """Return the path of a run's page. For an ID like `..` it is a list of runs with only this run."""
     if run_id in {"", ".", ".."}:
         return runs_path(source=source, run_id=run_id)
     return f"/runs/{quote(source, safe='')}/{quote(run_id, safe='')}"
@@ -19,7 +19,7 @@ def runs_path(**filters: str) -> str:
 
 
 def run_url(external_url: str, settings: SourceSettings, job: Job, run_id: str) -> str:
-    """Return the link to a run: on the exporter with an external URL, else at the vendor; "" if unknown."""
+    """Return the link to a run: its page of the exporter if there is an external URL, otherwise at the vendor."""
     if external_url:
         return absolute(external_url, run_path(settings.name, run_id))
     return vendor_url(settings, job, run_id)
@@ -31,5 +31,5 @@ def vendor_url(settings: SourceSettings, job: Job, run_id: str) -> str:
 
 
 def absolute(external_url: str, path: str) -> str:
-    """Return an absolute address; without `web.external_url`, only the path."""
+    """Return a URL; only the path if `web.external_url` is not set."""
     return external_url.rstrip("/") + path

@@ -46,7 +46,7 @@ class LogOptions(NamedTuple):
 
 
 class Redactor:
-    """Masks known secrets wherever they appear in an event: the second line of defense."""
+    """Masks known secrets in events, in case code logs one by mistake."""
 
     def __init__(self) -> None:
         self._secrets: frozenset[Secret] = frozenset()
@@ -55,7 +55,7 @@ class Redactor:
         self._lock = threading.Lock()
 
     def guard(self, secrets: Iterable[Secret]) -> None:
-        """Add secrets. Earlier values of a file stay masked: they may still be valid."""
+        """Add secrets. Earlier values stay masked, because they may still be valid."""
         with self._lock:
             self._secrets |= frozenset(secrets)
 
@@ -80,7 +80,7 @@ class Redactor:
         return self.masked(str(value))
 
     def _refresh(self) -> None:
-        """Read the secrets again: a file may have changed since the last event."""
+        """Read the secrets again, because a file may have changed since the last event."""
         with self._lock:
             values = self._values | {value for secret in self._secrets for value in _value(secret)}
             if values != self._values:
@@ -99,18 +99,18 @@ def _value(secret: Secret) -> tuple[str, ...]:
 
 
 def _spellings(value: str) -> set[str]:
-    """Return the spellings of a value in a text, a URL, a form, JSON, and a `repr`."""
+    """Return a value as it appears in a text, a URL, a form, JSON, and a `repr`."""
     return {value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
 
 
 def described(error: BaseException) -> str:
-    """Return a description of an exception that is safe to log: the text of our own errors, the name of others."""
+    """Return a description of an exception that is safe to log: the text of our own errors, the class of others."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, JobrunError | ConfigError) else name
 
 
 def exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace exceptions in an event by their description; `exc_info` also by places in the traceback."""
+    """Replace exceptions in an event by their descriptions, and `exc_info` also by places in the traceback."""
     info = event.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
@@ -134,7 +134,7 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 def as_logfmt(logger: WrappedLogger, method: str, event: EventDict) -> str:
     """Return an event as one line of logfmt."""
-    # the library escapes quotes and line feeds, but no other control characters, with which a name could forge a line
+    # The library escapes only quotes and line feeds. With other control characters a name could forge a line.
     return _LOGFMT(logger, method, {_KEY.sub("_", key): _printable(value) for key, value in event.items()})
 
 
@@ -152,7 +152,7 @@ RENDERERS: Mapping[Format, structlog.typing.Processor] = {
 
 
 class _Lossy(StringIO):
-    """A stream that drops lines if its reader is gone or its disk is full."""
+    """A stream that drops lines if its reader has gone or its disk is full."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _Bridge(logging.Handler):
     """Passes records of the standard library's logging to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log a record; exceptions in its arguments are described, not printed."""
+        """Log a record, with descriptions of the exceptions in its arguments."""
         info = record.exc_info[1] if record.exc_info else None
         logger = structlog.get_logger()
         try:
@@ -180,7 +180,7 @@ class _Bridge(logging.Handler):
 
 
 def limited(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Drop events with a `logger` after the first per minute: libraries and clients of the web server cause these."""
+    """Drop events that have a `logger`, except the first per minute. Libraries and web clients cause them."""
     if "logger" in event and not event.pop(_SUMMARY, False):
         report_swallowed()
         if not _throttle.admits(str(event["logger"]), str(event.get("event", ""))):
@@ -189,7 +189,7 @@ def limited(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
 
 
 def report_swallowed() -> None:
-    """Log how many lines were dropped in past minutes. Must be called regularly."""
+    """Log how many lines were dropped in past minutes. Call it regularly."""
     for kind in _throttle.over():
         more = f"and {kind.count} more in the last minute"
         structlog.get_logger().warning(kind.message, logger=kind.logger, more=more, **{_SUMMARY: True})
@@ -215,7 +215,7 @@ def _safe(value: object) -> object:
     return described(value) if isinstance(value, BaseException) else value
 
 
-_REDACTOR = Redactor()  # logging is global, and so are the secrets that it must mask
+_REDACTOR = Redactor()  # global, as logging is
 
 
 def guard(secrets: Iterable[Secret]) -> None:
@@ -224,14 +224,14 @@ def guard(secrets: Iterable[Secret]) -> None:
 
 
 def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = time.time) -> None:
-    """Set up logging for the process; calling it again replaces the old setup.
+    """Set up logging for the process, replacing an earlier setup.
 
     Args:
         options: Minimum level, and format.
         stream: Receives the lines; stderr except in tests.
         clock: Returns Unix seconds.
     """
-    global _throttle  # noqa: PLW0603  # logging is one for the whole process
+    global _throttle  # noqa: PLW0603  # logging is global
     _throttle = Throttle(clock)
     level = LEVELS[options.level]
 

@@ -191,7 +191,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         invalid: Number of rows that could not be parsed.
         through: Time up to which all completed runs of the scope are read, minus `settle`; None if that is not
             certain.
-        readable: False if the API answered 403 or 404 for the scope. The watermark then ignores the scope.
+        readable: False if the API returned 403 or 404 for the scope. The watermark then ignores the scope.
         listing: The list of scopes that contained this one, if the source discovers its scopes.
         exists: False if the scope was deleted. After 15 minutes of such batches the scope and its jobs are removed.
             Only the checkpoints of such a batch are used.

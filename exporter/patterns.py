@@ -1,4 +1,4 @@
-"""Regular expressions of the config, in the syntax of RE2, which matches in linear time."""
+"""Regular expressions of the config, in the syntax of RE2, whose time to match is linear."""
 
 import re
 from typing import Any, Self
@@ -7,7 +7,7 @@ ANY_TEXT = frozenset({".*", "(?s).*"})
 """Patterns that match every text, also one with line breaks. They are the defaults."""
 
 _CLASSES = {"w": r"\p{L}\p{N}_", "d": r"\p{Nd}", "s": r"\p{Z}\t\n\v\f\r\x1c-\x1f\x85"}
-"""What `\\w`, `\\d` and `\\s` mean beyond ASCII; RE2's own do not go there."""
+"""Unicode equivalents of `\\w`, `\\d` and `\\s`. In RE2 these classes are ASCII only."""
 
 _TOKEN = re.compile(r"\\.|\[:\^?\w+:\]|\[\^?\]?|\]", re.DOTALL)
 
@@ -21,11 +21,11 @@ _INSTEAD = (
     (r"\\[uUN]", r"write the character itself, or \x{263a}"),
     (r"^[*+?]|\|[*+?]", "write .* for any text"),
 )
-"""Syntax of Python that RE2 does not support, and what to write instead."""
+"""Syntax of Python that RE2 does not support, with the replacement to write."""
 
 
 class PatternError(ValueError):
-    """The text is not a valid regular expression. The message says why, and what to write instead."""
+    """The text is not a valid regular expression. The message has the reason and the cure."""
 
 
 class Pattern(str):
@@ -61,7 +61,7 @@ def _compiled(pattern: str) -> Any:  # noqa: ANN401  # it has no stubs
 
 
 def _beyond_ascii(pattern: str) -> str:
-    """Replace the classes that are ASCII only in RE2."""
+    """Return a pattern with Unicode classes instead of those that are ASCII only in RE2."""
     inside = False
 
     def swap(match: re.Match[str]) -> str:

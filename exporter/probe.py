@@ -1,7 +1,7 @@
 """Checks whether the daemon on this machine is healthy: `python -m exporter.probe [URL]`, for containers.
 
-The exit code is 0 if the daemon reports that it is healthy. Its certificate is not verified, because it is not for the
-loopback address, and no secret is sent. With passwords, the check only shows that the daemon responds.
+The exit code is 0 if the daemon reports that it is healthy. The certificate is not verified: it is not issued for the
+loopback address, and no secret is sent. If pages have passwords, the check only shows that the daemon responds.
 """
 
 import http.client
@@ -16,7 +16,7 @@ WELL = (200, 401)
 
 
 def ask(url: str, timeout: float = TIMEOUT) -> tuple[int, str]:
-    """Return status and text of a response. Raises OSError or HTTPException if there is none."""
+    """Return the status and the text of the response. Raises OSError or HTTPException if there is no response."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection = (
@@ -40,12 +40,12 @@ def _unverified() -> ssl.SSLContext:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the daemon's response; return 0 if it is healthy."""
+    """Print the daemon's response. Return 0 if the daemon is healthy, otherwise 1."""
     url = arguments[0] if arguments else URL
     try:
         status, text = ask(url)
     except (OSError, http.client.HTTPException) as error:
-        sys.stdout.write(f"no answer: {type(error).__name__}\n")
+        sys.stdout.write(f"no response: {type(error).__name__}\n")
         return 1
     sys.stdout.write(f"{text}\n")
     return 0 if status in WELL else 1

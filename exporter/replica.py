@@ -1,4 +1,4 @@
-"""One of many replicas: leases sources, loads what others commit, and reports whether its page is fresh."""
+"""One of many replicas: leases sources, loads the commits of other replicas, and reports whether its page is fresh."""
 
 import threading
 from collections import Counter
@@ -22,8 +22,8 @@ INTERVAL = 0.5
 FRESH = 2.0
 """Seconds for which a page is served after its versions were last confirmed.
 
-A replica shows a commit of another replica at most this much later. So no scrape shows less than a scrape more than
-this much earlier, whichever replicas respond.
+A replica shows a commit of another replica at most this much later. So if two scrapes are further apart, the second one
+never shows less, no matter which replicas respond.
 """
 
 CLOCK_DIFFERENCE = 60.0
@@ -107,8 +107,8 @@ class Replica:
 
     @property
     def rewound(self) -> frozenset[str]:
-        """Return the sources with commits that may be missing in the database, so their counters are withheld."""
-        # Polls load records and make pages between two ticks, so what is loaded counts, too.
+        """Return the sources whose commits the database may have lost. Their counters are withheld."""
+        # Polls load records and render pages between two ticks, so the records loaded last are included.
         return self._rewound | self._leases.doubtful
 
     @property
@@ -117,7 +117,7 @@ class Replica:
         return frozenset(self._polled)
 
     def ownership(self) -> Ownership:
-        """Return which replica this is, and which sources it polls."""
+        """Return this replica's name, its sources, and what it knows about the others."""
         written = [row.committed for row in list(self._leases.seen.values()) if row.committed is not None]
         return Ownership(
             replica=self._leases.holder,
@@ -134,7 +134,7 @@ class Replica:
         )
 
     def stale(self) -> str:
-        """Return why the page may be older than what another replica served; "" if it cannot be."""
+        """Return why the page may be older than a page of another replica; "" if it cannot be."""
         age = self._boottime() - self._confirmed
         if age == float("inf"):
             return self._error
@@ -147,7 +147,7 @@ class Replica:
             self._tick(started)
         except SupersededError as error:
             if self._error != str(error):
-                self._log.error("polls ended: replicas of a newer version go on", error=str(error))
+                self._log.error("polls ended: replicas of a newer version have taken over", error=str(error))
             self._confirmed, self._error = float("-inf"), str(error)
             self._end_lost()
         except StateError as error:
@@ -195,7 +195,7 @@ class Replica:
             self.hand_back(self._polled - whole)
 
     def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
-        """Drop the leases that the database does not have. `before`: the versions before it was read."""
+        """Drop the leases that this replica no longer has in the database. `before`: versions before it was read."""
         gone = {
             name
             for name, version in before.items()
@@ -216,7 +216,7 @@ class Replica:
             self._handlers.lost(lost)
 
     def _follow(self, rows: Mapping[str, Row]) -> None:
-        """Load what others have committed."""
+        """Load the commits of other replicas."""
         with self._ledger.locked():
             foreign = rows.keys() & self._known - self._leases.held
             changed = {name for name in foreign if rows[name].content != self._seen(name)}
@@ -236,11 +236,11 @@ class Replica:
             self._rewound |= back
             self._back.clear()
             if marked:
-                self._log.error("the database has forgotten commits", sources=sorted(marked))
+                self._log.error("the database has lost commits", sources=sorted(marked))
                 self._ledger.count_cold_start("rewound")
 
     def _renew(self) -> None:
-        """Record that this replica lives, and read about the others."""
+        """Record that this replica is running, and find out which pages scrapes have read from any replica."""
         with self._lock:
             served = self._served
         scraped = self._leases.beat(served)
@@ -279,14 +279,14 @@ class Replica:
             self._handlers.taken(group)
 
     def _let_go(self) -> None:
-        """Hand one idle group back if this replica has more than its share, so that a new replica gets it."""
+        """Hand back one idle group if this replica has more than its share, so that another replica can take it."""
         mine = self._mine()
         idle = [group for group in mine if all(map(self._handlers.is_idle, group))]
         if len(mine) > self._share() and idle:
             self.hand_back(idle[-1])
 
     def hand_back(self, sources: Collection[str] | None = None) -> None:
-        """Hand sources to other replicas at once, by default all. Their polls must have ended."""
+        """Free the leases of these sources, by default of all, for other replicas. Their polls must have ended."""
         given = frozenset(self._polled if sources is None else sources)
         self._polled -= given
         self._handlers.lost(given)
@@ -300,7 +300,7 @@ class Replica:
             self._leases.leave()
 
     def _settle_history(self, rows: Mapping[str, Row]) -> None:
-        """Expose counters again once their source was read completely, and those of steps once these were read, too."""
+        """Expose the counters of sources that were read completely, and those of steps after these were read too."""
         read: dict[str, list[Row]] = {}
         known = [rows[name] for name in sorted((self._polled - self._ledger.starting()) & rows.keys())]
         new = [row for row in known if row.history != row.current]
@@ -308,14 +308,14 @@ class Replica:
         ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in new}
         self._reread = {name: self._reread.get(name, end) for name, end in ends.items()}
         for row in new:
-            # Run counters must not wait for steps, of which there may be many, at an API that answers slowly.
+            # Counters of runs do not wait for steps: there may be many steps, and the API may be slow.
             pending = self._ledger.count_pending_steps(row.source, self._reread[row.source])
             waiting = row.history != NEW and pending
             history = row.current + STEPS if waiting else row.current
             if row.history != history:
                 read.setdefault(history, []).append(row)
         lossy = [row.source for found in read.values() for row in found if row.steps_rewound]
-        if lossy:  # what was exposed in a lost commit must not be served as 0 again
+        if lossy:  # series that were exposed by a lost commit must not be served as 0 again
             self._ledger.expose_sources(lossy)
         for history, found in read.items():
             self._leases.read_completely(found, history)
@@ -323,7 +323,7 @@ class Replica:
     # --- pages and scrapes ---
 
     def _publish(self) -> None:
-        """Render a page if it would differ from the served one."""
+        """Render a page if it would differ from the one served."""
         held = self._leases.versions()
         versions = {name: row.version for name, row in list(self._leases.seen.items())} | held
         shown = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size
@@ -336,7 +336,7 @@ class Replica:
                 del self._pages[min(self._pages)]
 
     def scraped(self, generation: int) -> None:
-        """Record that a scrape got the page of this generation, or a later one."""
+        """Record that a scrape has read the page of this generation."""
         with self._lock:
             if generation >= self._generation:
                 self._served = self._shown[0]

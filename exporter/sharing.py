@@ -45,7 +45,7 @@ class Shared:
 
     def start(self, guarded: Callable[[Callable[[], None]], None]) -> None:
         """Start the threads that run the replica and renew its leases. `guarded` catches errors of their tasks."""
-        # A page of many changed sources may take longer than a lease, so leases are not renewed between pages.
+        # Rendering many changed sources may take longer than a lease lasts, so leases are renewed in a separate thread.
         for name, task in (("replica", self.replica.tick), ("leases", self._renew)):
             self._threads.append(threading.Thread(target=self._repeat, args=(guarded, task), name=name, daemon=True))
             self._threads[-1].start()

@@ -1,4 +1,4 @@
-"""Signals of the operating system, for which the main thread waits."""
+"""Collects signals of the operating system, for which the main thread waits."""
 
 import contextlib
 import signal
@@ -9,11 +9,10 @@ from types import FrameType
 
 
 class Signals:
-    """Collects signals from its creation on, so that none is lost before `wait`. Create it in the main thread.
+    """Collects signals from its creation on, so that none is lost before `wait`. Create it in the main thread."""
 
-    A `threading.Event` would not do: a handler runs in the main thread, and if it sets an event whose own lock that
-    thread holds just then, at the start of its waiting, it waits forever. A `SimpleQueue` may be put to at any moment.
-    """
+    # A handler runs in the main thread, which may hold the lock of a `threading.Event` at that moment. Setting the
+    # event would then block forever. `SimpleQueue.put` never blocks.
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self._noted: SimpleQueue[int] = SimpleQueue()
@@ -24,7 +23,7 @@ class Signals:
         self._noted.put(number)
 
     def wait(self) -> frozenset[int]:
-        """Wait for a signal; return the numbers of all since the last call."""
+        """Wait for a signal. Return the numbers of all signals since the last call."""
         came = {self._noted.get()}
         while not self._noted.empty():
             came.add(self._noted.get())
@@ -33,11 +32,11 @@ class Signals:
     def collect(
         self, seconds: float, urgent: Collection[int], monotonic: Callable[[], float] = time.monotonic
     ) -> frozenset[int]:
-        """Return the numbers of all signals within `seconds`. An urgent one ends the wait."""
+        """Return the numbers of all signals within `seconds`. An urgent signal ends the wait."""
         until, came = monotonic() + seconds, set[int]()
         while not came & set(urgent) and (left := until - monotonic()) > 0:
             with contextlib.suppress(Empty):
                 came.add(self._noted.get(timeout=left))
-        while not self._noted.empty():  # what came in time is not left for the next call
+        while not self._noted.empty():  # signals that came in time
             came.add(self._noted.get())
         return frozenset(came)

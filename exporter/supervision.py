@@ -1,7 +1,7 @@
-"""The heartbeat, and what systemd is notified of: ready, reloading, stopping, alive.
+"""The heartbeat, and notifications to systemd: ready, reloading, stopping, alive.
 
-The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket in `NOTIFY_SOCKET`. If that is not set,
-nothing is sent.
+The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket in `NOTIFY_SOCKET`. If the variable is not
+set, nothing is sent.
 """
 
 import contextlib
@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import structlog
 
 SEND_TIMEOUT = 1.0
-"""Maximum seconds that a message waits for a manager that does not read."""
+"""Maximum seconds to wait until the manager receives a message."""
 
 START_EXTENSION = 60.0
-"""Seconds by which each sign of life extends the start, because reading a long past takes time."""
+"""Seconds by which each sign of life extends the time for the start. Reading a long past takes time."""
 
 LONGEST_PAUSE = 15.0
 """Maximum seconds between two signs of life."""
@@ -44,7 +44,7 @@ class Manager:
         """Seconds after which a silent daemon is killed; None if it is not watched."""
 
     def tell(self, **values: str | int) -> bool:
-        """Send one message; return False if the manager did not receive it. Without a manager nothing is sent."""
+        """Send one message. Return False if the manager did not receive it. Without a manager, send nothing."""
         if not self._address:
             return True
         message = "\n".join(f"{name}={_CONTROL.sub(' ', str(value))}" for name, value in values.items())
@@ -58,7 +58,7 @@ class Manager:
 
 
 def _address(text: str) -> str:
-    """Return a socket's address for Python: a path, or a name in the abstract namespace; "" for anything else."""
+    """Return a socket's address for Python: a path, or a name in the abstract namespace; "" if it is neither."""
     return f"\0{text[1:]}" if text.startswith("@") else text if text.startswith("/") else ""
 
 
@@ -70,11 +70,11 @@ def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class Supervision:
-    """Decides which messages to send, and when. Only the heartbeat calls `beat`; any thread may call the rest.
+    """Decides which messages to send, and when. Only the heartbeat calls `beat`; any thread may call other methods.
 
     Args:
         manager: Receives the messages.
-        monotonic: CLOCK_MONOTONIC in seconds, which the manager compares with its own.
+        monotonic: CLOCK_MONOTONIC in seconds. The manager uses the same clock.
     """
 
     def __init__(self, manager: Manager, monotonic: Callable[[], float]) -> None:
@@ -86,9 +86,9 @@ class Supervision:
         self._alive: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Send changes, and a sign of life if one is due and polls make progress.
+        """Send changes, and a sign of life if one is due and the daemon is healthy.
 
-        Once the start was reported as complete, it stays so. `status`: a sentence for people.
+        The end of the start is reported once. `status`: a sentence for people.
         """
         if ready and not self._ready:
             self._ready = True  # set before the message is sent, because the manager may request a reload at once
@@ -107,23 +107,23 @@ class Supervision:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Notify that the config is being loaded; not during the start, when its end would mean "ready"."""
+        """Notify the manager that the config is being loaded. Not during the start, when the end would mean ready."""
         announced = self._ready
         if announced:
             self._manager.tell(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))
         try:
             yield
         finally:
-            if announced:  # if it is not received, the heartbeat sends it again
+            if announced:  # if the manager does not receive it, the heartbeat sends it again
                 self._ready = self._manager.tell(READY=1)
 
     def stopping(self) -> None:
-        """Notify that the daemon stops."""
+        """Notify the manager that the daemon stops."""
         self._manager.tell(STOPPING=1, STATUS="stopping")
 
 
 class Heartbeat:
-    """Runs tasks twice per second in a thread, by a monotonic clock. An error of one task stops no other."""
+    """Runs tasks twice per second in a thread. An error of one task does not stop the others."""
 
     def __init__(self, tasks: Collection[Callable[[], None]], monotonic: Callable[[], float]) -> None:
         self._tasks = tasks
@@ -139,7 +139,7 @@ class Heartbeat:
         return self._monotonic() - self._latest
 
     def is_alive(self) -> bool:
-        """Return whether there was a heartbeat lately, and will be another."""
+        """Return whether there was a heartbeat recently and the thread is running."""
         return self.age() <= STUCK and self._thread.is_alive()
 
     def _beat(self) -> None:
@@ -149,11 +149,11 @@ class Heartbeat:
             self._latest = self._monotonic()
 
     def guard(self, task: Callable[[], None]) -> None:
-        """Run a task; log an error once until the task succeeds again."""
+        """Run a task. Log its error once until the task succeeds again."""
         name = task.__name__
         try:
             task()
-        except Exception as error:  # noqa: BLE001  # zero-first, housekeeping and the watchdog must not end together
+        except Exception as error:  # noqa: BLE001  # an error of one task must not stop the others
             if name not in self._failing:
                 structlog.get_logger().error("heartbeat task failed", task=name, exc_info=error)
             self._failing.add(name)

@@ -1,4 +1,4 @@
-"""Limits log lines that clients of the web server and libraries cause to one per kind and minute."""
+"""Limits log lines of libraries and web clients to one line per kind and minute."""
 
 import re
 import threading
@@ -8,10 +8,10 @@ from typing import Final
 import msgspec
 
 PERIOD: Final = 60.0
-"""Seconds per line of one kind."""
+"""Seconds between two lines of one kind."""
 
 MOST_KINDS: Final = 1000
-"""Maximum number of remembered kinds, so that always different messages do not fill the memory."""
+"""Maximum number of remembered kinds, so that ever-changing messages do not fill the memory."""
 
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|<.*", re.IGNORECASE | re.DOTALL)
 """Parts that differ between messages of one kind: numbers, addresses, quoted texts, objects."""
@@ -42,7 +42,7 @@ class Throttle:
         self._lock = threading.Lock()
 
     def admits(self, logger: str, message: str) -> bool:
-        """Return whether a line may be written; where it may not, it is counted."""
+        """Return whether a line may be written. Count it if not."""
         kind = (logger, _VARIABLE.sub("_", message)[:200])
         with self._lock:
             window = self._windows.get(kind)
@@ -55,7 +55,7 @@ class Throttle:
             return True
 
     def over(self) -> list[Swallowed]:
-        """Return what was swallowed in minutes that are over. Such a line is the kind's one line of the next minute."""
+        """Return the lines that were swallowed in minutes that are over. Each counts as the next minute's line."""
         with self._lock:
             now = self._clock()
             ended = {kind: each for kind, each in self._windows.items() if not 0 <= now - each.since < PERIOD}

@@ -1,4 +1,4 @@
-"""Times and durations as APIs write them, read tolerantly: what cannot be understood is None, never an error."""
+"""Parses times and durations of APIs tolerantly: the result for unreadable values is None, never an error."""
 
 import datetime as dt
 import math
@@ -12,23 +12,23 @@ import isodate
 import msgspec
 
 MILLISECONDS = 1e11
-"""Epoch numbers beyond this are milliseconds: as seconds it would be the year 5138, as milliseconds it is 1973.
+"""Epoch numbers from here on are milliseconds: as seconds the year 5138, as milliseconds the year 1973.
 
-A thousand times as much, they are microseconds, and again a thousand times as much nanoseconds.
+From 1000 times this number on they are microseconds, and from 1,000,000 times on nanoseconds.
 """
 LATEST = 253402300800.0
-"""The year 10000, in which no run has happened."""
+"""The year 10000. Later times are ignored."""
 DAY = 86400.0
 YEAR = 365.2425 * DAY
-"""The mean year of the Gregorian calendar; a month is its twelfth."""
+"""Seconds of a mean year of the Gregorian calendar. A month is a twelfth of it."""
 LONGEST_TEXT = 64
 LONGEST = 100 * YEAR
-"""A duration beyond this is a mistake."""
+"""Longer durations are ignored."""
 EPOCH_TEXT = re.compile(r"\d{9,19}(?:\.\d+)?", re.ASCII)
 DATE_AND_TIME = re.compile(
     r"(\d{4}[-/]?\d\d[-/]?\d\d)[T ]+(\d\d:?\d\d)(?:(:?)(\d\d)([.,]\d+)?)?\s*([+-]\d\d(?::?\d\d)?)?\s*(.*)", re.ASCII
 )
-"""Date; hours and minutes; seconds and their fraction; offset; zone."""
+"""Groups: date; hours and minutes; colon, seconds and their fraction; offset; zone."""
 UTC_NAMES = frozenset({"", "Z", "UTC", "GMT", "ETC/UTC", "ETC/GMT"})
 HTTP_DATE = re.compile(r"[A-Z]{3,9},? .*\d\d:\d\d:\d\d( (GMT|UTC|[+-]\d{4}))?( \d{4})?", re.ASCII)
 CLOCK_TEXT = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
@@ -43,7 +43,7 @@ UNITS = {
     )
     for name in names.split()
 }
-"""Seconds of each unit that people and programs write after a number, in capitals and without a plural s."""
+"""Seconds of each unit, by names in upper case and singular."""
 UNIT_TEXT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Z]+)(?:[.,]? (?:AND )?|(?=\d)|$)", re.ASCII)
 NUMBER_TEXT = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 PART = r"(?:([+-]?\d+(?:\.\d+)?){})?"
@@ -51,34 +51,33 @@ SIGNED = re.compile(
     "P" + "".join(map(PART.format, "YMWD")) + "(?:T" + "".join(map(PART.format, "HMS")) + ")?", re.ASCII
 )
 REFUSED = (msgspec.ValidationError, UnicodeEncodeError)
-"""What msgspec raises for a text that it does not read."""
+"""Errors of msgspec for a text that it cannot parse."""
 FACTORS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
 """Seconds of each group of `SIGNED`."""
 
 
 def parse_timestamp(value: str | float | None) -> float | None:
-    """Unix seconds from ISO 8601 (any offset, UTC where there is none), an HTTP date, or an epoch number.
+    """Return the Unix seconds of an ISO 8601 time, an HTTP date, or an epoch number; None if it is unreadable.
 
-    The zone of an ISO 8601 time may be named after it (` UTC`, `[Europe/Berlin]`). Epoch numbers are seconds,
-    milliseconds, microseconds or nanoseconds.
-
-    Times at or before 1970 stand for "none" in the languages that vendors use, and are None.
+    An ISO 8601 time without offset is UTC, unless a zone follows it (` UTC`, `[Europe/Berlin]`). Epoch numbers are
+    seconds, milliseconds, microseconds or nanoseconds. Times at or before 1970 are None, because many programming
+    languages use them for a missing time.
     """
-    timestamp = _instant_text(value) if isinstance(value, str) else _epoch(_finite(value))
+    timestamp = _parse_time_text(value) if isinstance(value, str) else _epoch(_finite(value))
     return timestamp if timestamp is not None and 0 < timestamp < LATEST else None
 
 
-def read_duration(value: str | float | None) -> float | None:
-    """Seconds from an ISO 8601 duration, `00:05:03`, `5m 3s`, or a number of seconds; negative ones are 0.
+def parse_vendor_duration(value: str | float | None) -> float | None:
+    """Return the seconds of an ISO 8601 duration, `00:05:03`, `5m 3s`, or a number of seconds; at least 0.
 
-    A year is 365.2425 days and a month a twelfth of it: an average, as there is no date to count from.
+    None if it is unreadable. A year is 365.2425 days, and a month is a twelfth of it.
     """
-    seconds = _duration_text(value) if isinstance(value, str) else _finite(value)
+    seconds = _parse_duration_text(value) if isinstance(value, str) else _finite(value)
     return max(0.0, seconds) if seconds is not None and seconds < LONGEST else None
 
 
 def is_number(value: str | float | None) -> bool:
-    """Whether a duration is a number without a unit."""
+    """Return whether a duration is a number without a unit."""
     if isinstance(value, str):
         return bool(NUMBER_TEXT.fullmatch(value.strip()[:LONGEST_TEXT]))
     return value is not None and not isinstance(value, bool)
@@ -95,15 +94,15 @@ def _finite(value: float | None) -> float | None:
 
 
 def _epoch(number: float | None) -> float | None:
-    """Seconds from an epoch number in seconds or the thousandth, millionth or thousand-millionth part of one."""
+    """Return the seconds of an epoch number in seconds, milliseconds, microseconds or nanoseconds."""
     for _ in range(3):
         if number is not None and number >= MILLISECONDS:
             number /= 1000
     return number
 
 
-def _instant_text(text: str) -> float | None:
-    """Msgspec reads the everyday style ten times as fast as anything else, and refuses the others."""
+def _parse_time_text(text: str) -> float | None:
+    # msgspec parses the usual format ten times as fast as other parsers, and refuses all other formats.
     try:
         return _timestamp(msgspec.convert(text, dt.datetime))
     except REFUSED:
@@ -113,15 +112,15 @@ def _instant_text(text: str) -> float | None:
     try:
         return _timestamp(dt.datetime.fromisoformat(text))
     except ValueError:
-        return _odd_instant(text)
+        return _parse_unusual_time(text)
 
 
-def _odd_instant(text: str) -> float | None:
-    """What fromisoformat refuses: `24:00:00`, `:60`, a zone's name after it or in brackets, and HTTP dates."""
+def _parse_unusual_time(text: str) -> float | None:
+    """Return a time that fromisoformat refuses: `24:00:00`, `:60`, with the name of a zone, or an HTTP date."""
     match = DATE_AND_TIME.fullmatch(text)
     try:
         if match is not None:
-            return _of_parts(match)
+            return _unix_seconds(match)
         if HTTP_DATE.fullmatch(text) and (parts := parsedate_tz(text)) is not None:
             return float(mktime_tz((*parts[:9], parts[9] or 0)))
     except (ValueError, OverflowError, KeyError, OSError):  # a KeyError is an unknown zone
@@ -129,8 +128,8 @@ def _odd_instant(text: str) -> float | None:
     return None
 
 
-def _of_parts(match: re.Match[str]) -> float | None:
-    """Unix seconds from the groups of DATE_AND_TIME. Of an offset and a zone's name, the offset decides."""
+def _unix_seconds(match: re.Match[str]) -> float | None:
+    """Return the Unix seconds of a match of DATE_AND_TIME. An offset precedes the name of a zone."""
     date, clock, colon, seconds, fraction, offset, name = match.groups(default="")
     name = name.removeprefix("Z").strip("[] ") if name[:2] == "Z[" else name.strip("[] ")
     ahead = 0.0
@@ -141,12 +140,12 @@ def _of_parts(match: re.Match[str]) -> float | None:
     whole = f"{date.replace('/', '-')}T{clock}" + (f"{colon}{seconds}{fraction}" if seconds else "")
     moment = dt.datetime.fromisoformat(whole + (offset or ("Z" if name in UTC_NAMES else "")))
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=ZoneInfo(_zone(name)))
+        moment = moment.replace(tzinfo=ZoneInfo(_exact_zone(name)))
     return moment.timestamp() + ahead
 
 
-def _zone(name: str) -> str:
-    """A zone's name as it is spelled: `Europe/Berlin`, of any letter case. Abbreviations say nothing for sure."""
+def _exact_zone(name: str) -> str:
+    """Return the exact name of a zone, given in any letter case. Abbreviations are ambiguous and raise ValueError."""
     if "/" not in name:
         raise ValueError(name)
     return _zones()[name]
@@ -154,7 +153,7 @@ def _zone(name: str) -> str:
 
 @cache
 def _zones() -> Mapping[str, str]:
-    """The names of all zones by their capitals."""
+    """Return the names of all zones by their upper-case names."""
     return {name.upper(): name for name in available_timezones()}
 
 
@@ -162,16 +161,16 @@ def _timestamp(timestamp: dt.datetime) -> float:
     return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=dt.UTC)).timestamp()
 
 
-def _duration_text(text: str) -> float | None:
-    """Msgspec reads the everyday styles fast; for the others see below."""
+def _parse_duration_text(text: str) -> float | None:
+    # msgspec parses the usual formats fast.
     try:
         return msgspec.convert(text, dt.timedelta).total_seconds()
     except REFUSED:
-        return _odd_duration(text.strip()[:LONGEST_TEXT].upper().replace(",", "."))
+        return _parse_unusual_duration(text.strip()[:LONGEST_TEXT].upper().replace(",", "."))
 
 
-def _odd_duration(text: str) -> float | None:
-    """Isodate knows most styles, but neither signs of single parts (`PT-5S`) nor bare numbers; and `PT` is not 0."""
+def _parse_unusual_duration(text: str) -> float | None:
+    # isodate parses most formats, but neither signs of single parts (`PT-5S`) nor bare numbers, and takes `PT` for 0.
     if NUMBER_TEXT.fullmatch(text):
         return float(text)
     if not any(character.isdecimal() for character in text):
@@ -182,11 +181,11 @@ def _odd_duration(text: str) -> float | None:
     try:
         return _seconds(isodate.parse_duration(text))
     except (isodate.ISO8601Error, ValueError, ArithmeticError):
-        return _signed_parts(text) if text.lstrip("+-").startswith("P") else _with_units(text)
+        return _sum_of_signed_parts(text) if text.lstrip("+-").startswith("P") else _sum_of_units(text)
 
 
-def _with_units(text: str) -> float | None:
-    """`1h30m`, `60 seconds`, `5 minutes 3 s`; None where anything else stands between them."""
+def _sum_of_units(text: str) -> float | None:
+    """Return the seconds of `1h30m`, `60 seconds` or `5 minutes 3 s`; None if the text contains anything else."""
     total, place = 0.0, 0
     while match := UNIT_TEXT.match(text, place):
         unit = UNITS.get(match[2]) or UNITS.get(match[2].removesuffix("S"))
@@ -203,7 +202,7 @@ def _seconds(duration: dt.timedelta | isodate.Duration) -> float:
     return months * YEAR / 12 + float(duration.tdelta.total_seconds())
 
 
-def _signed_parts(text: str) -> float | None:
+def _sum_of_signed_parts(text: str) -> float | None:
     match = SIGNED.fullmatch(text)
     if match is None:
         return None

@@ -98,7 +98,7 @@ def test_a_refused_reload_changes_nothing_on_the_page(stand):
     stand.sources = [SOURCE % ("one", "another"), SOURCE % ("two", "two")]
     done, why = stand.daemon.reload()
     assert not done
-    assert "the state holds the runs of" in why
+    assert "the state has the runs of" in why
     stand.daemon._publisher.publish()
     page = stand.page()
     assert 'source="two"' not in page

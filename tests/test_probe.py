@@ -58,7 +58,7 @@ def test_a_port_where_nothing_listens_is_not_healthy(capsys):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert main([f"http://127.0.0.1:{port}/"]) == 1
-    assert capsys.readouterr().out == "no answer: ConnectionRefusedError\n"
+    assert capsys.readouterr().out == "no response: ConnectionRefusedError\n"
 
 
 def test_a_daemon_that_does_not_respond_in_time_is_not_healthy():

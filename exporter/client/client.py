@@ -151,7 +151,7 @@ class Client:
         self._http.close()
 
     def _try(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> Outcome:
-        """Send a request, and once more if its `Date` is in doubt. Return the response or a retryable error."""
+        """Send a request, and again if its `Date` is in doubt. Return the response or a retryable error."""
         outcome, contradicts = self._send(path, endpoint, params, patience)
         # An answer whose `Date` contradicts those before is requested again, which confirms or refutes it. A refusal
         # is not: nothing is read from it, and a vendor may lock a credential after some refusals.

@@ -11,10 +11,10 @@ from exporter.assets import PACKAGE, AssetError, names, read, root_of
 RULES = "prometheus/rules/jobrun-exporter.yml"
 
 LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTILINE)
-"""Annotation of an alert that is a comment until its address is given."""
+"""A commented-out annotation of an alert, whose link needs an address."""
 
 WHOSE = "team, page"
-"""Labels of jobrun_job_info in all rules about jobs. Nothing else in the rules has this text."""
+"""Labels of jobrun_job_info in all rules about jobs. This text appears nowhere else in the rules."""
 
 
 def write(
@@ -25,9 +25,9 @@ def write(
     grafana_url: str = "",
     labels: Sequence[str] = (),
 ) -> Iterator[Path]:
-    """Write all assets to a folder, replacing older ones, and yield each file. Raises AssetError.
+    """Write all assets to a folder, replacing existing files, and yield each file. Raises AssetError.
 
-    The addresses become links in alerts, see `linked`; the labels of objectives become labels, see `labeled`.
+    For the addresses see `linked`; for the labels see `labeled`.
     """
     root = root_of(package)
     # A wrong address is refused before anything is written.
@@ -47,7 +47,7 @@ def write(
 
 
 def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
-    """Return rules with the given links. Other links stay comments.
+    """Return rules with links to these addresses. Links without an address stay comments.
 
     Raises AssetError if an address is not an http(s) URL, or has characters that a rule cannot contain.
     """
@@ -77,7 +77,7 @@ def _address(url: str, flag: str) -> str:
     """Return an address without a trailing slash; "" stays "". Raises AssetError."""
     parts = urlsplit(url)
     wrong = url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment)
-    # Braces would be a template, and a quote would end the text.
+    # Braces would start a template, and a quote would end the text.
     if wrong or re.search(r"""[\s'"{}]""", url):
         raise AssetError(f"{flag} must be like https://jobruns.example.com, without a query; it is {url!r}")
     return url.rstrip("/")

@@ -18,7 +18,7 @@ from exporter.state.opening import open_state
 
 
 def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Sign in to each source and send a request; yield its name, whether that succeeded, and a sentence."""
+    """Sign in to each source and send a request. Yield its name, whether that succeeded, and a sentence."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), Clocks().clock))
     assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), Clocks())
     for name, source in assembly.sources.items():
@@ -30,7 +30,7 @@ def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
 
 
 def verify_state(config: Config) -> Iterator[tuple[bool, str]]:
-    """Check the database of a shared state; yield whether a problem is only a warning, and a sentence."""
+    """Check the database of a shared state. Yield for each problem whether it is only a warning, and a sentence."""
     url = config.state.database()
     if url is not None:
         from exporter.state.verification import verify  # noqa: PLC0415  # its driver is an extra
@@ -45,7 +45,7 @@ def unmatched(config: Config) -> Iterator[str]:
 
 
 def unmatched_objectives(config: Config, clocks: Clocks) -> Iterator[str]:
-    """Yield which objectives match no job; nothing if a source could not be read in full."""
+    """Yield a sentence per objective that matches no job; none if a source could not be read completely."""
     polled = list(poll_once(config, clocks)) if config.objectives else []
     jobs = [job for each in polled for job in each.jobs]
     if all(each.outcome == "success" for each in polled):

@@ -26,7 +26,7 @@ web: {logs: true}  # the output contains no real data
 
 
 def demo(listen: Address, speed: float) -> int:
-    """Run all simulated vendors on loopback, and the daemon that polls them, until a signal ends it."""
+    """Run all simulated vendors on loopback, and a daemon that polls them, until a signal. Return the exit code."""
     logs.configure(logs.LogOptions("info"), sys.stderr)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))
@@ -42,7 +42,7 @@ def demo(listen: Address, speed: float) -> int:
         ]
         text = yaml.safe_dump(settings)
         for simulator in simulators:
-            sys.stdout.write(f"simulated {simulator.vendor}: {simulator.url} (what truly happens: /-/truth)\n")
+            sys.stdout.write(f"simulated {simulator.vendor}: {simulator.url} (ground truth: /-/truth)\n")
         return serve(lambda: loads(text, os.environ, SETTINGS), listen, started=_say_where)
 
 

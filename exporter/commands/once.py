@@ -23,7 +23,7 @@ from exporter.state.opening import open_state
 
 
 class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
-    """What one poll of a source reported: its jobs, and a row of cells per job; `error` is "" if it succeeded."""
+    """Result of one poll of a source: its jobs, and a row of cells per job. `error`: "" if the poll succeeded."""
 
     source: str
     outcome: str
@@ -86,17 +86,17 @@ def once(config_file: Path) -> int:
 
 
 NAMES = 3
-"""Number of first columns whose long cells may be truncated."""
+"""Number of leading columns whose cells may be truncated."""
 
 NEEDED = 7
-"""Number of first columns that are always shown. Others are omitted if the terminal is too narrow."""
+"""Number of leading columns that are always shown. Others are omitted if the terminal is too narrow."""
 
 LEAST = 8
 """Minimum length of a truncated name."""
 
 
 def table(rows: Iterable[tuple[str, ...]], width: int | None) -> list[str]:
-    """Return the lines of a table, with names truncated to fit the width in characters; None for no limit."""
+    """Return the lines of a table, with names truncated to fit `width` characters; None for no limit."""
     rows = [HEADINGS, *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     while width is not None and sum(widths) + 2 * len(widths) - 2 > width:

@@ -10,7 +10,7 @@ from pathlib import Path
 from exporter.errors import JobrunError
 
 MANIFEST = ".jobrun-exporter-assets"
-"""List of the last written files with digests, in the format of `sha256sum`, to recognize changed files."""
+"""List of the files written last, with digests, in the format of `sha256sum`. It shows which files were changed."""
 
 
 class ChangedFilesError(JobrunError):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from exporter.web.file import WebFile
 
 
-def run(  # noqa: PLR0913  # everything outside is an argument
+def run(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
     config_file: Path,
     listen: Address,
     web_config_file: Path | None,
@@ -64,16 +64,16 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def mention_proxies(config: Config, environ: Mapping[str, str]) -> None:
-    """Log which variables name a proxy that is not used, without their values, which may contain passwords."""
+    """Log the environment variables that name an unused proxy, without values, which may contain passwords."""
     named = [name for upper in PROXIES for name in (upper, upper.lower()) if environ.get(name)]
     without = [source.name for source in config.sources if not source.proxy_url]
     if named and without:
-        text = "proxies of the environment are not used: set proxy_url of the sources that need one"
+        text = "proxies in the environment are not used; set proxy_url of the sources that need one"
         structlog.get_logger().info(text, variables=", ".join(named), sources=", ".join(without))
 
 
-# An answer of the web server needs the interpreter about five times, and may wait for a poll that long each time. With
-# Python's own 5 ms three of four scrapes during a poll took up to 14 ms longer; polls need no more CPU this way.
+# A response of the web server needs the interpreter about five times, and may wait this long for a poll each time. With
+# Python's default of 5 ms, three of four scrapes during a poll took up to 14 ms longer. Polls do not need more CPU.
 SWITCH_INTERVAL = 0.0002
 """Seconds that a thread may use the interpreter while another waits for it."""
 
@@ -111,8 +111,8 @@ def serve(  # noqa: PLR0913  # as above
         daemon.reload()
         came = signals.collect(RELOAD_INTERVAL, ENDING) or signals.wait()
     if not daemon.stop():
-        # A poll may wait long for a response, and Python would wait for the poll. The state is closed, so nothing is
-        # lost.
+        # A poll still waits for a response, and a normal exit would wait for the poll. The state is closed, so nothing
+        # is lost.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(0)

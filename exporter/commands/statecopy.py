@@ -1,4 +1,4 @@
-"""The command `state copy`: moves a state between a file and PostgreSQL."""
+"""The command `state copy`: copies a state between a file and PostgreSQL."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ HEADINGS = ("SOURCE", "JOBS", "RUNS", "ACTIVE", "COMPLETED")
 
 
 def copy(source: str, target: str, environ: Mapping[str, str], out: TextIO) -> int:
-    """Copy a state and print what was copied. Return the exit code. Raises StateError; then nothing is copied."""
+    """Copy a state and print its totals. Return the exit code. If it raises StateError, nothing was copied."""
     totals = copy_state(_expanded("--from", source, environ), _expanded("--to", target, environ))
     rows = [
         (name, str(of.jobs), str(of.runs), str(of.active), f"{of.counted.get('jobrun_runs_total', 0):.0f}")
@@ -26,7 +26,8 @@ def copy(source: str, target: str, environ: Mapping[str, str], out: TextIO) -> i
 
 
 def _expanded(flag: str, text: str, environ: Mapping[str, str]) -> str:
-    """Return a place with its variables replaced: passwords do not belong into arguments, which all users can read."""
+    """Return a place with its environment variables replaced."""
+    # All users of a machine can read arguments, so a password must come from a variable.
     if unset := [name for name in VARIABLE.findall(text) if name not in environ]:
         raise CopyError(f"{flag}: the environment variable {unset[0]} is not set")
     return VARIABLE.sub(lambda found: environ[found[1]], text)

@@ -14,7 +14,7 @@ NAME = "JobrunTestAlert"
 LASTS = timedelta(minutes=5)
 """Time after which Alertmanager resolves the alert by itself."""
 PATIENCE = 10
-"""Maximum seconds until Alertmanager shows an accepted alert."""
+"""Maximum seconds to wait until Alertmanager shows an accepted alert."""
 
 
 class TestAlertError(JobrunError):
@@ -48,7 +48,7 @@ def alert(severity: str, team: str, now: datetime) -> dict[str, object]:
     }
 
 
-def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
+def send(  # noqa: PLR0913  # clock, sleep and client are arguments, so that tests can replace them
     url: str,
     *,
     severity: str = "warning",
@@ -57,7 +57,7 @@ def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[str]:
-    """Send the alert to an Alertmanager and yield sentences about the result.
+    """Send the alert to an Alertmanager. Yield sentences about the result.
 
     Raises:
         TestAlertError: Alertmanager does not respond, refuses the alert, or sends it to nobody.
@@ -96,7 +96,7 @@ def _silent(client: httpx.Client, url: str) -> set[str]:
         receivers = yaml.safe_load(status["config"]["original"])["receivers"]
         return {each["name"] for each in receivers if not any(name.endswith("_configs") for name in each)}
     except (httpx.HTTPError, yaml.YAMLError, ValueError, KeyError, TypeError):
-        return set()  # the alert was accepted anyway: hosted Alertmanagers do not show their config
+        return set()  # hosted Alertmanagers do not show their config
 
 
 def _fate(taken: dict[str, object], silent: set[str]) -> Iterator[str]:

@@ -112,7 +112,7 @@ def test_a_hanging_vendor_query_delays_neither_scrapes_nor_the_shutdown(
     simulator.disruptions.add(Hang(endpoint="steps"))
     begun = time.monotonic()
     status, _, body = fetch(daemon.port, f"/api/v1{run['url']}?live=true", timeout=15)
-    assert (status, json.loads(body)["steps_error"]) == (200, "the API did not answer within 4 s")
+    assert (status, json.loads(body)["steps_error"]) == (200, "the API did not respond within 4 s")
     assert 3 < time.monotonic() - begun < 10
     begun = time.monotonic()
     assert fetch(daemon.port)[0] == 200

@@ -113,7 +113,7 @@ def test_retries_and_recoveries_are_explained(make):
 def test_baseline_runs_are_reported_as_not_counted(with_runs):
     _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert "2 runs listed, 2 together; the state says 2: the same.\n" in out
-    assert "1 more ended before counting began (baseline): they are in no counter.\n" in out
+    assert "1 more runs completed before the baseline: they are in no counter.\n" in out
 
 
 def test_pruned_runs_are_reported_as_pruned(with_runs):
@@ -131,7 +131,7 @@ def test_pruned_runs_are_reported_as_pruned(with_runs):
 def test_a_run_changed_after_it_was_counted_is_reported_as_possible(with_runs):
     with_runs.tell(ended("b", NOW + 20, "success"))
     _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j"}')
-    assert "1 are of runs that changed after they were counted: a counter never goes back." in out
+    assert "1 come from runs that changed after they were counted: a counter never falls." in out
     assert "1 more are listed than counted" in out
 
 
@@ -142,7 +142,7 @@ def test_completions_of_a_reopened_run_are_reported_as_counted(make):
     harness.tell(ended("r", NOW + 30, "failure"))
     _, out, _ = explained(harness, 'jobrun_runs_total{result="failure"}')
     assert "1 run listed, 1 together; the state says 2: not the same." in out
-    assert "1 earlier endings of runs that came back to life are counted too" in out
+    assert "1 earlier completions of reopened runs are counted too" in out
 
 
 def test_folded_jobs_are_explained_under_their_overflow_series(make):
@@ -186,8 +186,8 @@ def test_unmapped_statuses_are_explained_by_their_runs(harness):
     [
         ("jobrun_runs", "there is no metric jobrun_runs; did you mean jobrun_runs_total"),
         ("jobrun_run_duration_seconds", "is a histogram; ask for its _count, _sum or _bucket"),
-        ("jobrun_job_info", "is not made of runs: Details of the job"),
-        ("jobrun_source_up", "is not made of runs: Whether the last poll"),
+        ("jobrun_job_info", "is not computed from runs: Details of the job"),
+        ("jobrun_source_up", "is not computed from runs: Whether the last poll"),
         ("jobrun_source_api_request_duration_seconds_count", "is known only to the running process"),
         ("process_cpu_seconds_total", "is known only to the running process"),
         ('jobrun_runs_total{shade="red"}', "has no label shade; it has job_name, project, result, source"),
@@ -204,7 +204,7 @@ def test_a_selector_without_a_match_is_reported(with_runs):
     assert explained(with_runs, 'jobrun_runs_total{job_name="nope"}') == (
         1,
         "",
-        "the state holds no series that this selector means\n",
+        "the state has no series that match this selector\n",
     )
 
 

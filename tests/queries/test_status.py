@@ -76,7 +76,7 @@ def test_problems_come_most_urgent_first(harness):
         ("JobrunRunStuck", "stuck"),
     ]
     sentences = {problem.kind: problem.sentence for problem in harness.reporter.problems()}
-    assert sentences["JobrunLastRunFailed"] == "The last run failed, and none has succeeded since."
+    assert sentences["JobrunLastRunFailed"] == "The last run failed, and no run has succeeded since."
     assert sentences["JobrunOverdue"].startswith("A run was expected 49m")
     assert "running for 59m40s; the limit is 10m" in sentences["JobrunRunStuck"]
     assert {problem.kind: problem.team for problem in harness.reporter.problems()}["JobrunRunStuck"] == "data"

@@ -1,7 +1,7 @@
 """The command `backfill`: writes metrics from before the first poll as OpenMetrics with timestamps.
 
-The sources read as far back as their APIs reach, into a temporary ledger. The runs are then replayed in order, see
-`exporter.commands.backfill.replay`. The daemon's state, if there is one, is only read: it has the baselines and the
+The sources read into a temporary ledger, as far back as their APIs reach. Then the runs are replayed in order: see
+`exporter.commands.backfill.replay`. The daemon's state, if there is one, is opened read-only, for the baselines and the
 labels of jobs.
 """
 
@@ -25,11 +25,11 @@ from exporter.errors import JobrunError
 from exporter.sources import SETTINGS, SOURCES
 
 SHARE = 0.5
-"""Fraction of the request budget that is used, because the daemon may use the same credential."""
+"""Fraction of the request budget that is used. The daemon may use the same credential."""
 
 
 def backfill(config_file: Path, wanted: BackfillOptions) -> int:
-    """Write the past before the first poll, and print how to import it. Return the exit code."""
+    """Write the metrics from before the first poll, and print how to import them. Return the exit code."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     config = load(config_file, os.environ, SETTINGS)
     logs.guard(secrets(config))
@@ -49,7 +49,7 @@ class BackfillError(JobrunError):
 
 
 class Written(msgspec.Struct, kw_only=True):
-    """What was written. `size` is in bytes."""
+    """Totals of the output. `size`: bytes."""
 
     jobs: int = 0
     runs: int = 0
@@ -62,10 +62,10 @@ def write_past(config: Config, wanted: BackfillOptions, clocks: Clocks, tell: Te
 
     Raises:
         BackfillError, StateError: The state has no baseline of a source, or the output cannot be written.
-        SourceError: A source could not be read in full; then nothing is written.
+        SourceError: A source could not be read completely. Then nothing is written.
     """
     if wanted.until is not None and wanted.until > clocks.clock():
-        raise BackfillError("--until lies in the future")
+        raise BackfillError("--until is in the future")
     if wanted.output.exists():
         raise BackfillError(f"{wanted.output} exists; give another name, or remove it")
     with closing(Samples(wanted.labels)) as samples:
@@ -88,7 +88,7 @@ def write_past(config: Config, wanted: BackfillOptions, clocks: Clocks, tell: Te
 
 
 def _unhurried(config: Config) -> Config:
-    """Return the config with sources that read as far back as they can, at half their request rate."""
+    """Return the config with sources that read as far back as they can, with half their request budget."""
     return config.model_copy(
         update={"sources": tuple(_deep(settings, config.state.retention) for settings in config.sources)}
     )

@@ -1,4 +1,4 @@
-"""The time up to which runs are written: the baseline in the daemon's state, which is read next to the daemon."""
+"""The time up to which runs are written: the baselines in the daemon's state, which the daemon may use meanwhile."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from exporter.state.sql import SqlStore
 
 
 class Before:
-    """Knows which runs completed before the daemon counted.
+    """Decides which runs completed before the daemon counted.
 
     Args:
         store: The daemon's state, open for reading; None if there is none.
@@ -36,12 +36,12 @@ class Before:
             known = self._sources.get(name)
             if known is not None and known.identity != wanted.identity:
                 raise IdentityError(
-                    f"source {name}: the state holds the runs of {known.identity}, the configuration names "
+                    f"source {name}: the state has the runs of {known.identity}, but the configuration names "
                     f"{wanted.identity}"
                 )
             if self._until is None and (known is None or known.baseline is None):
                 raise StateError(
-                    f"source {name}: the state does not say since when its runs are counted; "
+                    f"source {name}: the state has no baseline, because the source was never polled; "
                     "run the daemon first, or give --until"
                 )
 
@@ -67,7 +67,7 @@ class Before:
         return known.scopes[scope].baseline if scope in known.scopes else known.baseline
 
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
-        """Return which of these runs the daemon counts, or will count, although they may have completed before."""
+        """Return the runs that the daemon counts or will count, although they may have completed before the cutoff."""
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 
@@ -78,7 +78,7 @@ class Before:
 
 @contextmanager
 def before_of_state(path: Path, url: str | None, until: float | None) -> Iterator[Before]:
-    """Open a state for reading, next to a daemon or without one; with `until` no state is needed."""
+    """Open a state for reading, while a daemon may use it. With `until` no state is needed."""
     with opened_for_reading(path, url) as store:
         if store is None and until is None:
             raise StateError(f"{path}: there is no state; run the daemon first, or give --until")

@@ -14,7 +14,7 @@ TAKEN = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES))
 
 
 class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What to write. `labels` are added to all series; `until` None: up to where the daemon counts."""
+    """Options of the command. `labels`: added to all series. `until`: None for the baselines in the state."""
 
     output: Path
     labels: Mapping[str, str] = {}
@@ -22,10 +22,10 @@ class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """Return name and value of `name=value`. Raises ValueError for a name that is invalid or taken."""
+    """Return the name and the value of `name=value`. Raises ValueError for a name that is invalid or in use."""
     name, separator, value = text.partition("=")
     if not separator or not LABEL.fullmatch(name) or name.startswith("__"):
         raise ValueError(f"{text!r} is not name=value with the name of a label")
     if name in TAKEN:
-        raise ValueError(f"{name!r} is a label that the series have themselves")
+        raise ValueError(f"{name!r} is already a label of the series")
     return name, value

@@ -7,7 +7,7 @@ EVERY = 10.0
 
 
 class Progress:
-    """Passes on at most one line per 10 s.
+    """Passes on at most one line per EVERY seconds.
 
     Args:
         tell: Receives a line.
@@ -20,16 +20,16 @@ class Progress:
         self._began = self._last = monotonic()
 
     def begin(self) -> None:
-        """Begin a part of the work; the time left is estimated from now on."""
+        """Begin a part of the work. `seconds_left` refers to this part."""
         self._began = self._last = self._monotonic()
 
     def __call__(self, line: str) -> None:
-        """Pass this line on, unless one was a moment ago."""
+        """Pass a line on, unless one was passed on less than EVERY seconds ago."""
         now = self._monotonic()
         if now - self._last >= EVERY:
             self._last = now
             self._tell(line)
 
     def seconds_left(self, done: int, total: int) -> float:
-        """Return the seconds that the rest takes at the pace of this part so far; `done` is above 0."""
+        """Return the estimated seconds until all of `total` are done. `done` must be above 0."""
         return (self._monotonic() - self._began) / done * (total - done)

@@ -29,22 +29,22 @@ from exporter.state.sql import LoadedState
 from exporter.state.store import Store
 
 UNHURRIED = UNITS["d"]
-"""Poll interval in seconds that is long enough to read everything in one poll."""
+"""Poll interval in seconds, which is long enough to read everything in one poll."""
 
 ROUNDS, PAUSE = 30, 60.0
 """Maximum number of polls of a source that needs several, and the seconds between them."""
 
 BATCH = 500
-"""Runs of the state that are committed at once."""
+"""Number of runs per commit."""
 
 MAX_STEP_ERRORS = 3
-"""Consecutive failed step fetches after which other steps are skipped."""
+"""Consecutive failed fetches after which all other steps are skipped."""
 
 Tell = Callable[[str], object]
 
 
 class DeepView(LedgerView):
-    """A view of a ledger in which everything that a source can reach counts."""
+    """A view of a ledger whose baseline is as far back as the source's API reaches."""
 
     def __init__(self, ledger: Ledger, source: str, client: Client, floor: float, rules: SourceRules) -> None:
         super().__init__(
@@ -53,17 +53,17 @@ class DeepView(LedgerView):
         self._floor = floor
 
     def watermark(self, scope: str = "") -> float | None:
-        """Return the watermark; before the first batch, the time from which everything is read."""
+        """Return the watermark; before the first batch, the time from which on everything is read."""
         known = super().watermark(scope)
         return self._floor if known is None else known
 
     def baseline(self, scope: str = "") -> float:  # noqa: ARG002  # the same for all
-        """Return the time from which everything is read."""
+        """Return the time from which on everything is read."""
         return self._floor
 
 
 class PastReader:
-    """Reads the past into a ledger of its own.
+    """Reads the past into a temporary ledger.
 
     Args:
         config: The config, with sources that read far back.
@@ -89,13 +89,13 @@ class PastReader:
         self.assembly.configure()
 
     def close(self) -> None:
-        """Close the sources and drop everything that was read."""
+        """Close the sources and drop the ledger."""
         self.assembly.interrupt()
         self.assembly.close()
         self._ledger.close()
 
     def read(self, name: str) -> Past:
-        """Return the past of a source, as far as its API reaches. Raises SourceError if it cannot be read in full."""
+        """Return the past of a source, as far as its API reaches. Raises SourceError if a part cannot be read."""
         steps: dict[str, Sequence[Step]] = {}
         client, source = self.assembly.clients[name], self.assembly.sources[name]
         self._await_settled(name, client.now())
@@ -129,7 +129,7 @@ class PastReader:
     def _await_settled(self, name: str, now: float) -> None:
         """Wait until all runs before the cutoff are visible."""
         # The newest runs are not requested yet (see exporter.sources.windows), and an API may show them late. The
-        # daemon reads those later and does not count them, so they would be in neither.
+        # daemon will read them as baseline runs, so they would be counted nowhere.
         end = self._before.end(name)
         settle = max(self.assembly.shown[name].settings.settle, CLOCK_MARGIN + 1)
         if end is not None and now < end + settle:
@@ -157,7 +157,7 @@ class PastReader:
             self._tell(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
 
     def _add_known(self, name: str) -> None:
-        """Add runs that are still in the state and no longer listed by the API."""
+        """Add runs that are in the daemon's state but no longer listed by the API."""
         rows = self._before.runs(name)
         for start in range(0, len(rows), BATCH):
             batch = {row.run.run_id: row for row in rows[start : start + BATCH]}
@@ -178,7 +178,7 @@ class PastReader:
         if pending:
             pace = self.assembly.shown[past.name].settings.requests_per_minute
             self._tell(
-                f"{past.name}: asking for the steps of {len(pending)} runs, "
+                f"{past.name}: fetching the steps of {len(pending)} runs, "
                 f"{format_duration(max(60, round(len(pending) / pace) * 60))} at most "
                 '(without them: steps: "off" in a copy of the configuration)'
             )

@@ -1,6 +1,6 @@
-"""Replay the runs of a source minute by minute, and record the samples that its series would have had.
+"""Replays the runs of a source minute by minute, and records the samples that its series would have had.
 
-The daemon's own code counts: completed runs go into a temporary ledger in the order in which they completed.
+A temporary ledger counts the completed runs, in the order of their ends, with the same code as the daemon.
 """
 
 import math
@@ -50,13 +50,13 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     """The runs of a source and how they count.
 
     Attributes:
-        name: The source.
-        store: Holds its runs.
-        jobs: Its jobs, as named.
+        name: Name of the source.
+        store: The source's runs.
+        jobs: The source's jobs, with their labels.
         steps: Steps of completed runs, by run ID.
-        until: Baseline of each job, by its key: only runs that completed before it are written.
-        counted: Returns which of some runs the daemon counts, although they may have completed before the baseline.
-        ahead: Seconds by which the API's clock is ahead of ours. No sample may be in the scraper's future.
+        until: Baseline of each job by its key. Only runs that completed before it are written.
+        counted: Returns the runs that the daemon counts, although they may have completed before the baseline.
+        ahead: Seconds by which the API's clock is ahead of the local clock. No sample may be in the future.
     """
 
     name: str
@@ -68,14 +68,14 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     ahead: float = 0.0
 
     def endings(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
-        """Return the runs that completed before the baseline and that the daemon does not count."""
+        """Return the rows whose runs completed before the baseline and are not counted by the daemon."""
         ended = [row for row in rows if row.run.end is not None and row.run.end <= self.until[row.job]]
         counted = self.counted([row.run.run_id for row in ended])
         return [row for row in ended if row.run.result is not None and row.run.run_id not in counted]
 
 
 def bare(job: JobState) -> JobState:
-    """Return a copy of a job's record with its names and without counts."""
+    """Return a job's record with its labels, without counters and runs."""
     return JobState(
         key=job.key,
         source=job.source,
@@ -95,8 +95,8 @@ class Replay:
     Args:
         config: The configuration.
         shown: The source's settings and rules.
-        past: What was read of it.
-        samples: Receives the samples.
+        past: The source's past.
+        samples: Collects the samples.
     """
 
     def __init__(self, config: Config, shown: ConfiguredSource, past: Past, samples: Samples) -> None:
@@ -130,7 +130,7 @@ class Replay:
         return len(self._seen)
 
     def play(self) -> int:
-        """Replay all runs, and return the number of completed ones."""
+        """Replay all runs. Return the number of completed runs."""
         endings = 0
         moments = self._past.store.moments(self._past.name)
         for minute, group in groupby(moments, key=lambda moment: math.ceil(moment[0] / GRID) * GRID):
@@ -155,12 +155,12 @@ class Replay:
         return ended
 
     def _overflowing(self, ended: int) -> set[int]:
-        """Return the job `__other__`, if any of its runs completed."""
+        """Return the key of the `__other__` job if runs completed; otherwise nothing."""
         jobs = self._ledger.committed.jobs.values()
         return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
     def _follow(self, what: int, row: StoredRun) -> None:
-        """Record which runs wait and which execute."""
+        """Update the active runs."""
         run, active = row.run, self._active.setdefault(row.job, {})
         if what == ENDED:
             active.pop(run.run_id, None)
@@ -170,7 +170,7 @@ class Replay:
             active[run.run_id] = State.PENDING, run.created
 
     def _entered(self, minute: float, rows: Sequence[StoredRun]) -> int:
-        """Count completed runs, and return their number."""
+        """Count completed runs. Return their number."""
         past = self._past.endings(rows)
         scopes: dict[str, list[StoredRun]] = {}
         for row in past:
@@ -185,7 +185,7 @@ class Replay:
     # --- what is seen ---
 
     def _note(self, key: int, timestamp: float) -> None:
-        """Record the samples of a job at a time, as far as they have changed."""
+        """Record the samples of a job that have changed at a time."""
         until = self._past.until.get(key, self._latest) - self._past.ahead
         timestamp = min(timestamp, until)
         before, now = self._seen.get(key, {}), dict(self._lines(self._ledger.committed.jobs[key]))
@@ -209,7 +209,7 @@ class Replay:
     def _view(self, job: JobState) -> JobView:
         view = self._views.job(job, step_histograms=self._ledger.step_histograms)
         active = _counted(self._active.get(job.key, {}).values())
-        # The past has no links to single runs, and nothing was due in it.
+        # The past has neither links to single runs nor due times.
         return msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
 
 
@@ -221,7 +221,7 @@ def _counted(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, fl
 
 
 def _units(family: Family, block: bytes) -> Iterator[bytes]:
-    """Group lines: all lines of a histogram series, which ends with its count, or a single other line."""
+    """Yield groups of lines: all lines of a histogram series, which ends with its count, or any other single line."""
     last = f"{family.name}_count{{".encode() if family.kind is Kind.HISTOGRAM else b""
     held: list[bytes] = []
     for line in block.splitlines(keepends=True):

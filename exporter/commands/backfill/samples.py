@@ -1,7 +1,7 @@
-"""Samples with timestamps: stored on disk in any order, and written as OpenMetrics, grouped by series.
+"""Stores samples with timestamps on disk, and writes them as OpenMetrics, grouped by series.
 
-OpenMetrics requires the samples of a series together and in order, but they are computed minute by minute. Changes are
-therefore stored in a temporary table. Unchanged values are repeated while writing.
+OpenMetrics requires the samples of a series together and in order, but the replay computes them minute by minute. So
+changes are stored in a temporary table first. Unchanged values are repeated when they are written.
 """
 
 import sqlite3
@@ -17,19 +17,19 @@ from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Family, Kind
 
 STEP = 60.0
-"""Seconds before a change at which the old value is written again, so that the change has the right time."""
+"""Seconds before a change at which the old value is repeated, so that the change has the right time."""
 
 REPEAT = 240.0
 """Seconds after which an unchanged value is repeated: less than the 5 minutes of Prometheus' lookback."""
 
 REPEAT_HISTOGRAM = 1800.0
-"""The same for histograms, which are queried over ranges and are most of the series."""
+"""The same for histograms. They are most of the series, and are queried over ranges."""
 
 PLACES = {family.name: place for place, family in enumerate(FAMILIES)}
 
 
 class Unit(msgspec.Struct, frozen=True):
-    """A series, or all series of one histogram. `first`: its first series with labels."""
+    """A series, or all series of one histogram. `first`: name and labels of the first series."""
 
     family: int
     first: bytes
@@ -41,12 +41,12 @@ class Unit(msgspec.Struct, frozen=True):
 
     @property
     def counts(self) -> bool:
-        """Return whether it starts at 0."""
+        """Return whether it is a counter or a histogram, which start at 0."""
         return FAMILIES[self.family].kind is not Kind.GAUGE
 
 
 class Samples:
-    """Samples to write. `more`: additional labels of all series."""
+    """Collects samples to write. `more`: additional labels of all series."""
 
     def __init__(self, more: Mapping[str, str]) -> None:
         self._more = labels(tuple(more), tuple(more.values()))
@@ -61,11 +61,11 @@ class Samples:
         self._db.close()
 
     def prefix(self, own: str) -> str:
-        """Return the labels with which all lines of an owner start."""
+        """Return the labels that all lines of an owner start with."""
         return f"{own},{self._more}" if self._more else own
 
     def note(self, unit: Unit, timestamp: float, lines: bytes, end: float) -> None:
-        """Record the lines of a unit from a time on."""
+        """Record the lines of a unit from a time on. `end`: time of its last sample."""
         number = self._numbers.setdefault(unit, len(self._numbers))
         self._ends[number] = end
         self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, number, timestamp, lines))
@@ -75,7 +75,7 @@ class Samples:
         self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, self._numbers[unit], timestamp, b""))
 
     def write(self, path: Path) -> tuple[int, int]:
-        """Write everything to a file that appears when it is complete; return the number of samples and of bytes."""
+        """Write all samples to a file, which appears when it is complete. Return the numbers of samples and bytes."""
         part = path.with_name(path.name + ".part")
         try:
             with part.open("xb") as file:
@@ -103,7 +103,7 @@ class Samples:
 
 
 def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
-    """Yield changes and repeated unchanged values up to and including `end`; of changes at one time, the last."""
+    """Yield changes, and repeat unchanged values, up to and including `end`. The last change of a time is used."""
     latest = dict(changes)
     timestamps = sorted(latest)
     for timestamp, following in zip(timestamps, [*timestamps[1:], None], strict=True):

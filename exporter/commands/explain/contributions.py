@@ -1,4 +1,4 @@
-"""Computes what a run adds to its job's series, and which run a gauge is about."""
+"""Computes the amount that a run adds to its job's series, and finds the runs behind a gauge."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -18,9 +18,9 @@ Labels = Mapping[str, str]
 
 
 def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
-    """Return a function that adds one run to an empty record of the job, as far as a family needs it.
+    """Return a function that adds one run to an empty record of the job, and returns the record.
 
-    A baseline run is added as if it counted.
+    Only the series of `family` need be complete. A baseline run is added as if it were counted.
     """
     error_types, names = job.counts.get(ERRORS, {}), job.step_names()
     bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
@@ -51,7 +51,7 @@ ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] 
     STEPS_LOST: lambda row: [()] if row.steps is StepState.LOST and row.mark is CountState.COUNTED else [],
     UNMAPPED: lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
 }
-"""To which series of its source's own counters a row adds 1, by the values of their own labels."""
+"""The series of a source's counters to which a row adds 1, as values of the family's own labels."""
 
 
 # --- gauges about runs ---
@@ -60,7 +60,7 @@ Behind = Callable[[JobState, Sequence[StoredRun], Labels], list[StoredRun]]
 
 
 def _only(chosen: Callable[[JobState], LastRun | LastFailure | LastSteps | None]) -> Behind:
-    """Return what finds the run that a record names."""
+    """Return a function that finds the run that a record names."""
 
     def find(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
         named = chosen(job)

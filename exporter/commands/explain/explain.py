@@ -44,7 +44,7 @@ class Explainer:
 
     Args:
         config: The configuration.
-        snapshot: The state.
+        snapshot: The records and runs in the state.
     """
 
     def __init__(self, config: Config, snapshot: StoredState) -> None:
@@ -74,7 +74,7 @@ class Explainer:
             yield _labels(job), partial(self._subject, job, family)
 
     def folded(self, selector: Selector) -> list[str]:
-        """Return names of folded jobs that a selector may match."""
+        """Return the names of the folded jobs that a selector may match."""
         return [job.name for job in self._jobs if job.folded and selector.may_match(_labels(job))]
 
     def _subject(self, job: JobState, family: Family) -> Subject:
@@ -83,7 +83,7 @@ class Explainer:
         return Subject(view=view, rows=cache(partial(self._rows, job)), forgotten=self._sources[job.source].forgotten)
 
     def _rows(self, job: JobState) -> Rows:
-        """Return a job's runs, newest first; for `__other__` those of all folded jobs."""
+        """Return a job's runs, newest first; for `__other__` the runs of all folded jobs."""
         jobs = [job]
         if job.overflow:
             jobs = [other for other in self._jobs if other.folded and other.source == job.source]
@@ -94,7 +94,7 @@ class Explainer:
         return [pair for job in self._jobs if job.source == source and not job.overflow for pair in self._rows(job)]
 
     def link(self, line: SeriesLine) -> str:
-        """Return the link to a run: to the exporter's page if `web.external_url` is set, else to the vendor's."""
+        """Return the link to a run."""
         settings = self._settings[line.job.source]
         return run_url(self._config.web.external_url, settings, line.job.job, line.row.run.run_id)
 
@@ -120,14 +120,14 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
         found = 0
         for series in explainer.series(family, selector):
             out.write("\n" if found else "")
-            out.writelines(f"{line}\n" for line in _told(series, selector.name, family, explainer))
+            out.writelines(f"{line}\n" for line in _report(series, selector.name, family, explainer))
             found += 1
         if not found:
             print(_nothing(explainer, selector), file=err)
     if family.name in config.metrics.exclude:
         print("note: the config excludes this metric: it is counted, but not served", file=err)
     if not reader.complete:
-        print("note: the state's journal cannot be read; what was counted last may be missing", file=err)
+        print("note: the state's journal cannot be read, so the latest runs may be missing", file=err)
     return 0 if found else 1
 
 
@@ -138,7 +138,7 @@ def _family(selector: Selector) -> Family:
     if family is None:
         raise SelectorError(_unknown(name, {family.name for family in shown}))
     if family.name not in EXPLAINED:
-        raise SelectorError(f"{name} is not made of runs: {family.help}")
+        raise SelectorError(f"{name} is not computed from runs: {family.help}")
     labels = {*family.all_labels, *(["le"] if name.endswith("_bucket") else [])}
     strange = sorted({matcher.label for matcher in selector.matchers} - labels)
     if strange:
@@ -155,7 +155,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
         return f"{name} is a histogram; ask for its _count, _sum or _bucket"
     own = [family for family in (*FAMILIES, *REQUEST_FAMILIES) if family.level is Level.PROCESS]
     if name.startswith("process_") or any(name in (family.name, *_names(family)) for family in own):
-        return f"{name} is known only to the running process; it is not kept in the state"
+        return f"{name} is not in the state; only the running process knows it"
     close = get_close_matches(name, sorted(known), n=3)
     return f"there is no metric {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
@@ -164,12 +164,12 @@ def _nothing(explainer: Explainer, selector: Selector) -> str:
     folded = explainer.folded(selector)
     if folded:
         names = ", ".join(map(clean, folded[:5]))
-        return f'counted in __other__, as there are too many series: {names}; ask for job_name="__other__"'
-    return "the state holds no series that this selector means"
+        return f'counted under __other__, because there are too many series: {names}; ask for job_name="__other__"'
+    return "the state has no series that match this selector"
 
 
-def _told(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
-    """Return the output about one series."""
+def _report(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
+    """Yield the lines about one series."""
     yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
     if series.ranges:
         yield from _table([("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)])
@@ -205,7 +205,7 @@ def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, .
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterable[str]:
-    """Yield rows in columns, each as wide as its widest cell, without empty columns."""
+    """Yield the lines of a table without empty columns. A column is as wide as its widest cell."""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):

@@ -32,7 +32,7 @@ class Matcher(msgspec.Struct, frozen=True):
     value: str
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a series with these labels is meant."""
+        """Return whether a series with these labels matches."""
         return OPERATORS[self.operator](labels.get(self.label, ""), self.value)
 
 
@@ -51,11 +51,11 @@ class Selector(msgspec.Struct, frozen=True):
     matchers: tuple[Matcher, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether a series with these labels is meant."""
+        """Return whether a series with these labels matches."""
         return all(matcher.matches(labels) for matcher in self.matchers)
 
     def may_match(self, labels: Mapping[str, str]) -> bool:
-        """Return whether a series with these labels and other unknown ones may match."""
+        """Return whether a series with these and other, unknown labels may match."""
         return all(matcher.matches(labels) for matcher in self.matchers if matcher.label in labels)
 
 
@@ -93,7 +93,7 @@ def _matcher(label: str, operator: str, quoted: str) -> Matcher:
         try:
             re.compile(value)
         except (re.error, OverflowError, RecursionError) as error:  # the latter of a{9…9} and ((((…
-            raise SelectorError(f"{label}: no regular expression: {error}") from None
+            raise SelectorError(f"{label}: not a regular expression: {error}") from None
     return Matcher(label, operator, value)
 
 
@@ -109,7 +109,7 @@ def _meant(escape: re.Match[str]) -> str:
             return chr(int(code[1:], 16))
         return chr(int(code, 8))
     except ValueError:
-        raise SelectorError(f"\\{code} means nothing; for a backslash write two, or use `backquotes`") from None
+        raise SelectorError(f"\\{code} is not an escape; for a backslash write two, or use `backquotes`") from None
 
 
 def _where(text: str, position: int) -> str:

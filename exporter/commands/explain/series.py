@@ -1,4 +1,4 @@
-"""Explains numbers: pure functions from views and rows to the matching series, each with its runs."""
+"""Explains numbers: finds the series that match a selector, each with its runs. Pure functions."""
 
 import math
 from collections import defaultdict
@@ -21,17 +21,17 @@ from exporter.snapshot.source import SourceView
 from exporter.state.schema import StepState, StoredRun
 
 TOLERANCE = 1e-6
-"""Tolerance of sums: sums of floats depend on the order of addition."""
+"""Relative tolerance of sums, because sums of floats depend on the order of addition."""
 
 Rows = Sequence[tuple[JobState, StoredRun]]
 """Runs with their jobs, newest first."""
 
 Own = tuple[str, ...]
-"""Values of the labels that a series has in addition to those of its job or source; the last may be that of `le`."""
+"""Values of a series' own labels, without those of its job or source. The last may be the value of `le`."""
 
 
 class SeriesLine(msgspec.Struct, frozen=True):
-    """A run, and what it adds to the number."""
+    """A run, and the amount that it adds to the number."""
 
     job: JobState
     row: StoredRun
@@ -45,9 +45,9 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
         labels: Labels by name.
         value: Value in the state.
         lines: The runs behind it, newest first.
-        ranges: The time ranges behind it, if it is not about runs.
-        summed: Whether the value is the sum of what its runs add.
-        notes: More sentences about the value.
+        ranges: The time ranges behind it, if it is not computed from runs.
+        summed: Whether the value is the sum of the amounts that its runs add.
+        notes: Further sentences about the value.
     """
 
     labels: Mapping[str, str]
@@ -59,7 +59,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def found(self) -> float:
-        """Return the sum of the runs or ranges."""
+        """Return the sum of the amounts of runs and of the lengths of ranges."""
         return math.fsum(end - start for start, end in self.ranges) + math.fsum(line.adds for line in self.lines)
 
 
@@ -67,8 +67,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """A job or a source with its runs.
 
     Attributes:
-        view: Its view, of a record that no other code uses.
-        rows: Returns its runs; for `__other__` those of all folded jobs.
+        view: The view of the job or source.
+        rows: Returns its runs; for `__other__` the runs of all folded jobs.
         forgotten: Runs that completed before this time were pruned.
     """
 
@@ -104,7 +104,7 @@ def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[t
 
 
 def _counted(record: Counted, family: Family, name: str) -> Iterator[tuple[Own, float, bool]]:
-    """Yield the values that a record's counters or histograms have under a name, and whether they are released."""
+    """Yield the values of a record's counters or histograms under a name, and whether they are exposed."""
     for key, count in record.counts.get(family.name, {}).items():
         yield _own(family, key), count.value, count.released
     for key, each in record.distributions.get(family.name, {}).items():
@@ -123,11 +123,11 @@ def _own(family: Family, key: str) -> Own:
 def _of_source(subject: Subject, view: SourceView, family: Family, own: Own, series: Explained) -> Explained:
     if family.name == UNOBSERVED:
         held = view.state.pending_unobserved
-        notes = [f"{held:g} s of it are added once the restored value has been served for a while."] if held else []
+        notes = [f"{held:g} s are pending: they are added after a scrape has read the restored value."] if held else []
         return msgspec.structs.replace(series, ranges=view.state.unobserved, notes=[*series.notes, *notes])
     adds = ADDED_TO_SOURCE[family.name]
     lines = [SeriesLine(job, row, 1.0) for job, row in subject.rows() if own in adds(row)]
-    notes = ["Some of it is of runs that are no longer in the state."] if series.value > len(lines) else []
+    notes = ["Some runs are no longer in the state."] if series.value > len(lines) else []
     return msgspec.structs.replace(series, lines=lines, notes=[*series.notes, *notes])
 
 
@@ -135,7 +135,7 @@ def _gauge(subject: Subject, job: JobState, family: Family, series: Explained) -
     behind = BEHIND[family.name](job, [row for _, row in subject.rows()], series.labels)
     counts = family.name in NUMBERS
     lines = [SeriesLine(job, row, 1.0 if counts else series.value) for row in behind]
-    missing = [] if lines or not series.value else ["No run of it is in the state any more."]
+    missing = [] if lines or not series.value else ["Its runs are no longer in the state."]
     series = msgspec.structs.replace(series, lines=lines, summed=counts, notes=missing)
     return _compared(subject, series) if counts else series
 
@@ -152,45 +152,45 @@ def _adding(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[Own
 
 
 def _sum(subject: Subject, job: JobState, family: Family, series: Explained, adding: Sequence[SeriesLine]) -> Explained:
-    # a baseline run counts nowhere; what it would have added is printed next to the number
+    # A baseline run is in no counter. A note has the number of baseline runs.
     lines = [line for line in adding if line.row.mark is not CountState.BASELINE]
     notes = [*series.notes, *_notes(job, family, subject.rows(), len(adding) - len(lines))]
     return _compared(subject, msgspec.structs.replace(series, lines=lines, notes=notes))
 
 
 def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator[str]:
-    """Yield more sentences about a counter."""
+    """Yield notes about a counter."""
     if baseline:
-        yield f"{baseline} more ended before counting began (baseline): they are in no counter."
+        yield f"{baseline} more runs completed before the baseline: they are in no counter."
     earlier = sum(len(row.earlier) for _, row in rows)
     if earlier:
-        yield f"{earlier} earlier endings of runs that came back to life are counted too; only the last result is kept."
+        yield f"{earlier} earlier completions of reopened runs are counted too; only the last result is stored."
     waiting = sum(row.steps is StepState.PENDING for _, row in rows)
     if waiting and "step" in family.name:
-        yield f"The steps of {waiting} runs have yet to be fetched."
+        yield f"The steps of {waiting} runs are not fetched yet."
     if job.overflow:
-        yield "Jobs are counted here while there are too many series; listed are the runs of those that are folded now."
+        yield "Jobs are counted here while there are too many series. The list has the runs of currently folded jobs."
     if job.excluded:
         yield "The configuration excludes the job: its series is not served."
 
 
 def _compared(subject: Subject, series: Explained) -> Explained:
-    """Return the series with a note that says why its runs do not add up to its value, if they do not."""
+    """Return the series, with a note if the sum of its runs differs from its value."""
     difference = series.value - series.found
     if abs(difference) <= TOLERANCE * max(1.0, abs(series.value)):
         return series
     if difference < 0:
         note = (
-            f"{-difference:g} more are listed than counted: the series began again after them (the job was renamed, "
-            "gone or folded for a while), or they changed after they were counted."
+            f"{-difference:g} more are listed than counted: the series started again at 0 after them (the job was "
+            "renamed, gone or folded for a while), or they changed after they were counted."
         )
     elif subject.forgotten is not None:
         note = (
-            f"{difference:g} are of runs that ended before {utc(subject.forgotten)} and are no longer in the state "
-            "(state.retention), or of runs that changed after they were counted: a counter never goes back."
+            f"{difference:g} come from runs that ended before {utc(subject.forgotten)} and are no longer in the state "
+            "(state.retention), or from runs that changed after they were counted: a counter never falls."
         )
     else:
-        note = f"{difference:g} are of runs that changed after they were counted: a counter never goes back."
+        note = f"{difference:g} come from runs that changed after they were counted: a counter never falls."
     return msgspec.structs.replace(series, notes=[*series.notes, note])
 
 

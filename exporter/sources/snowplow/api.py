@@ -15,7 +15,7 @@ from exporter.sources.oddities import Oddity
 from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, ROWS, Fields, Scalar, decode, decode_rows, decoded, text
 from exporter.sources.rest import StatusTable, look_up, seconds_between
 from exporter.sources.source import StepLog
-from exporter.times import is_number, parse_timestamp, read_duration
+from exporter.times import is_number, parse_timestamp, parse_vendor_duration
 
 RUNS = "/organizations/{org}/jobs/v1/runs"
 RUN = RUNS + "/{runId}"
@@ -228,7 +228,7 @@ def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | 
     A number without a unit is milliseconds if `milliseconds` is true. Otherwise it is seconds, or milliseconds if the
     end would be in the future as seconds.
     """
-    seconds = read_duration(row.duration)
+    seconds = parse_vendor_duration(row.duration)
     if seconds is None or not is_number(row.duration):
         return seconds
     if milliseconds:
@@ -328,7 +328,7 @@ def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
 
 def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
     meaning = look_up(fields.text(*WORD), status_map)
-    start, end, duration = fields.time(*START), fields.time(*END), read_duration(_span(fields))
+    start, end, duration = fields.time(*START), fields.time(*END), parse_vendor_duration(_span(fields))
     end, duration = _completed(start, end, duration) if meaning.result else (None, duration)
     return Step(
         name=name,

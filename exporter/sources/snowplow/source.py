@@ -105,7 +105,7 @@ class SnowplowSource(RestSource):
         """Yield complete responses, oldest first. A window whose response may be trimmed is read again in halves.
 
         The values are the window, its response, the number of earlier responses that were proven to be trimmed, and the
-        window once more if its response may be trimmed but the window is too short to be halved. If the API ignores
+        window again if its response may be trimmed but the window is too short to be halved. If the API ignores
         `from` and `to`, no window is read again.
         """
         waiting, doubted = list(reversed(windows)), list[DoubtedResponse]()

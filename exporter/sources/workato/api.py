@@ -13,7 +13,7 @@ from exporter.model import FAILING, FUTURE_MARGIN, Job, Result, Run, State, Step
 from exporter.sources.oddities import Oddity
 from exporter.sources.payload import MAX_WORD_LENGTH, Fields, Scalar, decode_rows, usable
 from exporter.sources.rest import Meaning, StatusTable, look_up, seconds_between
-from exporter.times import parse_timestamp, read_duration
+from exporter.times import parse_timestamp, parse_vendor_duration
 
 USERS = "/managed_users"
 RECIPES = "/recipes"
@@ -220,7 +220,7 @@ def _step(fields: Fields, failed_line: str) -> Step:
     number, stat = fields.text("recipe_line_number")[:9], fields.object("line_stat")
     words = [word for name in ("adapter_name", "adapter_operation") if (word := _word(fields.text(name)))]
     failed = number == failed_line or any(bytes(raw) not in NOTHING for raw in fields.raws("error", "error_descriptor"))
-    total = read_duration(stat.scalar("total"))
+    total = parse_vendor_duration(stat.scalar("total"))
     return Step(
         name=f"{number} {'/'.join(words)}".strip(),
         result=Result.FAILURE if failed else Result.SUCCESS,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.times import YEAR, parse_timestamp, read_duration
+from exporter.times import YEAR, parse_timestamp, parse_vendor_duration
 
 NEW_YEAR = 1704067200.0
 
@@ -154,7 +154,7 @@ def test_an_invalid_time_is_none(value):
     ],
 )
 def test_a_duration_is_parsed_in_every_style(text, seconds):
-    assert read_duration(text) == pytest.approx(seconds)
+    assert parse_vendor_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -163,13 +163,13 @@ def test_a_duration_is_parsed_in_every_style(text, seconds):
 def test_styles_that_isodate_refuses_are_parsed(text, seconds):
     with pytest.raises(isodate.ISO8601Error):
         isodate.parse_duration(text)
-    assert read_duration(text) == pytest.approx(seconds)
+    assert parse_vendor_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["PT", "-PT"])
 def test_a_duration_without_a_number_is_none_though_isodate_makes_it_zero(text):
     assert isodate.parse_duration(text).total_seconds() == 0
-    assert read_duration(text) is None
+    assert parse_vendor_duration(text) is None
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_duration_without_a_number_is_none_though_isodate_makes_it_zero(text):
     ids=repr,
 )
 def test_an_invalid_duration_is_none(value):
-    assert read_duration(value) is None
+    assert parse_vendor_duration(value) is None
 
 
 values = st.none() | st.text() | st.floats() | st.integers() | st.booleans()
@@ -214,6 +214,6 @@ dated = st.from_regex(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d{0,12})?)?([zZ]
 
 @given(values | styled | dated)
 def test_no_text_raises(value):
-    timestamp, duration = parse_timestamp(value), read_duration(value)
+    timestamp, duration = parse_timestamp(value), parse_vendor_duration(value)
     assert timestamp is None or 0 < timestamp < 1e12
     assert duration is None or 0 <= duration <= 100 * YEAR
