@@ -124,7 +124,7 @@ def test_pruned_runs_are_reported_as_pruned(with_runs):
     assert runs(out) == ["new"]
     assert "1 run listed, 1 together; the state says 3: not the same." in out
     assert (
-        "2 are of runs that ended before 2023-11-15T12:06:40Z and are no longer in the state (state.retention)" in out
+        "2 come from runs that ended before 2023-11-15T12:06:40Z and are no longer in the state (state.retention)" in out
     )
 
 
@@ -156,7 +156,7 @@ def test_folded_jobs_are_explained_under_their_overflow_series(make):
     assert len(runs(out)) >= 1
     assert "the same." in out
     assert "not the same" not in out
-    assert "listed are the runs of those that are folded now" in out
+    assert "The list has the runs of currently folded jobs" in out
 
 
 def test_a_pending_series_is_reported_as_served_as_0(make):
@@ -188,8 +188,8 @@ def test_unmapped_statuses_are_explained_by_their_runs(harness):
         ("jobrun_run_duration_seconds", "is a histogram; ask for its _count, _sum or _bucket"),
         ("jobrun_job_info", "is not computed from runs: Details of the job"),
         ("jobrun_source_up", "is not computed from runs: Whether the last poll"),
-        ("jobrun_source_api_request_duration_seconds_count", "is known only to the running process"),
-        ("process_cpu_seconds_total", "is known only to the running process"),
+        ("jobrun_source_api_request_duration_seconds_count", "only the running process knows it"),
+        ("process_cpu_seconds_total", "only the running process knows it"),
         ('jobrun_runs_total{shade="red"}', "has no label shade; it has job_name, project, result, source"),
         ("jobrun_runs_total{", "at its end"),
     ],
