@@ -124,7 +124,8 @@ def test_pruned_runs_are_reported_as_pruned(with_runs):
     assert runs(out) == ["new"]
     assert "1 run listed, 1 together; the state says 3: not the same." in out
     assert (
-        "2 come from runs that ended before 2023-11-15T12:06:40Z and are no longer in the state (state.retention)" in out
+        "2 come from runs that ended before 2023-11-15T12:06:40Z and are no longer in the state (state.retention)"
+        in out
     )
 
 
