@@ -39,7 +39,7 @@ from exporter.patterns import Pattern
 
 
 class KnownNames(NamedTuple):
-    """What a config may name: the settings class of each source type, and the metric families."""
+    """Names that a config may use: source types, with their settings classes, and metric families."""
 
     sources: Mapping[str, type[SourceSettings]]
     families: Collection[str]
@@ -74,7 +74,7 @@ class Objective(Section):
     timezone: Timezone | None = None
     """Time zone of the schedule; UTC by default."""
     every: PositiveDuration | None = None
-    """When a run is due: this long after the previous start. Instead of a schedule."""
+    """Time between two starts, instead of a schedule."""
     freshness: PositiveDuration | None = None
     """Maximum age of the last success."""
     duration_budget: PositiveDuration | None = None
@@ -92,11 +92,11 @@ class Objective(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield a schedule next to an interval, and a time zone without a schedule."""
+        """Yield a conflict for both a schedule and an interval, and for a time zone without a schedule."""
         if values.get("schedule") and values.get("every"):
             yield Conflict(("every",), "give either schedule or every, not both")
         if values.get("timezone") and "schedule" in values and not values["schedule"]:
-            yield Conflict(("timezone",), "is of use only with a schedule")
+            yield Conflict(("timezone",), "needs a schedule")
         elif values.get("timezone") and "TZ=" in str(values.get("schedule")):
             yield Conflict(("timezone",), "give either timezone or TZ= in the schedule, not both")
 
@@ -115,12 +115,12 @@ class StateSettings(Section):
     """How long completed runs are kept."""
 
     def database(self) -> str | None:
-        """Return the URL of the database, None for a file. Raises SecretError if its file cannot be read."""
+        """Return the URL of the database; None for a file. Raises SecretError if the secret's file cannot be read."""
         return None if self.url is None else self.url.reveal()
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield a file next to a database."""
+        """Yield a conflict for both a file and a database."""
         if values.get("url") is not None and values.get("path", DEFAULT_STATE) != DEFAULT_STATE:
             yield Conflict(("url",), "give either path or url, not both")
 
@@ -163,7 +163,7 @@ class Config(Section):
     objectives: tuple[Objective, ...] = ()
     """Expectations of jobs. The first match applies."""
     state: StateSettings = StateSettings()
-    """The database that remembers what was counted."""
+    """The database with all counted runs."""
     web: WebSettings = WebSettings()
     """The pages."""
     metrics: MetricsSettings = MetricsSettings()
@@ -193,12 +193,12 @@ class Config(Section):
 def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator[ConfigProblem]:
     if source.base_url.startswith("http://") and not is_loopback(source.base_url):
         yield ConfigProblem(
-            f"{path}.base_url", "http without TLS: the credential and the answers can be read on the way"
+            f"{path}.base_url", "http without TLS: the credential and the responses can be read on the network"
         )
     if (least := poll_requests / source.requests_per_minute * 60) > source.poll_interval:
         yield ConfigProblem(
             f"{path}.poll_interval",
-            f"{poll_requests} requests a poll at {source.requests_per_minute:g} requests_per_minute take longer: "
+            f"{poll_requests} requests per poll at {source.requests_per_minute:g} requests_per_minute take longer: "
             f"polls will come every {format_duration(least)}",
         )
 
@@ -209,10 +209,10 @@ def load(path: Path, environ: Mapping[str, str], settings: KnownNames) -> Config
     Args:
         path: The file.
         environ: Environment variables for `${VAR}`.
-        settings: What the file may name.
+        settings: Names that the file may use.
 
     Raises:
-        ConfigError: The file has problems; the error lists all that can be found.
+        ConfigError: The file has problems. The error lists all of them.
     """
     return loads(text_of(path), environ, settings)
 
@@ -270,7 +270,7 @@ def _model(settings: KnownNames) -> type[Config]:
 
 
 def _across(data: Any, settings: KnownNames) -> Iterator[ConfigProblem]:  # noqa: ANN401  # as the file has it
-    """Yield problems between sections, as far as the values themselves are valid."""
+    """Yield problems between sections. Only values that are valid themselves are checked."""
     if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
         return
     if not sources:
@@ -321,7 +321,7 @@ def schema(settings: KnownNames) -> dict[str, Any]:
 
 
 def secrets(config: Config) -> list[Secret]:
-    """Return everything in the config that must never be printed."""
+    """Return all texts in the config that must never be printed."""
     proxies = (urlsplit(source.proxy_url).password for source in config.sources)
     passwords = {spelling for password in proxies if password for spelling in (password, unquote(password))}
     if config.state.url is not None and (password := urlsplit(config.state.url.reveal()).password):

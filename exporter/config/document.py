@@ -1,4 +1,4 @@
-"""The text of a config file as plain data: YAML, with keys checked and `${VAR}` replaced."""
+"""Parses the text of a config file to plain data: YAML, with checked keys and replaced `${VAR}`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import yaml
 from exporter.config.problems import ConfigError, ConfigProblem, path_of
 
 Path = tuple[str | int, ...]
-"""Keys and indices from the top."""
+"""Keys and indexes from the top."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
 LARGEST = 100_000
@@ -25,7 +25,7 @@ class Document(NamedTuple):
     Attributes:
         data: Dicts with text keys, lists and scalars.
         problems: Problems of keys and variables.
-        emptied: By path, the environment variables that made a value empty.
+        emptied: Environment variables that made a value empty, by the value's path.
     """
 
     data: Any
@@ -34,13 +34,12 @@ class Document(NamedTuple):
 
 
 def parse(text: str, environ: Mapping[str, str] | None) -> Document:
-    """Read YAML, then replace `${VAR}` in its texts (so that a value cannot change the structure); `$$` is a `$`.
-
-    Without `environ` texts stay as they are.
+    """Parse YAML, then replace `${VAR}` in its texts. `$$` stands for `$`. Without `environ` nothing is replaced.
 
     Raises:
-        ConfigError: It is not YAML. No further problems are then found.
+        ConfigError: The text is not YAML.
     """
+    # Variables are replaced after parsing, so that their values cannot change the structure.
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
@@ -54,7 +53,7 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
     except RecursionError:
         raise ConfigError([ConfigProblem("", "not YAML: nested too deeply")]) from None
     except ValueError:  # the library raises this for text that looks like a date or a number but is not one
-        raise ConfigError([ConfigProblem("", "not YAML: a date or number that is none; put it in quotes")]) from None
+        raise ConfigError([ConfigProblem("", "not YAML: an invalid date or number; put it in quotes")]) from None
     return document if environ is None else document._replace(data=_replaced(document.data, environ, (), document))
 
 
@@ -62,11 +61,11 @@ _CURES = {
     "found undefined alias": "; put a value that begins with * in quotes",
     "but found another document": "; a config is one document: remove what comes after ---",
 }
-"""What to do about a problem, by the library's text for it."""
+"""Cure of a problem, by the library's text for the problem."""
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
-    """Return place and reason, without the library's excerpts, which could show a secret."""
+    """Return the place and the reason, without the library's excerpts, which could contain a secret."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -94,7 +93,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _wrong_keys(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
-    """Yield keys that are given twice or are not text, in the order of the file."""
+    """Yield a problem per key that is given twice or is not text, in the order of the file."""
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _wrong_keys(item, (*path, index))
@@ -112,7 +111,7 @@ def _wrong_keys(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
 
 
 def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
-    """Return the data with variables replaced; add their problems to the document."""
+    """Return the data with variables replaced. Add their problems to the document."""
     if isinstance(data, dict):
         texts = [key for key in data if isinstance(key, str)]
         return {key: _replaced(data[key], environ, (*path, key), document) for key in texts}
@@ -136,7 +135,7 @@ def _value(text: str) -> str:
 
 
 def _names(text: str) -> list[str]:
-    """Return the names in braces; "" for a brace that is never closed."""
+    """Return the names in `${…}`; "" for a brace that is never closed."""
     return [match[1] or "" for match in _VARIABLE.finditer(text) if match[0] != "$$"]
 
 

@@ -26,7 +26,7 @@ def values_of(value: object, keys: tuple[str | int, ...] = ()) -> Iterator[tuple
 
 
 def doubt_of(value: object) -> str:
-    """Return why a value is probably wrong; "" if it looks right. The text never repeats a secret."""
+    """Return why a value is probably wrong; "" if it looks right. The text never contains a secret."""
     if isinstance(value, Secret):
         try:
             return _doubt_of_secret(value.reveal())

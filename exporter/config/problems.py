@@ -13,8 +13,8 @@ class ConfigProblem(NamedTuple):
     """One problem or one warning.
 
     Attributes:
-        path: Where, such as `sources[0].poll_interval`; "" for the file as a whole.
-        message: What is wrong, in words. It never repeats a value: a value can be a secret.
+        path: Path of the key, such as `sources[0].poll_interval`; "" for the whole file.
+        message: Description of the problem. It never contains a value, because a value can be a secret.
     """
 
     path: str
@@ -33,7 +33,7 @@ class ConfigError(Exception):
 
 
 def path_of(keys: Iterable[str | int]) -> str:
-    """Join keys and indices to a path: `("sources", 0, "name")` is `sources[0].name`.
+    """Return the path of keys and indexes: `("sources", 0, "name")` is `sources[0].name`.
 
     Names in angle brackets are omitted: pydantic adds them for the members of a union.
     """
@@ -52,8 +52,8 @@ def wrong(message: str, *below: str | int) -> PydanticCustomError:
 
 
 def validated(model: type[Model], data: object, problems: list[ConfigProblem]) -> Model | None:
-    """Return the model of a document. If it is invalid, add to `problems` what they do not already have of a key."""
-    if isinstance(data, dict):  # a section of which all lines are commented out
+    """Return the model of a document. If it is invalid, return None, and add the problems of further keys."""
+    if isinstance(data, dict):  # a section whose lines are all commented out is None
         data = {key: value for key, value in data.items() if value is not None or key not in model.model_fields}
     try:
         return model.model_validate(data)

@@ -1,4 +1,4 @@
-"""Secrets: texts that are never shown, and files that hold them."""
+"""Secrets: texts that are never shown, given directly or as files."""
 
 import re
 from pathlib import Path
@@ -12,12 +12,12 @@ from exporter.config.problems import wrong
 from exporter.errors import AuthError
 
 MASK = "**********"
-"""Shown instead of a secret."""
+"""Text that is shown instead of a secret."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Version = tuple[int, int, int]
-"""Modification time (ns), size and inode of a file: when one changes, the file is read again."""
+"""Modification time (ns), size and inode of a file. If one of them changes, the file is read again."""
 
 
 class SecretError(AuthError):
@@ -36,14 +36,14 @@ class Secret:
 
     @property
     def file(self) -> Path | None:
-        """Return its file, if there is one."""
+        """Return the secret's file; None if it is given as text."""
         return self._file
 
     def reveal(self) -> str:
-        """Return the secret itself, without line breaks at its end. A file is read again after it changed.
+        """Return the secret, without line breaks at its end. A changed file is read again.
 
         Raises:
-            SecretError: The file cannot be read, is empty, or contains an impossible secret.
+            SecretError: The file cannot be read, is empty, or contains control characters.
         """
         if self._file is not None:
             self._refresh(self._file)
@@ -60,8 +60,7 @@ class Secret:
             raise SecretError(f"the secret's file {file} is not UTF-8 text") from None
         if complaint := unusable(text):
             raise SecretError(f"the secret's file {file} {complaint}")
-        # Text before version: another thread may then read the file again, but never takes the old text for the new
-        # one.
+        # The text is set before the version, so that another thread never takes the old text for the new one.
         self._text = text
         self._version = version
 
@@ -72,7 +71,7 @@ class Secret:
         return MASK
 
     def __eq__(self, other: object) -> bool:
-        """Return whether both are the same text or the same file, whatever its content."""
+        """Return whether both have the same text or the same file."""
         return isinstance(other, Secret) and self._given == other._given
 
     def __hash__(self) -> int:
@@ -115,13 +114,14 @@ class Secret:
 
 
 def version_of(file: Path) -> Version:
-    """Return what changes when a file does. Raises OSError."""
+    """Return the version of a file. Raises OSError."""
     status = file.stat()
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def unusable(text: str) -> str:
-    """Return why a text cannot be a secret, "" if it can. Errors of HTTP libraries would show line breaks."""
+    """Return why a text cannot be a secret; "" if it can."""
+    # HTTP libraries refuse headers with line breaks, with errors that contain the header.
     if not text:
         return "is empty"
     return "has line breaks or control characters within" if _CONTROL.search(text) else ""

@@ -1,4 +1,4 @@
-"""The base of every part of the config: strict, frozen, with all problems found at once."""
+"""The base class of all parts of the config: strict, frozen, and reporting all problems at once."""
 
 import difflib
 import re
@@ -25,7 +25,7 @@ from exporter.duration import format_duration
 
 
 class Conflict(NamedTuple):
-    """Values that contradict each other: the keys of the one to change, and why."""
+    """A contradiction between values: the keys of the value to change, and the reason."""
 
     keys: tuple[str | int, ...]
     message: str
@@ -38,15 +38,15 @@ MESSAGES = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
 }
-"""Our words for those of the validator's errors that do not say how to cure them in YAML."""
+"""Texts for errors of the validator whose own texts do not say the cure in YAML."""
 
 
 class Section(BaseModel):
     """A part of the config.
 
-    Unknown keys are problems, reported with the nearest known key. A field `x` of type `Secret` can also be given by
-    the key `x_file`, the path of a file (relative to the working directory); exactly one of both. Subclasses say in
-    `conflicts` what must hold between their fields. A field's description in the JSON schema is the docstring below it.
+    Unknown keys are problems, reported with the nearest known key. A field `x` of type `Secret` can be given by the key
+    `x_file` instead, which is the path of a file, relative to the working directory. Subclasses check relations between
+    fields in `conflicts`. The docstring below a field is its description in the JSON schema.
     """
 
     model_config = ConfigDict(
@@ -59,7 +59,7 @@ class Section(BaseModel):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:  # noqa: ARG003  # for subclasses
-        """Yield contradictions between values. `values`: the valid fields."""
+        """Yield contradictions between values. `values`: the values of the valid fields."""
         yield from ()
 
     def secrets(self) -> Iterator[Secret]:
@@ -73,7 +73,7 @@ class Section(BaseModel):
 
     @classmethod
     def sound_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the validated values of all valid fields; the defaults of those not given."""
+        """Return the validated values of all valid fields, with defaults for fields that are not given."""
         values = {}
         for name, field in cls.model_fields.items():
             if name not in given:
@@ -108,7 +108,7 @@ class Section(BaseModel):
 
     @classmethod
     def secret_names(cls) -> list[str]:
-        """Return the fields that hold secrets."""
+        """Return the names of the fields that are secrets."""
         return [name for name, field in cls.model_fields.items() if _is_secret(field)]
 
     @classmethod
@@ -127,7 +127,7 @@ class Section(BaseModel):
 
     @classmethod
     def _line(cls, detail: ErrorDetails) -> InitErrorDetails:
-        """Return a validator's error in our words; errors of sections below already are."""
+        """Return a validator's error with our text. Errors of subsections already have it."""
         context, kind = detail.get("ctx", {}), detail["type"]
         keys = (*detail["loc"], *context.get("below", ()))
         if kind == "extra_forbidden":
@@ -164,7 +164,7 @@ class Section(BaseModel):
 
 
 def given_keys(value: object) -> Mapping[str, Any]:
-    """Return keys and values of a mapping or a section, to choose the member of a union; empty for all else."""
+    """Return the keys and values of a mapping or a section, to choose the member of a union; otherwise empty."""
     if isinstance(value, Section):
         return vars(value)
     return value if isinstance(value, Mapping) else {}

@@ -34,7 +34,7 @@ RUN_URL_FIELDS = ("run_id", "job_id", "job_name", "project", "source")
 """Fields that `run_url` may have in braces."""
 
 STATUS_WORDS: Mapping[str, Result | State] = {str(word): word for word in (*Result, *State)}
-"""Values that a vendor's status can be mapped to."""
+"""Results and states to which a vendor's status can be mapped."""
 
 
 class Sweep(Section):
@@ -75,17 +75,17 @@ class Tls(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield a certificate without its key, and files without certificates."""
+        """Yield conflicts for a certificate without its key, and for files without certificates."""
         if {"cert_file", "key_file"} <= values.keys() and bool(values["cert_file"]) != bool(values["key_file"]):
             lacking = "key_file" if values["cert_file"] else "cert_file"
-            yield Conflict((lacking,), "cert_file and key_file go together")
+            yield Conflict((lacking,), "is required: cert_file and key_file need each other")
             return
         context = ssl.create_default_context()
         authorities, own, key = (values.get(name) for name in ("ca_file", "cert_file", "key_file"))
         if authorities and not _loads(context.load_verify_locations, authorities):
-            yield Conflict(("ca_file",), "holds no certificates in PEM")
+            yield Conflict(("ca_file",), "has no certificates in PEM")
         if own and key and not _loads(context.load_cert_chain, own, key, ""):
-            yield Conflict(("cert_file",), "and key_file are no certificate in PEM with its key, unencrypted")
+            yield Conflict(("cert_file",), "and key_file must be a certificate and its unencrypted key, in PEM")
 
 
 def _loads(load: Callable[..., None], *files: str) -> bool:
@@ -106,7 +106,7 @@ def _folded(words: dict[str, Result | State]) -> dict[str, Result | State]:
     folded: dict[str, Result | State] = {}
     for word, meaning in words.items():
         if word.casefold() in folded:
-            raise wrong("is given twice, letter case aside", word)
+            raise wrong("is given twice: letter case is ignored", word)
         folded[word.casefold()] = meaning
     return folded
 
@@ -115,7 +115,7 @@ StatusMap = Annotated[
     dict[str, Annotated[Result | State, PlainValidator(_mapped), WithJsonSchema({"enum": list(STATUS_WORDS)})]],
     AfterValidator(_folded),
 ]
-"""Statuses of the vendor in lower case, and what they mean."""
+"""Results and states by the vendor's statuses in lower case."""
 
 
 class SourceSettings(Section):
@@ -124,7 +124,7 @@ class SourceSettings(Section):
     """  # noqa: D205  # the sentence needs the line
 
     api_path: ClassVar[str] = ""
-    """What the source appends to `base_url`; a `base_url` that already ends with it is a problem."""
+    """Path that the source appends to `base_url`. A `base_url` that already ends with it is a problem."""
 
     name: Name
     """Value of the label `source`, unique. The state is stored under this name."""
@@ -149,7 +149,7 @@ class SourceSettings(Section):
     jobs: JobFilter = JobFilter()
     """Which jobs to watch."""
     status_map: StatusMap = Field(default={})
-    """Statuses of the vendor, and the result or state that each means."""
+    """The result or state of each of the vendor's statuses."""
     run_url: Annotated[str, template(RUN_URL_FIELDS)] = ""
     """Link to a run's page at the vendor."""
     timeout: PositiveDuration = 30.0
@@ -169,15 +169,15 @@ class SourceSettings(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield lengths beyond `lookback`, and an address that ends with the API's path."""
+        """Yield conflicts for durations longer than `lookback`, and for a URL that ends with the API's path."""
         yield from _beyond_lookback(values)
         if values.get("sweep") and cls.model_fields["sweep"].default is None:
             yield Conflict(("sweep",), "this type of source has no sweep")
         if cls.api_path and str(values.get("base_url", "")).endswith(cls.api_path):
-            yield Conflict(("base_url",), f"must not end with the API's path {cls.api_path}: it is appended by itself")
+            yield Conflict(("base_url",), f"must not end with the API's path {cls.api_path}: it is appended to it")
 
     def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
-        """Return the run's page at the vendor, "" if none is known. Values are percent-encoded."""
+        """Return the link to a run at the vendor; "" if unknown. Values are percent-encoded."""
         values = {"run_id": run_id, "job_id": job_id, "job_name": job_name, "project": project, "source": self.name}
         return self.run_url.format_map({key: quote(value, safe="") for key, value in values.items()})
 

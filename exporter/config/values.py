@@ -86,7 +86,7 @@ def _no_switch(value: object) -> object:
 
 
 Number = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
-"""A finite number; YAML's true is not 1."""
+"""A finite number. YAML's true is not accepted as 1."""
 
 Buckets = Annotated[tuple[Number, ...], AfterValidator(_buckets)]
 """Upper bounds of a histogram in seconds; +Inf is added automatically."""
@@ -123,11 +123,11 @@ def _split(text: str) -> SplitResult:
 
 def _refuse_user(url: SplitResult) -> None:
     if "@" in url.netloc:
-        raise ValueError("must not hold a user or a password")
+        raise ValueError("must not contain a user or a password")
 
 
 def _base_url(text: str) -> str:
-    """Return the URL with scheme and host in lower case and no slash at the end, so that equal addresses are equal."""
+    """Return the URL with scheme and host in lower case, without a slash at the end, so that URLs can be compared."""
     url = _split(text)
     _refuse_user(url)
     if "?" in text or "#" in text:
@@ -144,7 +144,7 @@ def _or_empty(check: Any) -> AfterValidator:  # noqa: ANN401  # any check of a t
 
 
 OptionalUrl = Annotated[str, _or_empty(_base_url)]
-"""As `BaseUrl`, or ""."""
+"""A `BaseUrl`, or ""."""
 
 
 def _proxy_url(text: str) -> str:
@@ -158,11 +158,11 @@ def _proxy_url(text: str) -> str:
 
 
 ProxyUrl = Annotated[str, _or_empty(_proxy_url)]
-"""An HTTP proxy, perhaps with user and password, or ""."""
+"""The URL of an HTTP proxy, with or without user and password, or ""."""
 
 
 def template(known: Sequence[str]) -> AfterValidator:
-    """Return a check that a text is an http(s) URL with no other `{…}` than these, or ""."""
+    """Return a check that a text is "" or an http(s) URL, in which only these names are in braces."""
 
     def check(text: str) -> str:
         try:
@@ -171,7 +171,7 @@ def template(known: Sequence[str]) -> AfterValidator:
         except ValueError:
             plain = None
         if plain is None:
-            raise ValueError(f"may hold {', '.join(f'{{{name}}}' for name in known)} and no other braces")
+            raise ValueError(f"may contain {', '.join(f'{{{name}}}' for name in known)} and no other braces")
         _refuse_user(_split(plain))  # the link is on pages, and is a label
         return text
 
@@ -187,10 +187,10 @@ def _readable(text: str) -> str:
 
 
 ReadableFile = Annotated[str, _or_empty(_readable)]
-"""The path of a file that can be read now, or ""."""
+"""The path of a readable file, or ""."""
 
 NeededFile = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
-"""The path of a file that can be read now."""
+"""The path of a readable file."""
 
 
 def _checked(check: Callable[[str], object]) -> AfterValidator:
@@ -227,14 +227,14 @@ def _name(text: str) -> str:
 
 
 LONGEST_NAME = 100
-"""Maximum length of a source's name, which is in each series and link."""
+"""Maximum length of a source's name. It is part of each series and link."""
 
 Name = Annotated[str, AfterValidator(_name)]
 """A name that is used as a label value and as a part of a URL."""
 
 
 def _date(value: object) -> float | None:
-    """Return a time, or the start of a date, as Unix seconds; YAML parses both to objects."""
+    """Return a time, or the start of a date, as Unix seconds; None for "". YAML parses both to objects."""
     if value is None or value == "":
         return None
     try:
@@ -249,7 +249,7 @@ Date = Annotated[
     PlainValidator(_date),
     WithJsonSchema({"type": "string", "examples": ["2026-12-28", "2026-12-28T09:00:00Z"]}),
 ]
-"""A time as Unix seconds; "" is none."""
+"""A time as Unix seconds; None for ""."""
 
 Page = Literal["critical", "warning", "none"]
 """The highest severity of a job's alerts: pages, needs attention today, can wait."""
@@ -261,7 +261,7 @@ RESERVED_LABELS = frozenset(
     family version revision python_version replica job instance le quantile alertname alertstate severity
     """.split()  # noqa: SIM905  # a list would take a line per word
 )
-"""Label names that are already used: in metrics, by the scrape, or in alerts."""
+"""Names of labels that metrics, scrapes or alerts already use."""
 
 SCRAPE_LABELS = frozenset({"env", "environment", "service", "stage", "type"})
 """Label names that targets often have: in Prometheus one of both would be renamed or replaced."""
@@ -270,7 +270,7 @@ SCRAPE_LABELS = frozenset({"env", "environment", "service", "stage", "type"})
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     for name in labels:
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
-            raise wrong("is not the name of a label: letters, digits and _, no digit first, no __ first", name)
+            raise wrong("is not a label name: use letters, digits and _, and begin with neither a digit nor __", name)
         if name in RESERVED_LABELS:
             raise wrong("has a meaning already; choose another name", name)
         if name in SCRAPE_LABELS:
@@ -286,7 +286,7 @@ def _state_path(text: str) -> str:
     if text.startswith((":memory:", "file:")):
         raise ValueError("must be the path of a file: without one all counters are lost with the process")
     if "\0" in text:
-        raise ValueError("must not hold a NUL character")
+        raise ValueError("must not contain a NUL character")
     return text
 
 
@@ -299,7 +299,7 @@ def _bare(text: str) -> str:
     if not stripped:
         raise ValueError("must not be empty")
     if re.search(r"[\x00-\x1f\x7f]", stripped):
-        raise ValueError("must not hold line breaks or control characters")
+        raise ValueError("must not contain line breaks or control characters")
     return stripped
 
 

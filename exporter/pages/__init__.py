@@ -1,1 +1,1 @@
-"""Pages for people, made on the server: what is wrong now, jobs, runs, one run, runbooks."""
+"""Pages for people, rendered on the server: problems, jobs, runs, one run, runbooks."""

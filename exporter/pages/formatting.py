@@ -1,4 +1,4 @@
-"""Times, durations and texts from outside as people read them: pure functions."""
+"""Formats times, durations and texts of vendors for people: pure functions."""
 
 import datetime as dt
 import unicodedata
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 UNITS = ((DAY, "d", HOUR, "h"), (HOUR, "h", MINUTE, "m"), (MINUTE, "m", 1.0, "s"))
-"""A unit, its letter, and the next smaller unit, which is shown after it."""
+"""Each unit in seconds, its letter, and the next smaller unit, which is shown after it, with its letter."""
 
 NOW = 1.0
 """Ages below this many seconds are shown as `now`."""
@@ -58,21 +58,21 @@ def full_time(timestamp: float) -> str:
 def _format(timestamp: float, separator: str) -> str:
     try:
         when = dt.datetime.fromtimestamp(int(timestamp), dt.UTC)
-    except (ValueError, OverflowError, OSError):  # a vendor may claim a year that is not between 1 and 9999
+    except (ValueError, OverflowError, OSError):  # a vendor's year may not be between 1 and 9999
         when = dt.datetime.fromtimestamp(0, dt.UTC)
     return when.replace(tzinfo=None).isoformat(separator, "seconds")
 
 
 def visible(text: str) -> str:
-    """Return a text with pictures in place of control characters; it must still be escaped.
+    """Return a text with symbols instead of control characters. It must still be escaped.
 
-    The result is one line and cannot change the direction of the text after it.
+    The result is one line, and cannot change the direction of the text after it.
     """
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
-    # a name could show the rest of its line backwards
+    # Otherwise a name could show the rest of its line backwards.
     if unicodedata.bidirectional(character) in DIRECTIONAL:
         return "\N{REPLACEMENT CHARACTER}"
     if unicodedata.category(character) != "Cc":
@@ -82,7 +82,7 @@ def _visible(character: str) -> str:
 
 
 def web_link(url: str) -> str:
-    """Return the URL if it is http or https, else "": nobody should follow a `javascript:` link."""
+    """Return the URL if it is http or https, otherwise "": a `javascript:` link must not be followed."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Renders templates. Every variable is escaped; a missing variable is an error, not an empty text."""
+"""Renders templates. Every variable is escaped, and a missing variable is an error."""
 
 import hashlib
 import re
@@ -59,7 +59,6 @@ class Renderer:
 
 
 def etag(page: bytes) -> str:
-    """Return an ETag that is the same for pages that differ in ages only."""
-    # ages change by themselves, so they must not make an unchanged page look new
+    """Return the ETag of a page. Ages are ignored, because they change all the time."""
     steady = AS_OF.sub(b"", AGES.sub(rb"\1", page))
     return f'"{hashlib.blake2b(steady, digest_size=12).hexdigest()}"'

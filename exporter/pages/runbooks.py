@@ -1,4 +1,4 @@
-"""docs/runbooks.md as HTML."""
+"""Renders docs/runbooks.md as HTML."""
 
 import itertools
 import re

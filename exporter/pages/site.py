@@ -1,4 +1,4 @@
-"""The pages over HTTP. The threads of a pool make them, never the event loop."""
+"""Serves the pages over HTTP. The threads of a pool render them, never the event loop."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,11 +24,11 @@ REFRESH = 5
 """Seconds between two checks of an open page for changes."""
 
 WORTH_GZIP = 1024
-"""Bytes from which compression pays."""
+"""Minimum size of a compressed page, in bytes."""
 
 
 class PageRequest(msgspec.Struct, frozen=True):
-    """A request: the parts of its path, its query without empty values, and links as seen from its page."""
+    """A request: the parts of its path, its query without empty values, and links relative to its page."""
 
     request: Request
     parts: Sequence[str]
@@ -37,7 +37,7 @@ class PageRequest(msgspec.Struct, frozen=True):
 
 
 class PageContent(msgspec.Struct, frozen=True, kw_only=True):
-    """What to render. `refresh`: whether the open page checks for changes."""
+    """Template and variables of a page. `refresh`: whether the open page checks for changes."""
 
     template: str
     variables: dict[str, Any]
@@ -70,7 +70,7 @@ class Site:
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """The routes of all pages."""
+        """Return the routes of all pages."""
         return [
             self._route("/", self._status),
             self._route("/runs", self._runs),
@@ -96,7 +96,7 @@ class Site:
         always = {"links": wanted.links, "now": self._reports.now, "refresh": self._refresh if page.refresh else 0}
         body = self._renderer.page(page.template, always | page.variables)
         headers = HTML_HEADERS | {"Cache-Control": "no-store", "ETag": etag(body), "Vary": "Accept-Encoding"}
-        # an open page asks every few seconds, and most answers are the same
+        # An open page is requested every few seconds, and usually has not changed.
         if page.status == 200 and wanted.request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         if len(body) >= WORTH_GZIP and wants_gzip(wanted.request.headers.get("accept-encoding", "")):
@@ -135,5 +135,5 @@ def _error_page(error: ReportError) -> PageContent:
 
 
 def _plain_error(error: ReportError) -> Response:
-    # the pool is full, so no thread could render a page
+    # The pool is full, so no thread can render a page.
     return PlainTextResponse(f"{error}\n", error.status, error.headers)

@@ -17,7 +17,7 @@ FOREVER = "public, max-age=31536000, immutable"
 
 
 class Assets(StaticFiles):
-    """All assets. `versions`: a digest of each one's content, by name."""
+    """All assets. `versions`: digest of each asset's content, by name."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER)

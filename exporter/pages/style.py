@@ -1,4 +1,4 @@
-"""The look of status words: a tone (a color) and a symbol, always next to the word itself."""
+"""The look of statuses: a tone, which is a color, and a symbol."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Look(NamedTuple):
 
 UNKNOWN = Look("calm", "dash")
 
-# color alone never says anything: each word has a symbol, and stands next to it
+# Color is never the only sign: each status also has a symbol, next to its word.
 LOOKS: Mapping[str, Look] = {
     "failing": Look("bad", "cross"),
     "overdue": Look("bad", "clock"),
@@ -49,7 +49,7 @@ def look(word: str) -> Look:
 
 
 def tone(result: Result | None) -> str:
-    """Return `good`, `bad`, or `calm` for a result that is neither and for an active run."""
+    """Return `good` for a success, `bad` for a failure, and `calm` for other results and active runs."""
     if result is Result.SUCCESS:
         return "good"
     return "bad" if result in FAILING else "calm"

@@ -1,4 +1,4 @@
-"""The steps of a run as bars on one time axis: pure geometry, which a template draws."""
+"""Computes bars for the steps of a run on one time axis, which a template draws. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +10,11 @@ from exporter.queries.records import StepReport
 WIDTH = 1000.0
 """Length of the axis in units of the SVG."""
 MIN_WIDTH = 4.0
-"""Width of the shortest bar, which must stay visible."""
+"""Minimum width of a bar, so that it stays visible."""
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
-    """The bar of a step. `usual`: where it usually ends; None if that is unknown or beyond the axis."""
+    """The bar of a step. `usual`: place where it usually ends; None if that is unknown or beyond the axis."""
 
     x: float
     width: float
@@ -24,10 +24,10 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """Bars of steps, None for a step without a duration.
+    """Bars of steps; None for a step without a duration.
 
-    `placed`: `exact` if bars are where the steps ran; `derived` if the vendor does not report that, so that bars start
-    as early as their dependencies allow; "" if all start at 0.
+    `placed`: `exact` if the vendor reports when steps started; `derived` if bars start as early as their dependencies
+    allow; "" if all bars start at 0.
     """
 
     bars: tuple[Bar | None, ...]
@@ -40,8 +40,8 @@ Span = tuple[float, float]
 
 
 def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Timeline:
-    """Return the bars of steps. `start`: of the run. The bar of an active step ends at `now`."""
-    # a run may report a later start than its first step, so the axis starts at the earliest
+    """Return the bars of steps. `start`: start of the run. The bar of an active step ends at `now`."""
+    # A run's reported start may be later than its first step's, so the axis starts at the earliest of them.
     starts = [step.start for step in steps if step.start is not None]
     if starts:
         begin = min([*starts, start] if start is not None else starts)
@@ -55,7 +55,7 @@ def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Ti
 
 
 def _derived(steps: Sequence[StepReport]) -> list[Span | None]:
-    # each step starts when the last of its dependencies has ended
+    # Each step starts when the last of its dependencies has ended.
     by_name = {step.name: step for step in steps}
     ends: dict[str, float] = {}
     for name, _ in sorted(columns(by_name).items(), key=lambda item: item[1]):
@@ -74,7 +74,7 @@ def _begin(step: StepReport, ends: Mapping[str, float]) -> float:
 def _exact(step: StepReport, begin: float, now: float) -> Span | None:
     if step.start is None:
         return None
-    # a completed step without an end or a duration is a point
+    # A completed step without an end and a duration is a point.
     open_end = now if step.result is None else step.start
     end = step.end if step.end is not None else step.start + step.duration if step.duration is not None else open_end
     return step.start - begin, max(step.start, end) - begin

@@ -1,4 +1,4 @@
-"""The variables of each page's template."""
+"""Returns the variables of each page's template."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from exporter.queries.reporter import Reporter
 from exporter.web.parameters import fields_of
 
 STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")
-"""Statuses of jobs as the page lists them."""
+"""Statuses of jobs, in the order of the page."""
 
 ORDERS = {
     JobOrder.URGENCY: "Most urgent",
@@ -30,31 +30,31 @@ ORDERS = {
 
 JOB_PARAMETERS = ("source", "project", "job_name", "team", "status", "search", "order", "limit")
 RUN_PARAMETERS = ("source", "project", "job_name", "result", "state", "run_id", "after", "before", "limit")
-"""Parameters that links to other pages of a list repeat."""
+"""Parameters that links to other pages of a list keep."""
 
 MIN_SHARE = 0.1
-"""Share of the usual duration below which no number is shown."""
+"""Fraction of the usual duration below which no number is shown."""
 
 MAX_PROBLEMS = 50
-"""Problems that are shown; the rest is only counted."""
+"""Maximum number of problems that are shown. Others are only counted."""
 
 NO_NAME = '""'
 """Value of a form's project field for projects without a name; an empty field means any project."""
 
 Variables = dict[str, Any]
 Query = Sequence[tuple[str, str]]
-"""Parameters of an address, without empty ones: a form sends those for "any"."""
+"""Parameters of a URL, without empty ones, which forms send for "any"."""
 
 
 class RedirectToRun(NamedTuple):
-    """The only run that fits is on its own page."""
+    """The only run that matches has its own page."""
 
     source: str
     run_id: str
 
 
 def status(reports: Reporter, query: Query) -> Variables:
-    """Return problems, sources and jobs."""
+    """Return the variables of the status page: problems, sources and jobs."""
     wanted = JobQuery(**fields_of(_with_no_name(query), JobQuery))
     problems, jobs, sources = reports.problems(), reports.jobs(wanted), reports.sources()
     repeated = _repeated(query, JOB_PARAMETERS)
@@ -81,7 +81,7 @@ def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tu
     text = ", ".join(plural(count, noun) for count, noun in nouns if count)
     if counts["critical"] or counts["warning"]:
         return "critical" if counts["critical"] else "warning", text
-    # "No problems" would be a guess before everything has been read
+    # Before all sources are polled, "No problems" would be a guess.
     if not sources or any(source.up is None for source in sources):
         return "waiting", "Not all sources have been polled yet"
     return "ok", f"No problems, {text}" if text else "No problems"
@@ -96,10 +96,10 @@ def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
 
 
 def runs(reports: Reporter, query: Query) -> Variables | RedirectToRun:
-    """Return the runs that fit a filter; a run ID that exists once leads to the run."""
+    """Return the runs that match a filter. If the filter has a run ID that exists once, redirect to the run."""
     wanted = RunQuery(**fields_of(_with_no_name(query), RunQuery))
     found, repeated = reports.runs(wanted), _repeated(query, RUN_PARAMETERS)
-    # an ID without a page of its own, such as "..", would lead back here
+    # An ID without its own page, such as "..", would lead back to this page.
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
         return RedirectToRun(found.runs[0].source, found.runs[0].run_id)
     return {
@@ -114,7 +114,7 @@ def runs(reports: Reporter, query: Query) -> Variables | RedirectToRun:
 
 
 def run(reports: Reporter, source: str, run_id: str) -> Variables:
-    """Return all that is known of a run."""
+    """Return the variables of a run's page."""
     page = reports.run(source, run_id)
     return {
         "page": page,
@@ -127,16 +127,16 @@ def run(reports: Reporter, source: str, run_id: str) -> Variables:
 
 
 def outputs(page: RunPage) -> tuple[str, ...]:
-    """Return the steps whose output is worth reading, the failed one first; "" is the error text of the run."""
+    """Return the failed steps, whose output is linked, the root failure first; "" stands for the run's error text."""
     failing = [step.name for step in page.steps if step.result in FAILING]
     first = [page.failed_step] if page.failed_step else []
-    # a run can fail outside of its steps
+    # A run can also fail outside of its steps.
     whole = [""] if page.run.result in FAILING else []
     return tuple(dict.fromkeys([*first, *failing, *whole]))
 
 
 def tempo(page: RunPage) -> str:
-    """Compare the duration of a run with the usual one, in words; "" if one is unknown."""
+    """Return a comparison of a run's duration with the usual one; "" if one of them is unknown."""
     duration, usual = page.run.duration, page.usual
     if duration is None or usual.p50 is None or usual.p50 <= 0:
         return ""
@@ -149,7 +149,7 @@ def tempo(page: RunPage) -> str:
 
 
 def strip(page: RunPage) -> Sparkline:
-    """Return the bars of the job's recent runs, only as wide as there are runs."""
+    """Return the bars of the job's recent runs."""
     recent = page.job.recent if page.job else ()
     return sparkline(recent, places=len(recent))
 

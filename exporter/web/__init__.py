@@ -1,1 +1,1 @@
-"""HTTP: the server, what stands before it, and `/api/v1`."""
+"""HTTP: the server, its guards (TLS, users, limits), and `/api/v1`."""

@@ -1,10 +1,10 @@
-"""Where a server listens."""
+"""The address on which a server listens."""
 
 from typing import NamedTuple
 
 
 class Address(NamedTuple):
-    """A host ("" for all interfaces) and a port (0 for any free one)."""
+    """A host, "" for all interfaces, and a port, 0 for any free port."""
 
     host: str
     port: int

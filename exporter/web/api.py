@@ -53,7 +53,7 @@ class NoParameters(msgspec.Struct, frozen=True):
 class RunParameters(msgspec.Struct, frozen=True):
     """How to show a run."""
 
-    live: Annotated[bool, doc("Whether to ask the vendor's API for its steps, for a few seconds at most.")] = False
+    live: Annotated[bool, doc("Whether to fetch its steps from the vendor's API, for at most a few seconds.")] = False
 
 
 class LogParameters(msgspec.Struct, frozen=True):
@@ -65,11 +65,11 @@ class LogParameters(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """One endpoint."""
 
-    path: Annotated[str, doc("Path below ROOT; the parts in braces are handed to `respond`.")]
-    summary: Annotated[str, doc("What it returns, in a sentence.")]
-    parameters: Annotated[type[msgspec.Struct], doc("The query parameters that it accepts.")]
-    response: Annotated[type[msgspec.Struct], doc("What it returns.")]
-    respond: Annotated[Callable[..., msgspec.Struct], doc("Makes the response.")]
+    path: Annotated[str, doc("Path below ROOT. The parts in braces are arguments of `respond`.")]
+    summary: Annotated[str, doc("Sentence about the response.")]
+    parameters: Annotated[type[msgspec.Struct], doc("Its query parameters.")]
+    response: Annotated[type[msgspec.Struct], doc("Type of the response.")]
+    respond: Annotated[Callable[..., msgspec.Struct], doc("Returns the response.")]
     errors: Annotated[Mapping[int, str], doc("The status codes that only this endpoint returns, and when.")] = {}
 
 
@@ -113,14 +113,14 @@ ENDPOINTS = (
         {
             403: "Output is shown only with `web.logs: true`.",
             404: "The run does not exist, or the vendor's API has no output of it.",
-            502: "The vendor's API did not return a usable answer.",
+            502: "The vendor's API did not return a usable response.",
         },
     ),
 )
 
 
 def routes(reports: Reporter, pool: RequestPool, document: Callable[[], bytes]) -> list[Route]:
-    """Return the routes of the API. `document`: makes the content of `/openapi.json`."""
+    """Return the routes of the API. `document`: returns the content of `/openapi.json`."""
 
     def handle(request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:

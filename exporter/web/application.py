@@ -18,10 +18,10 @@ from exporter.web.negotiation import OPENMETRICS, TEXT, wants_gzip, wants_openme
 from exporter.web.origins import is_from_another_site, is_own_host
 
 PIECE = 256 * 1024
-"""Bytes that are handed to the server at a time: a client that does not read costs no more memory than that."""
+"""Bytes that are passed to the server at a time: the maximum memory for a client that does not read."""
 
 READ_TIMEOUT = 60.0
-"""Seconds that a client may take to read one page of metrics; the page stays in memory until then."""
+"""Seconds that a client may take to read a page of metrics, which stays in memory meanwhile."""
 
 RELOAD_INTERVAL = 1.0
 """Seconds between the starts of two reloads that clients request."""
@@ -42,18 +42,18 @@ Decision = tuple[bool, str]
 
 
 class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
-    """What the web server calls.
+    """The functions that the web server calls.
 
     Attributes:
-        page: Returns the current page of metrics; None before the first.
-        stale: Returns why the page must not be served, "" if it may be. Must not block.
-        process_page: Returns the page of what belongs to the process; None where it is part of `page`.
+        page: Returns the current page of metrics; None before the first page.
+        stale: Returns why the page must not be served; "" if it may be served. Must not block.
+        process_page: Returns the page of the process's own metrics; None if they are part of `page`.
         scraped: Called with the generation of each page that a client received completely.
-        healthy: Returns whether the scheduler is alive. Must not block.
-        ready: Returns whether the state is loaded and every source was polled once. Must not block.
-        reload: Loads the config again; returns False and the problems if it was refused. May block.
+        healthy: Returns whether heartbeat and scheduler are alive. Must not block.
+        ready: Returns whether every source was polled once. Must not block.
+        reload: Loads the config again. Returns False and the problems if it was refused. May block.
         routes: Routes of the other pages.
-        external_url: Returns `web.external_url`. Where it is set, pages are served under its host only.
+        external_url: Returns `web.external_url`. If it is set, pages are only served under its host.
     """
 
     page: Callable[[], Page | None]
@@ -77,7 +77,7 @@ def application(
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        # a scrape needs no routing, and Starlette's would cost more than the rest of the response
+        # A scrape bypasses Starlette's routing, which would take more time than the rest of the response.
         if scope["type"] == "http" and path == "/metrics":
             await metrics(scope, receive, send)
         elif scope["type"] == "http" and path == "/metrics/replica" and handlers.process_page() is not None:
@@ -118,7 +118,7 @@ CLOSE = {"Connection": "close"}
 
 
 class _Metrics:
-    """A page of metrics. `stale`: why it must not be served, "" if it may be."""
+    """Serves a page of metrics. `stale`: returns why it must not be served; "" if it may be served."""
 
     def __init__(
         self,
@@ -139,13 +139,13 @@ class _Metrics:
         elif page is None:
             await PlainTextResponse("No metrics yet: loading the state.\n", 503)(scope, receive, send)
         elif reason := self._stale():  # a load balancer asks the next replica
-            # On a kept connection the next scrape would come here again, not to another replica.
+            # The connection is closed, so that the next scrape may reach another replica.
             await PlainTextResponse(f"No metrics now: {reason}\n", 503, CLOSE)(scope, receive, send)
         else:
             try:
                 async with asyncio.timeout(self._read_timeout):
                     await self._serve(page, scope, receive, send)
-            except TimeoutError:  # a slow client gets half a page, and must not take it for a whole one
+            except TimeoutError:  # a slow client must not take half a page for a complete one
                 await _cut_off(scope)
 
     async def _serve(self, page: Page, scope: Scope, receive: Receive, send: Send) -> None:
@@ -197,7 +197,7 @@ def _pieces(body: Body) -> Iterator[bytes | memoryview]:
 
 
 async def _disconnected(receive: Receive) -> bool:
-    # `receive` returns at once if the client is gone, and blocks while it waits for the rest
+    # `receive` returns at once if the client has gone, and otherwise blocks.
     await receive()  # the request itself; its body does not matter
     message = asyncio.ensure_future(_received(receive))
     await asyncio.sleep(0)
@@ -212,7 +212,7 @@ async def _received(receive: Receive) -> str:
 
 def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
     def probe(check: Callable[[], Decision]) -> Callable[[Request], Awaitable[Response]]:
-        # on the event loop: slow pages may occupy all threads of the pool
+        # Probes run on the event loop, because slow pages may occupy all threads of the pool.
         async def respond(_: Request) -> Response:
             passed, text = check()
             return PlainTextResponse(f"{text}\n", 200 if passed else 503)
@@ -229,5 +229,5 @@ def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
         Route("/robots.txt", robots),
     ]
     application = Starlette(routes=[*own, *handlers.routes])
-    application.router.redirect_slashes = False  # they would go to any host that a request names
+    application.router.redirect_slashes = False  # such redirects would go to any host that a request names
     return application

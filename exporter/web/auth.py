@@ -1,4 +1,4 @@
-"""Basic auth and response headers as the web config file says, for every path."""
+"""Basic auth and response headers of the web config file, for every path."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ CHALLENGE = {"WWW-Authenticate": 'Basic realm="jobrun-exporter", charset="UTF-8"
 
 
 class Guarded:
-    """An application behind basic auth, without exception for any path. `active` returns the settings of the moment."""
+    """An application with basic auth for every path. `active`: returns the current settings."""
 
     def __init__(self, app: ASGIApp, active: Callable[[], ActiveWebConfig], passwords: Passwords) -> None:
         self._app = app
@@ -25,7 +25,7 @@ class Guarded:
         self._passwords = passwords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         active = self._active()
         denial = await self._deny(scope, active) if active.users else None
         await (denial or self._app)(scope, receive, _with_headers(send, active.headers))
@@ -42,7 +42,7 @@ class Guarded:
 
 
 def guarded(app: ASGIApp, file: WebFile) -> Guarded:
-    """Return an application behind what a web config file says."""
+    """Return an application with the users and headers of a web config file."""
     return Guarded(app, file.current, Passwords(secrets.token_bytes(32), bcrypt.checkpw))
 
 
@@ -51,7 +51,7 @@ def _response(status: HTTPStatus, headers: dict[str, str]) -> ASGIApp:
 
 
 def credentials_of(scope: Scope) -> Credentials | None:
-    """Return the user and password of a request's `Authorization: Basic`; None where there is no readable one."""
+    """Return the user and password of a request's `Authorization: Basic`; None if it has none or it is unreadable."""
     given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     scheme, _, encoded = given.partition(b" ")
     if scheme.lower() != b"basic":
@@ -64,7 +64,7 @@ def credentials_of(scope: Scope) -> Credentials | None:
 
 
 def _with_headers(send: Send, headers: tuple[tuple[bytes, bytes], ...]) -> Callable[[Message], Awaitable[None]]:
-    """Return a `send` that adds headers to a response, in place of the response's own of the same name."""
+    """Return a `send` that adds headers to a response. They replace the response's headers of the same names."""
     names = {name for name, _ in headers}
 
     async def send_with_headers(message: Message) -> None:

@@ -33,7 +33,7 @@ CIPHER_SUITES: Mapping[str, str] = {
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
 }
-"""Go's names of its secure cipher suites, and OpenSSL's. Those of TLS 1.3 ("") are always enabled, as in Go."""
+"""OpenSSL's names of cipher suites by Go's names. Suites of TLS 1.3 ("") are always enabled, as in Go."""
 
 HEADERS: Mapping[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
@@ -42,10 +42,10 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""Headers that can be set, and their values where only some are allowed."""
+"""Headers that can be set, with their allowed values; () allows any value."""
 
 PATHS = ("cert_file", "key_file", "client_ca_file")
-"""Keys of `tls_server_config` that hold paths, relative to the web config file."""
+"""Keys of `tls_server_config` that are paths, relative to the web config file."""
 
 UNSUPPORTED: Mapping[str, str] = {
     "cert": "is not supported: use cert_file",
@@ -54,13 +54,13 @@ UNSUPPORTED: Mapping[str, str] = {
     "curve_preferences": "is not supported: OpenSSL's own order is used",
     "rate_limit": "is not supported: failed sign-ins are limited without it",
 }
-"""Keys of the format that are refused, never ignored: a key that protects must not look as if it did."""
+"""Keys of the format that are refused. They are not ignored, because users would rely on their protection."""
 
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 """Values of `client_auth_type` that accept anybody's certificate."""
 
 MAX_COST = 18
-"""A bcrypt hash with a higher cost would take minutes of CPU per sign-in."""
+"""Maximum cost of a bcrypt hash. A higher cost would take minutes of CPU per sign-in."""
 
 _BCRYPT = re.compile(r"\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
 _LIKE_BCRYPT = re.compile(r"\$2[a-z]?\$[^\s,;]*")
@@ -132,7 +132,7 @@ def _client_conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
 
 def _no_http2(http2: bool) -> bool:  # noqa: FBT001  # a validator's only argument
     if http2:
-        raise wrong("is not supported: set false or leave it out")
+        raise wrong("is not supported: set false or omit it")
     return http2
 
 
@@ -142,7 +142,7 @@ class HttpServer(_WebSection):
     http2: Annotated[bool, AfterValidator(_no_http2)] = False
     """Must be false: only HTTP/1.1 is served."""
     headers: dict[str, str] = Field(default={})
-    """Headers of every response; "" omits one."""
+    """Headers of every response; "" omits a header."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
@@ -167,7 +167,7 @@ def _hash(secret: Secret) -> Secret:
 
 
 def _usable(match: re.Match[str]) -> bool:
-    # bcrypt itself decides, at its lowest cost
+    # bcrypt checks the hash itself, at its lowest cost.
     try:
         bcrypt.checkpw(b"", f"{match[0][:4]}04{match[0][6:]}".encode())
     except ValueError:
@@ -209,7 +209,7 @@ def load_web(path: Path) -> WebConfig:
 def web_config(path: Path, text: str) -> WebConfig:
     """Return the web config in a text. Raises ConfigError as `load_web` does."""
     try:
-        # without an environment, as the format has no variables and hashes are full of `$`
+        # No variables are replaced: the format has none, and hashes contain `$`.
         data, problems, _ = parse(text, None)
     except ConfigError as error:
         raise ConfigError(_masked(error.problems)) from None
@@ -229,5 +229,5 @@ def _resolved(data: Any, directory: Path) -> Any:  # noqa: ANN401  # as the file
 
 
 def _masked(problems: list[ConfigProblem]) -> list[ConfigProblem]:
-    # a hash that was written where a name belongs would be part of a path
+    # A hash in the place of a name would be part of a path.
     return [ConfigProblem(*(_LIKE_BCRYPT.sub("…", text) for text in problem)) for problem in problems]

@@ -1,4 +1,4 @@
-"""Bounds the open connections: a new one is always accepted, and closes the one that has been idle longest."""
+"""Bounds the number of open connections: at the limit, a new connection replaces the one idle longest."""
 
 import asyncio
 import contextlib
@@ -12,30 +12,30 @@ from collections.abc import Callable
 import structlog
 
 MAX_CONNECTIONS = 512
-"""Connections open at once, if the process may open enough files."""
+"""Maximum number of open connections, if the process may open enough files."""
 
 FILES_PER_CONNECTION = 4
-"""Files that the process may open per connection: the state and the APIs need some too."""
+"""Files that the process must be able to open per connection, because the state and the APIs need files too."""
 
 BACKLOG = 128
-"""Connections that the kernel holds until they are accepted."""
+"""Maximum number of connections that wait in the kernel to be accepted."""
 
 BATCH = 32
-"""Connections accepted in a row, before open ones are served again."""
+"""Maximum number of connections that are accepted before open ones are served again."""
 
 PAUSE = 0.1
-"""Seconds until the next try after the system had no resources for a new connection."""
+"""Seconds until the next attempt after the system lacked resources for a new connection."""
 
 
 def raise_open_file_limit() -> None:
-    """Raise the soft limit of open files to the hard one, where the system allows it."""
+    """Raise the soft limit of open files to the hard limit, if the system allows it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # the soft limit stays, so fewer connections are allowed
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def connection_limit() -> int:
-    """Return how many connections may be open at once under the present limit of open files."""
+    """Return the maximum number of open connections under the current limit of open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -43,7 +43,7 @@ def connection_limit() -> int:
 
 
 class Connections:
-    """The open connections of one event loop, at most `limit`, the one idle longest first."""
+    """The open connections of one event loop, at most `limit`. The first one has been idle longest."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
         self._limit = limit
@@ -53,7 +53,7 @@ class Connections:
         return len(self._open)
 
     def add(self, connection: "Accepted") -> None:
-        """Add a new connection; if that is one too many, abort the one idle longest."""
+        """Add a new connection. At the limit, abort the one that has been idle longest."""
         while len(self._open) >= self._limit:
             self.evict()
         self._open[connection] = None
@@ -69,7 +69,7 @@ class Connections:
         self._open.pop(connection, None)
 
     def evict(self) -> None:
-        """Abort the connection that has been idle longest; a busy one only if all are."""
+        """Abort the connection that has been idle longest; a busy one only if all are busy."""
         idle = (connection for connection in self._open if not connection.busy)
         connection = next(idle, None) or next(iter(self._open), None)
         if connection is not None:
@@ -78,14 +78,14 @@ class Connections:
 
 
 class Acceptor:
-    """Accepts connections from a listening socket, without ever refusing one. Must be used by one event loop.
+    """Accepts all connections of a listening socket. Only one event loop may use it.
 
     Args:
-        listener: A socket that is bound.
-        make: Makes the protocol of a connection.
+        listener: A bound socket.
+        make: Returns the protocol of a new connection.
         connections: The open connections.
-        tls: Makes connections use TLS.
-        tls_timeout: Seconds that a client may take for the handshake of TLS, and for its end.
+        tls: The TLS context; None for plain connections.
+        tls_timeout: Seconds that a client may take for the TLS handshake, and for its end.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Acceptor:
             self._connections.add(protocol)
 
     def _pause(self, error: OSError) -> None:
-        # the listener stays readable, so trying again at once would use a whole core
+        # The listener stays readable, so a retry without a pause would use a whole core.
         self._log.warning("connection not accepted", error=error.strerror, logger=__name__)
         self._connections.evict()
         self._loop.remove_reader(self._listener)
@@ -149,7 +149,7 @@ class Acceptor:
             self._loop.add_reader(self._listener, self._accept)
 
     async def _open(self, protocol: "Accepted", accepted: socket.socket) -> None:
-        # a handshake that fails is the client's problem, and clients must not fill the log
+        # A failed handshake is not logged, because clients must not fill the log.
         with contextlib.suppress(OSError):
             await self._loop.connect_accepted_socket(lambda: protocol, accepted, ssl=self._tls, **self._timeouts)
 
@@ -161,17 +161,17 @@ class Acceptor:
 
 
 class Accepted(asyncio.Protocol):
-    """A connection that can be aborted before it has a transport, during the handshake of TLS."""
+    """A connection that can be aborted even before it has a transport, during the TLS handshake."""
 
     transport: asyncio.Transport
-    """None until the connection is made, as in uvicorn."""
+    """None before the connection is made, as in uvicorn."""
     opening: asyncio.Task[None]
-    """Makes the transport."""
+    """The task that creates the transport."""
 
     @property
     @abstractmethod
     def busy(self) -> bool:
-        """Whether a request is being answered."""
+        """Return whether a request is in progress."""
 
     def abort(self) -> None:
         """Close the connection at once."""

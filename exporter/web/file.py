@@ -1,4 +1,4 @@
-"""The active web config: loaded again when the file or a certificate changes; an invalid file changes nothing."""
+"""The active web config. It is loaded again when the file or a certificate changes; an invalid file changes nothing."""
 
 import ssl
 import threading
@@ -15,16 +15,16 @@ from exporter.web.config import PATHS, WebConfig, load_web
 from exporter.web.tls import NewestContext, server_context
 
 RETRY_INTERVAL = 5.0
-"""Seconds between two tries to load a file that was refused: a file that it names may appear later."""
+"""Seconds between two attempts to load a refused file, because a file that it names may appear later."""
 
 
 class ActiveWebConfig(NamedTuple):
-    """The settings that hold now.
+    """The current settings.
 
     Attributes:
-        headers: Headers of every response; names in lower case.
-        users: Names and bcrypt hashes; without any, no password is needed.
-        tls: The certificate and versions of TLS; None for plain HTTP.
+        headers: Headers of every response, with names in lower case.
+        users: Bcrypt hashes by name; empty if no password is needed.
+        tls: The TLS context; None for plain HTTP.
     """
 
     headers: tuple[tuple[bytes, bytes], ...]
@@ -56,7 +56,7 @@ class WebFile:
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """A context that always uses the newest settings; None for plain HTTP."""
+        """Return a context that always uses the current settings; None for plain HTTP."""
         return None if self._active.tls is None else NewestContext.of(self._newest)
 
     def _newest(self) -> ssl.SSLContext:
@@ -65,7 +65,7 @@ class WebFile:
         return context
 
     def current(self) -> ActiveWebConfig:
-        """Return the active settings. Loads changed files; a new error is logged once."""
+        """Return the active settings. Load changed files first; log a new error once."""
         with self._lock:
             if self._is_due():
                 try:
@@ -77,7 +77,7 @@ class WebFile:
             return self._active
 
     def reload(self) -> None:
-        """Load the file again. Raises ConfigError if it is invalid; the old settings then stay active."""
+        """Load the file again. If it is invalid, raises ConfigError, and the old settings stay active."""
         with self._lock:
             try:
                 self._load()
@@ -92,7 +92,7 @@ class WebFile:
 
     def _load(self) -> None:
         self._tried = self._monotonic()
-        # versions before contents: a change in between is then loaded by the next call
+        # Versions are read before contents, so that the next call loads a change in between.
         self._versions = _versions(self._versions)
         config = load_web(self._path)
         if (config.tls_server_config is None) != (self._active.tls is None):

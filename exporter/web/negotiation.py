@@ -1,4 +1,4 @@
-"""Which of the four rendered pages a client of `/metrics` gets."""
+"""Chooses the format and the encoding of `/metrics` for a client."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document of `/api/v1`, made from the table of endpoints and the records."""
+"""Builds the OpenAPI document of `/api/v1` from the table of endpoints and the records."""
 
 import functools
 import re
@@ -40,7 +40,7 @@ def describe(version: str, external_url: str = "") -> Json:
         ErrorReport,
     ]
     _, schemas = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
-    # parameters are described where they are used, so they are not components
+    # Parameters are described in their endpoints, so they are not components.
     parameters = {name: schemas.pop(name, {}) for name in (endpoint.parameters.__name__ for endpoint in ENDPOINTS)}
     return {
         "openapi": "3.1.0",
@@ -66,7 +66,7 @@ def _operation(endpoint: Endpoint, parameters: Json) -> Json:
         "summary": endpoint.summary,
         "parameters": [*_path_parameters(endpoint), *_query_parameters(parameters)],
         "responses": {
-            "200": {"description": "The answer.", "content": _content(endpoint.response)},
+            "200": {"description": "The response.", "content": _content(endpoint.response)},
             **{str(code): {"description": text, "content": _content(ErrorReport)} for code, text in errors.items()},
         },
     }
@@ -89,7 +89,7 @@ def _query_parameters(parameters: Json) -> Iterable[Json]:
 
 
 def _without_null(schema: Json) -> Json:
-    # a query string has no null: such a parameter is omitted instead
+    # A query string has no null: the parameter is omitted instead.
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     kept = {key: value for key, value in schema.items() if key not in {"anyOf", "description"} and value is not None}
     return kept if not kinds else {**kept, **kinds[0]} if len(kinds) == 1 else {**kept, "anyOf": kinds}

@@ -1,4 +1,4 @@
-"""Which requests are answered, by the host that they name and the site that they come from."""
+"""Checks the host that a request names, and the site that it comes from."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ PRIVATE = (".localhost", ".local", ".internal", ".svc")
 
 
 def is_own_host(host: str, external_url: str) -> bool:
-    """Return whether a `Host` header may name this exporter. Without an external URL every name may."""
-    # This stops DNS rebinding: a page whose domain resolves to the exporter could read it. Such a domain is never an IP
-    # address, a name without a dot or a private name.
+    """Return whether a `Host` header may name this exporter. Without an external URL every name is accepted."""
+    # This prevents DNS rebinding: a page whose domain resolves to the exporter could read the exporter's pages. Such a
+    # domain is never an IP address, a name without a dot or a private name.
     ours, named = _hostname(f"//{host}"), _hostname(external_url)
     if not named or not ours or ours == named:
         return True
@@ -19,8 +19,9 @@ def is_own_host(host: str, external_url: str) -> bool:
 
 
 def is_from_another_site(headers: Mapping[str, str], external_url: str) -> bool:
-    """Return whether a browser sends this request for a page of another site. Other clients send neither header."""
-    # a proxy may hide the host name or the port that people use; then only `external_url` has them
+    """Return whether a browser sends this request for a page of another site."""
+    # Clients that are not browsers send neither header. A proxy may hide the host name or the port that people use;
+    # then only `external_url` has them.
     site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
     if site is not None:
         return site not in ("same-origin", "none")
@@ -28,7 +29,7 @@ def is_from_another_site(headers: Mapping[str, str], external_url: str) -> bool:
         return False
     if ":" in host.rpartition("]")[2]:
         return origin.partition("://")[2] != host
-    # no port, or a proxy has dropped it
+    # There is no port, or a proxy has dropped it.
     named = _hostname(origin)
     return not named or named != _hostname(f"//{host}")
 
@@ -41,7 +42,7 @@ def _origin(url: str) -> str:
 def _hostname(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:  # brackets that hold no address
+    except ValueError:  # brackets without an address
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Query strings as records: strict, with errors that name the parameter."""
+"""Parses query strings to records strictly, with errors that name the parameter."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ import msgspec
 from exporter.queries.errors import InvalidParameterError
 
 MAX_LENGTH = 8192
-"""Characters of a query string."""
+"""Maximum length of a query string, in characters."""
 
 TIMES = frozenset({"after", "before"})
 """Parameters that are times: Unix seconds or RFC 3339."""
@@ -23,7 +23,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 def parse(query: str, record: type[Record]) -> Record:
-    """Return the record whose fields a query string gives. Raises InvalidParameterError."""
+    """Return the record of a query string. Raises InvalidParameterError."""
     if len(query) > MAX_LENGTH:
         raise InvalidParameterError("query", f"is longer than {MAX_LENGTH} characters")
     try:
@@ -34,7 +34,7 @@ def parse(query: str, record: type[Record]) -> Record:
 
 
 def fields_of(pairs: Iterable[tuple[str, str]], record: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the fields of a record that are given, in their types. Raises InvalidParameterError."""
+    """Return the given fields of a record, converted to their types. Raises InvalidParameterError."""
     known = {field.name: field.type for field in msgspec.structs.fields(record)}
     values: dict[str, Any] = {}
     for name, text in pairs:
@@ -50,7 +50,7 @@ def _value(name: str, text: str, kind: Any) -> Any:  # noqa: ANN401  # whatever 
     if name in TIMES:
         return _time(name, text)
     plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
-    # any text is a valid string, even "null" and "true", which `convert` would read as other types
+    # Any text is a valid string, even "null" and "true", which `convert` would convert to other types.
     if str in (typing.get_args(plain) if isinstance(plain, types.UnionType) else (plain,)):
         return text
     try:
@@ -58,7 +58,7 @@ def _value(name: str, text: str, kind: Any) -> Any:  # noqa: ANN401  # whatever 
     except msgspec.ValidationError as error:
         raise InvalidParameterError(name, str(error)) from None
     if value is None:  # the word "null"
-        raise InvalidParameterError(name, "must not be null; leave it out")
+        raise InvalidParameterError(name, "must not be null; omit it")
     return value
 
 

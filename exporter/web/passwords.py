@@ -1,4 +1,4 @@
-"""Checks passwords against bcrypt hashes: slow by design, so each password once, one at a time, with bounded queues."""
+"""Checks passwords against bcrypt hashes. That is slow by design, so results are remembered and queues are bounded."""
 
 import asyncio
 import hashlib
@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 REMEMBERED = 100
-"""Right passwords that are remembered, and wrong ones."""
+"""Maximum number of remembered correct passwords, and of wrong ones."""
 
 MAX_CHECKS = 32
-"""Checks that may wait at once."""
+"""Maximum number of waiting checks."""
 
 MAX_CHECKS_PER_CLIENT = 4
 
 SIGNIFICANT = 72
-"""Bytes of a password that bcrypt reads."""
+"""Number of bytes of a password that bcrypt uses."""
 
 Digest = bytes
 

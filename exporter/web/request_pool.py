@@ -23,18 +23,18 @@ from exporter.queries.errors import BusyError, ReportError, TooManyError
 
 Handler = Callable[[Request], Response]
 OnError = Callable[[ReportError], Response]
-"""Makes the response that reports an error."""
+"""Returns the response that reports an error."""
 
 
 class Bounds(NamedTuple):
-    """How much is done at once.
+    """Limits of a pool.
 
     Attributes:
-        workers: Threads.
-        queue: Requests that wait for a thread.
-        rate: Requests per second in the long run.
-        burst: Requests at once.
-        timeout: Seconds that a request may take.
+        workers: Number of threads.
+        queue: Maximum number of requests that wait for a thread.
+        rate: Maximum requests per second on average.
+        burst: Maximum number of requests at once.
+        timeout: Maximum seconds per request.
     """
 
     workers: int = 4
@@ -45,14 +45,14 @@ class Bounds(NamedTuple):
 
 
 class RequestPool:
-    """Threads for handlers. Its routes must be called by one event loop only."""
+    """Threads for handlers. Only one event loop may call its routes."""
 
     def __init__(self, bounds: Bounds | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._bounds = bounds or Bounds()
         self._monotonic = monotonic
         self._threads = ThreadPoolExecutor(self._bounds.workers, thread_name_prefix="page")
-        # Handlers compute one at a time: Python uses one core however many threads there are, and each of them would
-        # get as much of it as the thread that answers scrapes.
+        # Handlers compute one at a time. All threads of Python share one core, and each handler would get as much of it
+        # as the thread that serves scrapes.
         self._computing = threading.Lock()
         self._busy = 0
         self._closed = False
@@ -62,7 +62,7 @@ class RequestPool:
     def route(self, path: str, handler: Handler, on_error: OnError, *, every_method: bool = False) -> Route:
         """Return a route. A ReportError that the handler raises becomes the response of `on_error`.
 
-        `every_method`: the handler answers all methods, not only GET.
+        `every_method`: the handler accepts all methods, not only GET.
         """
 
         async def respond(request: Request) -> Response:
@@ -71,7 +71,7 @@ class RequestPool:
                 return await self._run(handler, request)
             except ReportError as error:
                 return on_error(error)
-            except Exception as error:  # noqa: BLE001  # a bug must not cut the connection, nor show what it saw
+            except Exception as error:  # noqa: BLE001  # a bug must neither break the connection nor show internal data
                 self._log.exception("request failed", error=type(error).__name__, logger=__name__)
                 return on_error(ReportError("internal error; the log has the details"))
 
@@ -91,7 +91,7 @@ class RequestPool:
             self._computing.acquire()
 
     def _admit(self) -> None:
-        """Take one of the requests that may come now. Raises ReportError if there is none."""
+        """Admit one request. Raises ReportError if the limits are reached."""
         now, bounds = self._monotonic(), self._bounds
         self._tokens = min(bounds.burst, self._tokens + (now - self._filled) * bounds.rate)
         self._filled = now
@@ -120,15 +120,15 @@ class RequestPool:
         self._busy -= 1
 
     def close(self) -> bool:
-        """Start no more handlers. Returns False if one is still running."""
+        """Start no more handlers. Return False if a handler is still running."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         return self._busy == 0
 
 
 def segments(request: Request, path: str = "") -> list[str]:
-    """Return the parts of a request's path below another path."""
-    # split before decoding, as an ID may hold a slash
+    """Return the decoded parts of a request's path below `path`."""
+    # The path is split before it is decoded, because an ID may contain a slash.
     raw = request.scope.get("raw_path") or request.url.path.encode()
     return [unquote(part) for part in raw.decode("latin-1").removeprefix(path + "/").split("/")]
 

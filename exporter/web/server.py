@@ -1,4 +1,4 @@
-"""Serves an ASGI application on a thread of its own."""
+"""Serves an ASGI application in a separate thread."""
 
 import asyncio
 import functools
@@ -17,13 +17,13 @@ from exporter.web.application import ABORT
 from exporter.web.connections import Accepted, Acceptor, Connections, connection_limit
 
 KEEP_ALIVE = 75
-"""Seconds that an idle connection is kept: longer than the usual interval between two scrapes."""
+"""Seconds for which an idle connection stays open: longer than the usual scrape interval."""
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of one request's line and headers, besides those that arrive together with its first byte."""
+"""Maximum bytes of a request's line and headers, apart from the data in which the request begins."""
 
 HEAD_TIMEOUT = 10.0
-"""Seconds that a client may take for one request's line and headers, and for the handshake of TLS."""
+"""Seconds that a client may take for a request's line and headers, and for the TLS handshake."""
 
 
 class ListenError(Exception):
@@ -31,13 +31,13 @@ class ListenError(Exception):
 
 
 class _Protocol(HttpToolsProtocol, Accepted):
-    """uvicorn's HTTP with a limit on the size of a request's head and on the time that it may take."""
+    """uvicorn's HTTP, with limits on the size and the duration of a request's head (line and headers)."""
 
-    # uvicorn itself bounds bodies (64 KiB in memory) and idle connections, but would read headers without end, and wait
-    # for them without end. The methods below are its private interface: pyproject.toml caps its version.
+    # uvicorn limits bodies (64 KiB in memory) and idle connections, but neither the size of headers nor the wait for
+    # them. The methods below are its private interface, so pyproject.toml caps its version.
 
     _head = 0
-    """Bytes that do not belong to a body, since the data in which the request began."""
+    """Number of bytes that are not part of a body, since the data in which the request began."""
     _began = False
     _body = 0
     _deadline: asyncio.TimerHandle | None = None
@@ -50,7 +50,7 @@ class _Protocol(HttpToolsProtocol, Accepted):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered."""
+        """Return whether a request is in progress."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -83,7 +83,7 @@ class _Protocol(HttpToolsProtocol, Accepted):
     def data_received(self, data: bytes) -> None:
         self._began, self._body = False, 0
         super().data_received(data)
-        # httptools does not say where in the data a request began; one piece of data is bounded by itself
+        # httptools does not say where in the data a request began. The size of this data is limited anyway.
         self._head = 0 if self._began else self._head + len(data) - self._body
         if self._head > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
@@ -100,11 +100,11 @@ class _Protocol(HttpToolsProtocol, Accepted):
             self._deadline = None
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: a request for a web socket gets the page, and a client must not fill the log."""
+        """Log nothing: clients must not fill the log. A request for a web socket gets the page."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with our own acceptor. Its shutdown also cuts off clients that do not read."""
+    """uvicorn's server with our own acceptor. Its shutdown also aborts connections of clients that do not read."""
 
     def __init__(self, config: uvicorn.Config, connections: Connections, tls_timeout: float) -> None:
         super().__init__(config)
@@ -137,11 +137,11 @@ class WebServer:
 
     Args:
         app: The ASGI application.
-        host: Where to listen; "" for all interfaces.
-        port: The port; 0 for any free one, which `port` has after the start.
-        tls: Makes it serve HTTPS.
-        head_timeout: Seconds that a client may take for a request's line and headers, and for the handshake of TLS.
-        max_connections: Connections open at once; a further one replaces the one that has been idle longest.
+        host: Host to listen on; "" for all interfaces.
+        port: Port to listen on; 0 for any free port, which `port` has after the start.
+        tls: The TLS context; None for plain HTTP.
+        head_timeout: Seconds that a client may take for a request's line and headers, and for the TLS handshake.
+        max_connections: Maximum number of open connections. A further one replaces the one idle longest.
     """
 
     def __init__(  # noqa: PLR0913  # the limits are arguments for tests
@@ -176,18 +176,18 @@ class WebServer:
     def start(self) -> None:
         """Bind, then serve in the background. Raises ListenError if the address cannot be bound."""
         listener = _listener(self.host, self.port)
-        # Without this the end of a response waits 40 ms for the client to confirm its start. asyncio sets it only on
-        # sockets that name their protocol; connections inherit it from the listener.
+        # Without this option the end of a response waits 40 ms until the client confirms its start. asyncio sets it
+        # only for sockets with an explicit protocol. Connections inherit it from the listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self._config.load()
         self._config.ssl = self._tls
-        # a daemon thread: a client that never reads must not keep the process from ending
+        # A daemon thread, because a client that never reads must not keep the process alive.
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="web", daemon=True)
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Accept no more connections, let running responses finish for at most `timeout` seconds, and stop."""
+        """Accept no more connections, wait at most `timeout` seconds for responses in progress, and stop."""
         if self._thread is None:
             return
         self._config.timeout_graceful_shutdown = timeout  # type: ignore[assignment]  # handed to asyncio, which takes any number

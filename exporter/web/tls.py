@@ -1,4 +1,4 @@
-"""TLS of the exporter's own pages: contexts made from a web config, and one that always uses the newest of them."""
+"""TLS of the exporter's own pages: contexts of a web config, and a context that always uses the current one."""
 
 import ipaddress
 import ssl
@@ -18,7 +18,7 @@ VERIFY = {
 
 
 def server_context(settings: TlsServer) -> ssl.SSLContext:
-    """Return a context with these settings and the present content of their files. Raises ConfigError."""
+    """Return a context with these settings and the current content of their files. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
     if not settings.prefer_server_cipher_suites:
@@ -35,12 +35,12 @@ def server_context(settings: TlsServer) -> ssl.SSLContext:
 
 def _load_own(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     try:
-        # without a callback OpenSSL would ask for a passphrase at the terminal
+        # Without a callback OpenSSL would ask for a passphrase on the terminal.
         context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             return ConfigProblem("tls_server_config.key_file", "is not the key of cert_file")
-        return ConfigProblem("tls_server_config", "cert_file and key_file do not hold a usable certificate and key")
+        return ConfigProblem("tls_server_config", "cert_file and key_file do not contain a usable certificate and key")
     except OSError as error:
         return ConfigProblem("tls_server_config", f"cert_file or key_file cannot be read: {error.strerror}")
     return None
@@ -52,7 +52,7 @@ def _load_authorities(context: ssl.SSLContext, settings: TlsServer) -> ConfigPro
     try:
         context.load_verify_locations(settings.client_ca_file)
     except ssl.SSLError:
-        return ConfigProblem("tls_server_config.client_ca_file", "does not hold a usable certificate")
+        return ConfigProblem("tls_server_config.client_ca_file", "does not contain a usable certificate")
     except OSError as error:
         return ConfigProblem("tls_server_config.client_ca_file", f"the file cannot be read: {error.strerror}")
     return None
@@ -95,9 +95,9 @@ def _shortest(text: str) -> str:
 
 
 class NewestContext(ssl.SSLContext):
-    """A context that opens each connection with the context that is the newest at that moment."""
+    """A context that opens each connection with the current context."""
 
-    # A live context can load a new certificate, but cannot drop an authority that it once trusted.
+    # One context cannot be updated: it can load a new certificate, but cannot remove a trusted authority.
 
     _newest: Callable[[], ssl.SSLContext]
 

@@ -212,7 +212,7 @@ def test_http_beyond_this_machine_is_a_warning(host):
     (warning,) = config_of(f", base_url: 'http://{host}'").warnings()
 
     assert str(warning) == (
-        "sources[0].base_url: http without TLS: the credential and the answers can be read on the way"
+        "sources[0].base_url: http without TLS: the credential and the responses can be read on the network"
     )
 
 
@@ -221,7 +221,7 @@ def test_an_interval_too_short_for_the_budget_is_a_warning():
 
     assert config.warnings({"snowplow": 2}) == []
     assert [str(warning) for warning in config.warnings({"snowplow": 3})] == [
-        "sources[0].poll_interval: 3 requests a poll at 12 requests_per_minute take longer: polls will come every 15s"
+        "sources[0].poll_interval: 3 requests per poll at 12 requests_per_minute take longer: polls will come every 15s"
     ]
 
 

@@ -246,7 +246,7 @@ def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):
         key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, locked),
     )
 
-    with pytest.raises(ConfigError, match="do not hold a usable certificate and key"):
+    with pytest.raises(ConfigError, match="do not contain a usable certificate and key"):
         server_context(tls_of(web_config(tmp_path / "w", text)))
 
 
