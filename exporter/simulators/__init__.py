@@ -1,4 +1,4 @@
-"""Simulated vendors: real HTTP on loopback, over a world whose truth is known."""
+"""Simulated vendors: real HTTP on loopback, over a simulated world with a known ground truth."""
 
 from collections.abc import Mapping
 

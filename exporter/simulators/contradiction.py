@@ -25,7 +25,7 @@ def contradicted(
     again: Callable[[Request], Response],
     generator: random.Random,
 ) -> Response:
-    """Return the response with copies of some rows; `again` answers the request for the copies."""
+    """Return the response with copies of some rows. `again`: returns the response for the copies."""
     if disruption.on != "same" and (disruption.on == "later") != bool(PAGING & request.query.keys()):
         return response
     document = msgspec.json.decode(response.body)

@@ -1,4 +1,4 @@
-"""The control API of every simulator, under `/-/`, without authentication: the truth, the requests, the disruptions."""
+"""The control API of every simulator, under `/-/`, without authentication: ground truth, requests, disruptions."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from exporter.simulators.world import SimRun, World
 T = TypeVar("T")
 
 TRUTH_REACH = 8 * 86400.0
-"""How far back the truth goes by default, in seconds."""
+"""How far back the ground truth goes by default, in seconds."""
 
 
 class TrueStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class TrueStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrueRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it truly is: `result` and `end` are None while it is active; `state` is "" once it has completed."""
+    """A run of the ground truth. `result` and `end`: None while it is active. `state`: "" after it has completed."""
 
     run_id: str
     job_id: str
@@ -50,7 +50,7 @@ class TrueRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Truth(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `GET /-/truth`: completed runs by end, active runs by creation."""
+    """The response of `GET /-/truth`: completed runs by end, active runs by creation."""
 
     now: float
     endings: list[TrueRun]

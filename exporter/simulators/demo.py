@@ -1,4 +1,4 @@
-"""The worlds of the demo: each vendor has jobs and problems of its own, and one vendor is healthy."""
+"""The worlds of the demo. Each vendor has its own jobs and problems, and one vendor is healthy."""
 
 import re
 from collections.abc import Callable, Mapping

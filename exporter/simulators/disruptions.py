@@ -1,4 +1,4 @@
-"""What a simulated API can do wrong. A test or `POST /-/faults` switches each disruption on.
+"""Disruptions of a simulated API. A test or `POST /-/faults` switches each of them on.
 
     replaces the answer   status html redirect garbage huge
     affects its delivery  hang slow half reset outage wrongdate
@@ -34,7 +34,7 @@ class Wire(Protocol):
 class Disruption(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True
 ):
-    """What all disruptions have in common: which requests they affect.
+    """Base class of disruptions: selects the requests that are affected.
 
     Attributes:
         endpoint: Short name or path template of a route; None: all of the vendor's.
@@ -53,7 +53,7 @@ class Disruption(
     until: float | None = None
 
     def active(self, now: float) -> bool:
-        """Return whether it is in force at a time."""
+        """Return whether the disruption is active at a time."""
         return (self.since is None or now >= self.since) and (self.until is None or now < self.until)
 
 
@@ -80,7 +80,7 @@ class Status(AnswerDisruption, frozen=True, kw_only=True, tag="status"):
 
     @property
     def error_status(self) -> int:
-        """Return its own code."""
+        """Return the status code."""
         return self.code
 
     def answer(self, vendor_error: Response, now: float) -> Response:
@@ -141,10 +141,10 @@ class Huge(AnswerDisruption, frozen=True, kw_only=True, tag="huge"):
 
 
 class DeliveryDisruption(Disruption, frozen=True, kw_only=True):
-    """The right response, wrongly delivered."""
+    """Delivers a correct response in a wrong way."""
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
-        """Send the response, or what is left of it."""
+        """Send the response, or a part of it."""
         raise NotImplementedError
 
 
@@ -218,7 +218,7 @@ class WrongDate(DeliveryDisruption, frozen=True, kw_only=True, tag="wrongdate"):
 
 
 class WrongAnswer(Disruption, frozen=True, kw_only=True):
-    """Rows that are well-formed and wrong."""
+    """Base class of disruptions with well-formed but wrong rows."""
 
 
 class Stale(WrongAnswer, frozen=True, kw_only=True, tag="stale"):

@@ -1,4 +1,4 @@
-"""Which disruption affects which request."""
+"""Selects the disruption that affects a request."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ Kind = TypeVar("Kind", bound=Disruption)
 
 
 class Injector:
-    """The disruptions in force. It has a random generator of its own, so that a seed repeats a test."""
+    """The active disruptions. It has its own random generator, so that a seed repeats a test."""
 
     def __init__(self, seed: int, clock: Callable[[], float]) -> None:
         self._random = random.Random(seed)
@@ -30,7 +30,7 @@ class Injector:
         self._disruptions: list[AnyDisruption] = []
 
     def set(self, disruptions: Iterable[AnyDisruption]) -> None:
-        """Replace the disruptions in force."""
+        """Replace the active disruptions."""
         with self._lock:
             self._disruptions = list(disruptions)
 
@@ -44,7 +44,7 @@ class Injector:
         self.set(())
 
     def current(self) -> Sequence[AnyDisruption]:
-        """Return the disruptions in force, without used-up ones; `count` is what is left."""
+        """Return the active disruptions. `count` of each is the number of requests that it will still affect."""
         with self._lock:
             return tuple(self._disruptions)
 

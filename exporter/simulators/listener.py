@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Api(Protocol):
-    """What a listener needs of a simulator."""
+    """The part of a simulator that a listener uses."""
 
     clock: Callable[[], float]
     disruptions: Injector

@@ -1,4 +1,4 @@
-"""Northflank's API, as strict as the real one where that is known, and variable where it is not."""
+"""Northflank's API: as strict as the real API if that is known, otherwise with options."""
 
 import math
 import random
@@ -193,12 +193,12 @@ class NorthflankSimulator(Simulator):
         return _answer("runs", view.rows([self._row(one) for one in seen]), pagination)
 
     def _kept(self, view: ResponseView, runs: Iterable[SimRun], now: float) -> list[Seen]:
-        """Return the runs that have started and are not forgotten."""
+        """Return the runs that have started and are still kept."""
         since = max(0.0, now - self.options.reach)
         return [one for one in view.see(runs) if since <= one.run.start <= one.now]
 
     def _visible(self, job: SimJob, view: ResponseView, now: float) -> Sequence[Seen]:
-        """Return the runs of a job that have started and are not forgotten, in order."""
+        """Return the runs of a job that have started and are still kept, in order."""
         seen = self._kept(view, self.world.runs(0.0, math.nextafter(now, math.inf), job.job_id), now)
         if self.options.order == "shuffled":
             return sorted(seen, key=lambda one: random.Random(one.run.run_id).random())

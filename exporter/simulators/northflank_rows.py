@@ -1,4 +1,4 @@
-"""Northflank's rows, as documented, and varied where the documentation is silent."""
+"""Northflank's rows: as documented, with variants of what is not documented."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The requests that a simulated vendor got."""
+"""The requests that a simulated vendor received."""
 
 import threading
 from collections import Counter, deque

@@ -1,4 +1,4 @@
-"""What one response shows of the world: the truth, except for the wrong answers in force."""
+"""The world as one response shows it: the ground truth, changed by active disruptions."""
 
 import hashlib
 import random
@@ -27,14 +27,14 @@ IDS = ("id", "runId", "handle")
 
 
 class Seen(NamedTuple):
-    """A run and the time as of which it is shown."""
+    """A run, and the time whose state of the run is shown."""
 
     run: SimRun
     now: float
 
 
 class ResponseView:
-    """What one response shows. A vendor passes its runs through `see` and its finished rows through `rows`."""
+    """The world as one response shows it. A vendor passes its runs through `see`, and its rows through `rows`."""
 
     def __init__(
         self, now: float, wrong_answers: Sequence[WrongAnswer] = (), generator: random.Random | None = None

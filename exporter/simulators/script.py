@@ -1,4 +1,4 @@
-"""A short description of a run, and the whole life that follows from it."""
+"""Short descriptions of runs, from which their whole lives are built."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A simulated vendor over real HTTP: what all vendors share."""
+"""Base class of simulated vendors over real HTTP."""
 
 import math
 import threading
@@ -18,7 +18,7 @@ from exporter.simulators.response_view import ResponseView
 from exporter.simulators.world import World
 
 STOP_LATENCY = 0.02
-"""Seconds until a stop is noticed, at most."""
+"""Maximum seconds until a stop is noticed."""
 
 
 class Place(TypedDict, total=False):

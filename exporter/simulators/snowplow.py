@@ -1,4 +1,4 @@
-"""Snowplow Console's jobs API, as strict as the real one where that is known, and variable where it is not."""
+"""Snowplow Console's jobs API: as strict as the real API if that is known, otherwise with options."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""What Snowplow allows in `from` and `to`, and what it leaves out of the answer."""
+"""Checks Snowplow's parameters `from` and `to`, and trims responses as Snowplow does."""
 
 import heapq
 import re

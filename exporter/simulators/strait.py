@@ -51,7 +51,7 @@ MEMORY = 30 * 86400.0
 """Seconds after their end for which runs are shown."""
 
 CUT = 0.7
-"""The share that is left of an export that is cut off."""
+"""Fraction of an export that is left after truncation."""
 
 LOCKED_AFTER, LOCKED_FOR = 10, 900.0
 """Failed sign-ins, and the seconds within which as many of them block the address."""
@@ -59,7 +59,7 @@ LOCKED_AFTER, LOCKED_FOR = 10, 900.0
 WINDOWS = {"1h": 3600.0, "1d": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
 
 PLENTY = 100_000
-"""The limit in headers where none is set."""
+"""Limit in headers if no limit is set."""
 
 OPEN_WORDS = ("delayed", "replay_staged", "queued", "dequeued", "executing", "waiting", "paused")
 WORDS = frozenset({*OPEN_WORDS, *RUN_WORDS.values(), "dead_letter", "system_failed"})

@@ -1,4 +1,4 @@
-"""How Strait pages its lists, what its parameters may be, and how it words errors."""
+"""Strait's pages, parameters and errors."""
 
 import heapq
 from collections.abc import Callable, Iterable

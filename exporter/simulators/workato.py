@@ -1,4 +1,4 @@
-"""Workato's API for customers' recipes and jobs, as strict as the real one where that is known."""
+"""Workato's API for customers' recipes and jobs: as strict as the real API if that is known."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

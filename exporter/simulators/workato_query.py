@@ -1,4 +1,4 @@
-"""The parameters of Workato's lists: which exist, and what they select."""
+"""The parameters of Workato's lists, and the rows that they select."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ LARGEST_PAGE = 100
 
 
 def only(request: Request, known: frozenset[str]) -> None:
-    """Raise Refused 400 for an unknown parameter: the real API would ignore what we rely on."""
+    """Raise Refused 400 for an unknown parameter. The real API ignores it, but the exporter must not rely on it."""
     if unknown := sorted(request.query.keys() - known):
         raise Refused(400, f"unknown parameter: {unknown[0]}")
 

@@ -1,4 +1,4 @@
-"""Workato's rows: as the vendor documents them, and in the variants that this leaves open."""
+"""Workato's rows: as documented, with variants of what is not documented."""
 
 import hashlib
 import re
@@ -78,7 +78,7 @@ def user_row(project: str, active: int, shape: WorkatoShape) -> dict[str, object
 
 
 class Tally(NamedTuple):
-    """How many of a recipe's jobs have completed and succeeded, and when the last one started."""
+    """Number of a recipe's completed and successful jobs, and the start of the last job."""
 
     ended: int
     succeeded: int

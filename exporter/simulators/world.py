@@ -1,4 +1,4 @@
-"""What truly happens, whatever an API reports: jobs, runs and steps with their whole lives."""
+"""The ground truth behind a simulated API: jobs, runs and steps with their whole lives."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -72,7 +72,7 @@ class SimRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class World(Protocol):
-    """Everything that happens. Answers include the future: callers compare with the clock."""
+    """The source of the ground truth. Results include the future, so callers compare them with the clock."""
 
     def jobs(self) -> Sequence[SimJob]:
         """Return all jobs, in a stable order."""
