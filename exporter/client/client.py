@@ -153,8 +153,8 @@ class Client:
     def _try(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> Outcome:
         """Send a request, and again if its `Date` is in doubt. Return the response or a retryable error."""
         outcome, contradicts = self._send(path, endpoint, params, patience)
-        # An answer whose `Date` contradicts those before is requested again, which confirms or refutes it. A refusal
-        # is not: nothing is read from it, and a vendor may lock a credential after some refusals.
+        # If the `Date` of a response contradicts earlier ones, a second request confirms or refutes it. A refusal is
+        # not requested again, because a vendor may lock a credential after some refusals.
         if contradicts and isinstance(outcome, httpx.Response) and outcome.is_success:
             outcome, _ = self._send(path, endpoint, params, patience)
         return outcome

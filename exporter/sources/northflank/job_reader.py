@@ -40,7 +40,7 @@ class JobReader:
         watermarks: Computes the time up to which projects are read.
 
     Attributes:
-        urgent: Requests that an answer has made worth sending at once.
+        urgent: Requests to send next, because of a response.
         schedule_spacing: Seconds between two requests for the schedule of a job.
     """
 

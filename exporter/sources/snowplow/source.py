@@ -90,8 +90,8 @@ class SnowplowSource(RestSource):
         todo = plan_poll(view, self._settings, self._reach)
         shown: list[Mapping[str, SnowplowRun]] = []
         self._failing.start_poll()
-        for window, answer, truncated, uncertain in self._complete_answers(todo.windows, view):
-            shown.append(answer.by_id)
+        for window, response, truncated, uncertain in self._complete_responses(todo.windows, view):
+            shown.append(response.by_id)
             lost = [uncertain] if uncertain else []
             if todo.unobserved and window.start <= todo.windows[0].start:
                 lost.append(todo.unobserved)
@@ -165,9 +165,9 @@ class SnowplowSource(RestSource):
         changed = () if self._last is response else response.fresh
         return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
-            runs=self._to_runs(changed, now, among=answer.texts.values()),
-            unchanged=len(answer.texts) - len(changed) + answer.repeated,
-            invalid=answer.invalid,
+            runs=self._to_runs(changed, now, among=response.texts.values()),
+            unchanged=len(response.texts) - len(changed) + response.repeated,
+            invalid=response.invalid,
             through=through,
             truncated=truncated,
             unobserved=unobserved,
@@ -175,7 +175,7 @@ class SnowplowSource(RestSource):
         )
 
     def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, among: Collection[SnowplowRun]) -> list[Run]:
-        """Return the runs of rows; all rows of the answer determine the unit of durations without one, for good."""
+        """Return the runs of rows. All rows of the response decide whether durations are milliseconds from now on."""
         if not self._milliseconds and any(is_number(row.duration) for row in rows):
             self._milliseconds = in_milliseconds(among, now, self._statuses)
         runs = [to_run(row, self._statuses, now, milliseconds=self._milliseconds) for row in rows]

@@ -131,7 +131,7 @@ class WorkatoSource(RestSource):
         self._raise_errors(view.now, any_read=any_read)
 
     def _raise_errors(self, now: float, *, any_read: bool) -> None:
-        # Without any answer of a customer, the source as a whole cannot be read.
+        # If no customer could be read, the source as a whole is unreadable.
         if self._failing.errors and not any_read:
             raise next(reversed(self._failing.errors.values()))
         self._failing.raise_errors(map(part_of, self._customers.known), now)
