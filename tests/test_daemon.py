@@ -118,8 +118,11 @@ def test_a_reload_that_fails_midway_restores_the_old_sources(stand):
     page = stand.page()
     assert 'source="two"' not in page
     assert 'jobrun_source_poll_interval_seconds{source="one"} 60.0' in page
+    stand.asked.clear()
     assert stand.daemon.reload() == (True, "reloaded")
     assert stand.daemon._assembly is not before
+    assert stand.asked.wait(30)
+    assert stand.daemon._assembly.polled[0].idle.acquire(timeout=30), "its poll, which sets the interval, has ended"
     stand.daemon._publisher.publish()
     assert 'jobrun_source_poll_interval_seconds{source="one"} 7200.0' in stand.page()
 
