@@ -101,6 +101,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
         max_run_age=settings.max_run_age,
         reach=kind.reach,
         poll_interval=settings.poll_interval,
+        settle=settings.settle,
         include=tuple(map(str, settings.jobs.include)),
         exclude=tuple(map(str, settings.jobs.exclude)),
         max_series=room_for_jobs(config),

@@ -303,7 +303,8 @@ class Replica:
         """Expose the counters of sources that were read completely, and those of steps after these were read too."""
         read: dict[str, list[Row]] = {}
         known = [rows[name] for name in sorted((self._polled - self._ledger.starting()) & rows.keys())]
-        new = [row for row in known if row.history != row.current]
+        unread = self._ledger.unread()
+        new = [row for row in known if row.history != row.current and not (row.rewound and row.source in unread)]
         # The steps of later runs were never served, and a busy source always waits for some.
         ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in new}
         self._reread = {name: self._reread.get(name, end) for name, end in ends.items()}

@@ -55,6 +55,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         max_run_age: How long an active run is followed, in seconds.
         reach: How far back the API shows runs, in seconds.
         poll_interval: Configured seconds between polls.
+        settle: Seconds that a watermark is behind the last complete reading.
         include: Patterns of included jobs.
         exclude: Patterns of excluded jobs.
         max_series: Limit for the series of all jobs. The series of overflow jobs do not count.
@@ -72,6 +73,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     max_run_age: float
     reach: float
     poll_interval: float
+    settle: float
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     max_series: int

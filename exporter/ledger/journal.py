@@ -5,7 +5,7 @@ If the state cannot be written, memory does not change either.
 """
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -60,6 +60,8 @@ class Journal:
         self._store: SqlStore | None = None
         self._changed = Changed()
         self._starting: set[str] = set()  # sources without a complete poll since the start
+        self._loads: Counter[str] = Counter()  # how often the records of each source were loaded
+        self._unread: dict[str, float] = {}  # sources that a poll has yet to read: start of the first poll since
         self._cold_start = ""  # reason of a cold start that is not counted yet
         self._closed = False
         self._must_reload = False  # memory may differ from the state
@@ -120,6 +122,8 @@ class Journal:
             self._sightings.pop(name, None)
             self._unwritten.pop(name, None)
             self._starting.add(name)
+            self._loads[name] += 1
+            self._unread[name] = float("inf")
             self._sources_with_commits.discard(name)
         for source in loaded.sources:
             self._keep_lost_counts(source)
@@ -269,6 +273,7 @@ class Journal:
 
     def _transaction(self, source: str, poll: PollContext) -> Transaction:
         self.load()
+        poll.require_load(self._loads[source])
         poll = msgspec.structs.replace(poll, starting=source in self._starting)
         transaction = Transaction(
             self.committed, self._rules[source], self._counting, poll, step_histograms=self.step_histograms

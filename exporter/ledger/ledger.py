@@ -34,20 +34,26 @@ EXPIRY_GRACE = 900.0
 class Ledger(Housekeeping):
     """The ledger of all runs, as polls use it. Thread-safe; the process has one."""
 
-    def start_poll(self, source: str, now: float) -> None:
-        """Start a poll. The first poll of a source stores the baseline."""
+    def start_poll(self, source: str, now: float) -> int:
+        """Start a poll; return how often the source's records have been loaded.
+
+        The first poll of a source stores the baseline.
+        """
         with self._lock:
             self._apply_waiting_rows(source, now)
             self.load()
+            if source in self._unread:
+                self._unread[source] = min(self._unread[source], now)
             known = self.source(source)
             missing = [family for family in SEEDED if family not in known.counts]
             if known.baseline is not None and not missing:
-                return
+                return self._loads[source]
             transaction = self._transaction(source, PollContext.at(now))
             for family in missing:
                 transaction.source.count(family, amount=0)
             transaction.source.baseline = now if known.baseline is None else known.baseline
             self._commit(transaction, now)
+            return self._loads[source]
 
     def _apply_waiting_rows(self, source: str, now: float) -> BatchStats:
         """Apply the rows that wait for the end of a poll, and clear the poll's sightings."""
@@ -159,6 +165,7 @@ class Ledger(Housekeeping):
     def complete_poll(self, source: str, poll_context: PollContext, *, swept: bool) -> None:
         """Record that a poll read everything. From now on the source's counters are served."""
         with self._lock:
+            poll_context.require_load(self._loads[source])
             self._apply_waiting_rows(source, poll_context.now)
             transaction = self._transaction(source, PollContext.at(poll_context.now))
             first = not transaction.source.complete
@@ -176,6 +183,10 @@ class Ledger(Housekeeping):
             else:
                 self._drafts[source] = transaction
             self._starting.discard(source)
+            watermark = transaction.source.watermark() if transaction.source.scopes else poll_context.now
+            since = self._unread.get(source, float("inf")) - self._rules[source].settle
+            if watermark is not None and watermark >= since:
+                del self._unread[source]
             self._changed.everything = self._changed.everything or first
 
     def _request_baseline_steps(self, transaction: Transaction, now: float) -> None:

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from exporter.errors import StateError
+
 
 class PollContext(msgspec.Struct, frozen=True, kw_only=True):
     """Times of a write during a poll.
@@ -10,15 +12,22 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
         now: The current time, by the API's clock.
         started: When the poll started.
         behind: Seconds by which the API's clock is behind the local one; 0 if it is not.
+        load: How often the source's records had been loaded when the poll started; None outside of a poll.
         starting: Whether no poll of the source has been complete since this process started.
     """
 
     now: float
     started: float
     behind: float = 0.0
+    load: int | None = None
     starting: bool = False
 
     @classmethod
     def at(cls, now: float) -> "PollContext":
         """Return the context of a write outside of a poll."""
         return cls(now=now, started=now)
+
+    def require_load(self, load: int) -> None:
+        """Raise StateError if records were loaded again since the poll started: it read what the old ones lacked."""
+        if self.load not in {None, load}:
+            raise StateError("records were loaded again during the poll; the next poll reads what they lack")

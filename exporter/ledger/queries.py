@@ -55,6 +55,11 @@ class LedgerQueries(Journal):
         with self._lock:
             return frozenset(self._starting)
 
+    def unread(self) -> frozenset[str]:
+        """Return the sources of which not everything was read since their records were loaded again."""
+        with self._lock:
+            return frozenset(self._unread)
+
     def source(self, name: str) -> SourceState:
         """Return the record of a source, with the unwritten changes of its poll."""
         committed, draft = self.committed.sources[name], self._drafts.get(name)

@@ -175,7 +175,7 @@ class Poller:
         if self._ledger.source(name).baseline is None:
             self._is_first_run, self._offset = True, self._clock.now() - self._monotonic()
         self._follow_clock()
-        self._ledger.start_poll(name, result.started)
+        result.load = self._ledger.start_poll(name, result.started)
         sweep = self._sweep_due(result.started)
         view = LedgerView(
             self._ledger,

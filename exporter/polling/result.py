@@ -13,6 +13,7 @@ class PollResult(msgspec.Struct, kw_only=True):
     Attributes:
         started: Start of the poll, by the API's clock.
         skew: Seconds by which that clock is assumed to be ahead of the local one.
+        load: How often the source's records had been loaded when it started.
         outcome: `success`, `partial` or `error`.
         reason: Reason of the error; "" if there was none.
         error: Text of the error.
@@ -26,6 +27,7 @@ class PollResult(msgspec.Struct, kw_only=True):
 
     started: float
     skew: float
+    load: int | None = None
     outcome: str = "success"
     reason: str = ""
     error: str = ""
@@ -38,7 +40,7 @@ class PollResult(msgspec.Struct, kw_only=True):
 
     def context(self, now: float) -> PollContext:
         """Return the context of a commit at this time."""
-        return PollContext(now=now, started=self.started, behind=max(0.0, -self.skew))
+        return PollContext(now=now, started=self.started, behind=max(0.0, -self.skew), load=self.load)
 
 
 def describe(error: Exception) -> tuple[str, str]:

@@ -118,9 +118,9 @@ class ReleasedBySight(Ledger):
 class MovesBaseline(Ledger):
     """The baseline is a day before the first poll: runs that completed before are counted."""
 
-    def start_poll(self, source: str, now: float) -> None:
+    def start_poll(self, source: str, now: float) -> int:
         first = self.committed.sources[source].baseline is None
-        super().start_poll(source, now - 86400 if first else now)
+        return super().start_poll(source, now - 86400 if first else now)
 
 
 class CommitsInParts(Ledger):

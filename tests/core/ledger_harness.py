@@ -30,6 +30,7 @@ def rules(**changes):
         "max_run_age": 7 * 86400.0,
         "reach": 7 * 86400.0,
         "poll_interval": 60.0,
+        "settle": 60.0,
         "include": (".*",),
         "exclude": (),
         "max_series": 100_000,

@@ -58,10 +58,10 @@ class ReplicaLedger:
             self.ledger.reload(sources)
         return taken
 
-    def poll(self, *ids, source="s", now=1000.0, end=20.0, result=Result.SUCCESS):
-        self.ledger.start_poll(source, 0.0)
+    def poll(self, *ids, source="s", now=1000.0, end=20.0, result=Result.SUCCESS, started=0.0, through=None):
+        self.ledger.start_poll(source, started)
         runs = [run(each, start=10.0, end=end, result=result) for each in ids]
-        batch = Batch(runs=runs, jobs=[Job(job_id="j", name="j")], through=now)
+        batch = Batch(runs=runs, jobs=[Job(job_id="j", name="j")], through=now if through is None else through)
         self.ledger.commit(source, batch, PollContext(now=now, started=now))
         self.ledger.complete_poll(source, PollContext(now=now, started=now), swept=False)
 

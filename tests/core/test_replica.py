@@ -10,7 +10,7 @@ from exporter.errors import StateError
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS, STEPS
-from exporter.model import Result, Step
+from exporter.model import Batch, Result, Step
 from tests.core.shared_state import FAMILY, Member, expire, rewind, saved
 
 
@@ -232,3 +232,32 @@ def test_takeovers_of_a_source_are_shown_from_0_on(member):
     first.tick()
     second.tick()
     assert [each.replica.ownership().taken for each in (first, second)] == [{"s": 1}, {"s": 0}]
+
+
+def test_a_poll_that_asked_before_records_were_loaded_again_neither_writes_nor_completes(member):
+    only = member("a")
+    load = only.ledger.start_poll("s", 0.0)
+    only.ledger.reload(["s"])
+    late = PollContext(now=1000.0, started=1000.0, load=load)
+    with pytest.raises(StateError, match="loaded again"):
+        only.ledger.commit("s", Batch(runs=[], jobs=[], through=1000.0), late)
+    with pytest.raises(StateError, match="loaded again"):
+        only.ledger.complete_poll("s", late, swept=False)
+    assert "s" in only.ledger.starting()
+
+
+def test_counters_stay_withheld_until_every_scope_was_read_again(member, admin):
+    only = member("a")
+    only.parts.poll("1")
+    only.tick()
+    kept = saved(admin)
+    only.parts.poll("1", "2", now=2000.0)
+    rewind(admin, kept)
+    only.tick()
+    expire(admin)
+    only.tick()
+    for now, through, withheld in ((2060.0, 1000.0, True), (2120.0, 1999.0, True), (2180.0, 2000.0, False)):
+        only.parts.poll("1", "2", now=now, started=now, through=through)
+        only.tick()
+        only.tick()
+        assert ("s" in only.replica.rewound) == withheld
