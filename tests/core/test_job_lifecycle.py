@@ -162,14 +162,14 @@ def test_a_job_stays_while_its_run_is_active_and_until_the_end_is_seen(shown):
 
 
 @pytest.mark.parametrize("described", [True, False])
-def test_a_completed_run_of_a_deleted_job_brings_it_back_at_0(tmp_path, describe_url):
+def test_a_completed_run_of_a_deleted_job_brings_it_back_at_0(tmp_path, described):
     harness = PageHarness(tmp_path / "state.db")
     job = Job(job_id="j", name="j")
     harness.read(ended("a"), jobs=[job], catalog=True)
     gone(harness)
     assert (harness.job().gone, harness.job().counts) == (True, {})
     assert harness.scrape(RUNS, "result") == {}
-    harness.read(ended("b", harness.now - 5, result=Result.FAILURE), jobs=[job] if describe_url else [])
+    harness.read(ended("b", harness.now - 5, result=Result.FAILURE), jobs=[job] if described else [])
     assert harness.scrape(RUNS, "result")["failure",] == 0
     harness.read(jobs=[], catalog=True)
     harness.now += 200

@@ -95,7 +95,7 @@ def test_a_migration_waits_for_a_transaction_in_progress_and_fails_without_a_tra
 
 @pytest.mark.usefixtures("older")
 def test_a_command_of_the_newer_version_does_not_migrate_the_state(pool):
-    with pytest.raises(RefusedStateError, match="start a daemon of this version first, which migrates it"):
+    with pytest.raises(RefusedStateError, match="start a daemon of this version first, which migrates the state"):
         PostgresStore(pool, migrates=False, migrations=NEXT)
     assert schema_of(pool) == len(MIGRATIONS)
 
