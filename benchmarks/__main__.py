@@ -6,7 +6,7 @@ Usage: python -m benchmarks [NAME …]
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import cardinality, carry, client, growth, memory, poll, quiet, render, scrape, state
+from benchmarks import cardinality, carry, client, explain, growth, memory, poll, quiet, render, scrape, state
 from benchmarks.measure import machine, show
 
 ALL = {
@@ -17,6 +17,7 @@ ALL = {
     "scrape": scrape,
     "memory": memory,
     "cardinality": cardinality,
+    "explain": explain,
     "quiet": quiet,
     "growth": growth,
     "carry": carry,

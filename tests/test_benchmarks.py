@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import cardinality, carry, client, growth, memory, poll, quiet, render, scrape, state
+from benchmarks import cardinality, carry, client, explain, growth, memory, poll, quiet, render, scrape, state
 from benchmarks.measure import Figure, exponent, line, percentile
 
 
@@ -20,6 +20,7 @@ from benchmarks.measure import Figure, exponent, line, percentile
         lambda: scrape.beside_library(200),
         lambda: memory.measure(100),
         lambda: cardinality.measure(2),
+        lambda: explain.measure(20),
         lambda: quiet.measure(2),
         lambda: growth.measure(50, memory=False),
         lambda: carry.measure(3, sources=2),
@@ -34,6 +35,7 @@ from benchmarks.measure import Figure, exponent, line, percentile
         "library",
         "memory",
         "cardinality",
+        "explain",
         "quiet",
         "growth",
         "carry",
