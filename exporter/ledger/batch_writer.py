@@ -209,11 +209,12 @@ class BatchWriter:
     def _row(self, key: int, keep: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
         """Return the row to write; an unmapped status is counted once per run."""
         run, words = keep.run, row.words if row else ""
-        word, known = clean(run.unmapped)[:60], words.split("\n")
-        # A status may contain the run's progress and so differ at each poll.
-        if word and word not in known and len(known) < MAX_UNMAPPED:
-            words = f"{words}\n{word}".strip("\n")
-            self._unmapped(word)
+        if run.unmapped:
+            word, known = clean(run.unmapped)[:60], words.split("\n")
+            # A status may contain the run's progress and so differ at each poll.
+            if word and word not in known and len(known) < MAX_UNMAPPED:
+                words = f"{words}\n{word}".strip("\n")
+                self._unmapped(word)
         begun = classify.origin(run)
         return StoredRun(
             run=run,

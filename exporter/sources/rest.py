@@ -1,6 +1,7 @@
 """Shared by sources of REST APIs: paths, status tables, requests for active runs by ID, and a base class."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -33,6 +34,7 @@ def status_table(vendor: StatusTable, configured: StatusTable) -> StatusTable:
     return {**vendor, **{normalize(word): meaning for word, meaning in configured.items()}}
 
 
+@lru_cache(maxsize=1024)  # a poll of many runs has few words
 def normalize(word: str) -> str:
     """Return a status as a key of a table: `Timed out`, `TIMED-OUT` and `timed_out` are the same."""
     return "_".join(word.casefold().replace("-", " ").replace("_", " ").split())

@@ -5,6 +5,7 @@ Parsers raise DecodeError for a body that is not JSON, and SchemaError for a bod
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -193,8 +194,13 @@ def to_job(row: SnowplowRun) -> Job:
 
 def job_id_of(row: SnowplowRun) -> str:
     """Return the ID of a run's job: its environment and name."""
-    environment = row.environment.replace("%", "%25").replace("/", "%2F")  # environment and name may contain a slash
-    return f"{environment}/{row.job_name or UNKNOWN_JOB}"
+    return _job_id(row.environment, row.job_name or UNKNOWN_JOB)
+
+
+@lru_cache(maxsize=4096)  # a poll of many runs has few jobs
+def _job_id(environment: str, name: str) -> str:
+    escaped = environment.replace("%", "%25").replace("/", "%2F")  # environment and name may contain a slash
+    return f"{escaped}/{name}"
 
 
 def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
