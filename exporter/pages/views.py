@@ -97,8 +97,8 @@ def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
 
 def runs(reports: Reporter, query: Query) -> Variables | RedirectToRun:
     """Return the runs that match a filter. If the filter has a run ID that exists once, redirect to the run."""
-    wanted = RunQuery(**fields_of(_with_no_name(query), RunQuery))
-    found, repeated = reports.runs(wanted), _repeated(query, RUN_PARAMETERS)
+    wanted, repeated = RunQuery(**fields_of(_with_no_name(query), RunQuery)), _repeated(query, RUN_PARAMETERS)
+    found = reports.runs(wanted)
     # An ID without its own page, such as "..", would lead back to this page.
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
         return RedirectToRun(found.runs[0].source, found.runs[0].run_id)

@@ -237,8 +237,7 @@ def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Prob
     state = job.state
     labels = {"source": state.source, "project": state.project, "job_name": state.name}
     failure = state.last_failure if kind in WITH_RUN else None
-    # A learned expectation may be wrong, so it never pages.
-    learned = kind == "JobrunNoRecentSuccess" and "freshness" in job.learned
+    learned = kind == "JobrunNoRecentSuccess" and "freshness" in job.learned  # may be wrong, so it never pages
     return Problem(
         severity=capped("warning" if learned else KINDS[kind].severity, job.page),
         kind=kind,

@@ -358,10 +358,10 @@ class Leases:
         asked = self._boottime()
         with self._lock:
             due = sorted(source for source, held in self._fresh().items() if asked - held.renewed >= RENEWAL)
-        if not due:
-            return
-        with self._pool.transaction() as session:
-            renewed: dict[str, int] = dict(session.execute(RENEW, [due, self.holder]))
+        renewed: dict[str, int] = {}
+        if due:
+            with self._pool.transaction() as session:
+                renewed = dict(session.execute(RENEW, [due, self.holder]))
         with self._lock:
             for source, held in self._held.items():
                 if renewed.get(source) == held.fence:

@@ -210,9 +210,9 @@ class PostgresStore(SqlStore):
 
 @contextmanager
 def opened_alone(url: str, *, empty: bool) -> Iterator[PostgresStore]:
-    """Open a state in one transaction while no replica can use it. `empty`: it must be empty; create its tables.
+    """Open a state in one transaction. `empty`: it must be empty; create its tables.
 
-    Raises RefusedStateError if the state is in use, of another version, or not empty.
+    Raises RefusedStateError if a replica uses it, or if it is of another version or not empty.
     """
     pool = Pool(url)
     try:

@@ -169,8 +169,7 @@ class JobReader:
     def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Batch | None:
         """Read active runs on the pages after those of a job's first read."""
         baseline = view.baseline(project.name)
-        cursor = job.older or cursor_to_floor(view.now, baseline - BASELINE_DEPTH)
-        job.older = cursor
+        cursor = job.older = job.older or cursor_to_floor(view.now, baseline - BASELINE_DEPTH)
         while self._api.next_page(job.row, cursor, view):
             if not self._api.may_send(view):
                 return None

@@ -49,9 +49,8 @@ class StatusLists:
                 self._accepted.add(word)
                 rows = _of_status(page.rows, word)
                 yield msgspec.structs.replace(page, rows=rows)
-                # Some servers ignore the filter.
                 if page.rows and not rows:
-                    break
+                    break  # some servers ignore the filter
         except ClientStatusError as error:
             if error.status not in BAD_REQUEST or word in self._accepted:
                 raise

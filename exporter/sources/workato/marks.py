@@ -134,9 +134,7 @@ def is_last(page: JobPage, target: SearchTarget, *, found: int, completed: Colle
     `found`: total number of completed jobs found so far. `completed`: IDs of the page's completed jobs.
     """
     # A page with few rows is not always the last.
-    if not page.rows or page.repeated:
-        return True
-    if page.oldest < target.floor:
+    if not page.rows or page.repeated or page.oldest < target.floor:
         return True
     if not page.unseen:
         return not target.deep
