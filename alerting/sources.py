@@ -39,12 +39,16 @@ AVAILABLE = (
         and on (job, source)
         {held("source_down")} offset {window(SETTLED)}
         unless on (job, source)
-        max_over_time(jobrun_source_up[{window(SETTLED)}]) > 0
+        (
+          max_over_time(jobrun_source_up[{window(SETTLED)}]) > 0
+          or
+          changes(jobrun_source_last_success_timestamp_seconds[{window(SETTLED)}]) > 0
+        )
         """,
         summary=f"Source {texts.SOURCE} cannot be read",
         description=(
-            f"No poll of {texts.SOURCE} has read everything for 5 minutes. Nothing new is known about the jobs that were "
-            "not read, and their alerts do not change. Runs that complete now are counted when the API responds again."
+            f"No poll of {texts.SOURCE} has read anything for 5 minutes. Nothing new is known about its jobs, and their "
+            "alerts do not change. Runs that complete now are counted when the API responds again."
         ),
         links=texts.of_source("JobrunSourceDown"),
     ),

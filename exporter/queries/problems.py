@@ -74,13 +74,12 @@ def _problem(kind: str, sentence: str, since: float | None = None, source: str =
 
 
 def _down(source: SourceReport, _now: float) -> Sentence | None:
-    if source.up is not False:
+    # A poll that reads some of its customers or projects is not worth a page: their gap is reported later, if it stays.
+    if source.up is not False or (source.last_success is not None and source.last_success == source.last_poll):
         return None
     if not source.last_error:
         return "The credential may read none of its customers or projects.", source.last_success
-    partial = source.last_outcome == "partial"
-    what = "A customer, project or list did not answer" if partial else "The last poll failed"
-    return f"{what} ({source.last_reason}): {source.last_error}.", source.last_success
+    return f"The last poll failed ({source.last_reason}): {source.last_error}.", source.last_success
 
 
 def _stale(source: SourceReport, _now: float) -> Sentence | None:

@@ -207,10 +207,19 @@ def test_an_unreadable_scope_is_a_problem(harness):
     assert ("JobrunSourceScopeUnreadable", "one") in kinds(harness)
 
 
+def test_a_source_of_which_a_poll_read_a_part_is_not_reported_as_down(harness):
+    harness.tell(ended("a"))
+    report = PollReport(ended=NOW, duration=1.0, outcome="partial", error="customer 1: 503", scope_failed=True)
+    harness.bench.ledger.finish_poll("one", report)
+    harness.bench.publisher.publish()
+    assert harness.reporter.sources()[0].up is False
+    assert kinds(harness) == []
+
+
 def test_a_source_without_a_readable_scope_is_a_problem_with_a_reason(harness):
     harness.tell(ended("a"))
     harness.tell(scope="", readable=False)
-    harness.bench.ledger.finish_poll("one", PollReport(ended=NOW, duration=1.0, outcome="partial"))
+    harness.bench.ledger.finish_poll("one", PollReport(ended=NOW + 60, duration=1.0, outcome="partial"))
     harness.bench.publisher.publish()
     problem = next(each for each in harness.reporter.problems() if each.kind == "JobrunSourceDown")
     assert problem.sentence == "The credential may read none of its customers or projects."
