@@ -31,8 +31,8 @@ sources:
     requests_per_minute: 6000
 metrics: {zero_first: 0s}
 """
-LARGEST = 40
-"""Megabytes that the image may have beyond its base."""
+LARGEST = 50
+"""Megabytes that the image may have beyond its base; the driver of PostgreSQL takes 8 of them."""
 
 
 def engine(*arguments: str) -> str:
