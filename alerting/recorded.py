@@ -1,4 +1,4 @@
-"""Recorded hours and days, and the alerts that use them."""
+"""Hourly and daily recording rules, and their alerts."""
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
@@ -59,8 +59,7 @@ HOUR_GROUP = Group(
     ),
     "4m",
     """Windows of days are sums of recorded hours: summing raw samples would take tens of seconds with 1,000 jobs.
-    They do not include runs since the last full hour; in the first hour of a series the current value is used
-    instead (`or`). Two exporters of one source count the same runs, so the larger count is used, never the sum.
+    They do not include runs since the last full hour; in the first hour of a series, `or` uses the current value. Two exporters of one source count the same runs, so the larger count is used, never the sum.
     The interval is below the 5 minutes of Prometheus' lookback.""",
 )
 
@@ -106,7 +105,7 @@ and on ({JOB}) (
 {indent(days(NATIVE, "7d"), 4)}
   ))
 ) > 4.5""",
-            "Percentiles need five successes. A sum of parts may be slightly less than five.",
+            "The p95 needs five successes. Summed increases may be slightly less than five.",
         ),
     ),
     "4m",
@@ -117,13 +116,13 @@ BROKEN = f"""max by ({JOB}, step_name) (
   or
   label_replace({STEPS} >= {limits.STEP_RUNS}, "hour", "now", "", "")
 )"""
-"""Failures of a day, or of the current hour if those are more. `hour` makes the labels differ, so that `max` chooses."""
+"""Failures of a day, or of the current hour if those are more. `hour` keeps both sides of `or` for `max`."""
 RUNS_OF_DAY = "source_project_job_name:jobrun_runs:increase1d"
 FURTHEST = "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)"
 
 
 def own(expression: str) -> str:
-    """Return an expression that depends on no other group: they are evaluated at different times."""
+    """Replace series of other groups, which are evaluated at different times."""
     return expression.replace(BLIND, f"(\n{indent(BLIND_NOW, 2)}\n)").replace(BELIEVED, FURTHEST)
 
 
@@ -171,8 +170,7 @@ STEP_GROUP = Group(
                 "failed_step": "{{ $labels.step_name }}",
             },
             links=texts.of_job("JobrunStepFailing", "&result=failure"),
-            why="""A step that fails often, even if runs between succeed. It does not start while the job fails, or
-            within a day after the job paged for failures.""",
+            why="""A step that fails often, even if runs between succeed. The alert does not start while the job fails, or within a day after it paged.""",
         ),
         Record(
             held("failure_ratio_high"),

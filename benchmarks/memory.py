@@ -1,4 +1,4 @@
-"""Measure the memory of a real daemon with a number of series, polled and scraped.
+"""Measure a real daemon's memory after a poll and scrapes, by number of series.
 
 Usage: python -m benchmarks.memory [SERIES …]
 """
@@ -75,7 +75,7 @@ def daemon(jobs):
 
 
 def fill(path, text, jobs):
-    """Write a state as a poll has left it a minute ago."""
+    """Write the state after a poll one minute ago."""
     [settings] = loads(text, {}, SETTINGS).sources
     read = ScopeState(baseline=1.7e9, watermark=time.time() - 60, complete=True)
     source = SourceState(

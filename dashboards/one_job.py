@@ -34,7 +34,7 @@ def total(metric: str, window: str, *labels: str, kept: str = "", more: str = ""
 
 
 def worst(words: Sequence[Word], metric: str, label: str) -> str:
-    """Return the largest code that occurred within a step, so that even a short bad state is visible."""
+    """Return the largest code in each interval of the graph, so that a short bad state is visible."""
 
     def code(word: Word) -> str:
         series = JOBS.series(metric, f'{label}="{word.word}"')

@@ -167,7 +167,7 @@ def with_severity(expression: str, severity: Severity) -> str:
 
 
 def with_source(expression: str) -> str:
-    """Return an expression whose text names the source, because a narrow screen shows only the first columns."""
+    """Add the source to the label `what`: a narrow screen shows only the first columns."""
     return f'label_join({expression}, "what", ": ", "what", "source")'
 
 
@@ -180,7 +180,7 @@ def cap_severity(expression: str, severity: Severity) -> str:
 
 
 def exporter_missing() -> str:
-    """Return a series if no exporter is scraped, so that nothing is known."""
+    """Return a series if no exporter is scraped; then nothing is known."""
     unseen = f"time() - max(max_over_time(timestamp({SCRAPED})[1d:5m]))"
     gone = f"({unseen} or NaN * absent({SCRAPED})) and absent({SCRAPED})"
     return labeled(gone, "no exporter is scraped", MANY)
@@ -217,7 +217,7 @@ def many_jobs_failing(jobs: Jobs) -> str:
     """Return projects and sources whose jobs started to fail together, with the number of jobs."""
     labels = "job, source, project"
     held = " or ".join(f"jobrun:many_jobs_failing_of_{each}:held{{{jobs.scrape}}}" for each in ("source", "project"))
-    # Half of the failing jobs failed by then, so neither an older failure nor the newest one moves it.
+    # Use the median: an older failure or the newest one does not move it.
     since = f"quantile by ({SOURCE}) (0.5, {jobs.each('jobrun_failing_since_timestamp_seconds')})"
     number = f'count_values by ({labels}) ("what", {held})'
     true = f"0 * {number} + on ({SOURCE}) group_left () (time() - {since})"

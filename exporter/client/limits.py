@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 import msgspec
 
 HOUR = 3600.0
-"""A reset that is more seconds away is ignored."""
+"""Maximum plausible seconds until a reset."""
 DAY = 86400.0
-"""A `Retry-After` within this many seconds of the current time is a time."""
+"""A number in `Retry-After` this close to now, in seconds, is a time."""
 # A larger limit is ignored.
 MOST_REQUESTS = 1e9
 # A larger number is a time. As seconds to wait it would be more than three years.
@@ -129,7 +129,7 @@ def _values(header: str) -> Sequence[str]:
 
 
 def _at(values: Sequence[str], place: int) -> str:
-    """Return the value at a place; "" if there is none. A single value is at all places."""
+    """Return the value at a place; "" if there is none. A single value is used for all."""
     if len(values) == 1:
         return values[0]
     return values[place] if place < len(values) else ""
@@ -203,7 +203,7 @@ def _reset(text: str, now: float) -> float | None:
 
 
 def _seconds_to(number: float, now: float) -> float:
-    """Return the seconds to a reset that is a number of seconds, or a time in seconds or smaller units."""
+    """Return the seconds to a reset, given in seconds or as a Unix time in seconds or smaller units."""
     for least, unit in ((EPOCH_NANOSECONDS, 1e9), (EPOCH_MICROSECONDS, 1e6), (EPOCH_MILLISECONDS, 1e3), (EPOCH, 1.0)):
         if number >= least:
             return _from_now(number / unit, now)

@@ -11,10 +11,10 @@ from exporter.assets import PACKAGE, AssetError, names, read, root_of
 RULES = "prometheus/rules/jobrun-exporter.yml"
 
 LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTILINE)
-"""A commented-out annotation of an alert, whose link needs an address."""
+"""A commented-out alert annotation: a link that needs an address."""
 
 WHOSE = "team, page"
-"""Labels of jobrun_job_info in all rules about jobs. This text appears nowhere else in the rules."""
+"""Labels that job rules copy from jobrun_job_info. This text appears nowhere else in the rules."""
 
 
 def write(
@@ -64,7 +64,7 @@ def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
 
 
 def labeled(rules: str, labels: Sequence[str]) -> str:
-    """Return rules whose job alerts have more labels of jobrun_job_info.
+    """Return rules that also copy these labels of jobrun_job_info.
 
     Args:
         rules: The text of the rules.

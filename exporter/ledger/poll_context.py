@@ -1,4 +1,4 @@
-"""Times of a write during a poll."""
+"""Context of a write to the ledger."""
 
 import msgspec
 
@@ -6,14 +6,14 @@ from exporter.errors import StateError
 
 
 class PollContext(msgspec.Struct, frozen=True, kw_only=True):
-    """Times of a write during a poll.
+    """Context of a write to the ledger.
 
     Attributes:
         now: The current time, by the API's clock.
         started: When the poll started.
         behind: Seconds by which the API's clock is behind the local one; 0 if it is not.
-        load: How often the source's records had been loaded when the poll started; None outside of a poll.
-        starting: Whether no poll of the source has been complete since this process started.
+        load: Number of loads of the source's records when the poll started; None outside of a poll.
+        starting: Whether no poll of the source has been complete since its records were loaded.
     """
 
     now: float
@@ -28,6 +28,6 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
         return cls(now=now, started=now)
 
     def require_load(self, load: int) -> None:
-        """Raise StateError if records were loaded again since the poll started: it read what the old ones lacked."""
+        """Raise StateError if records were loaded again since the poll started: it was based on the old ones."""
         if self.load not in {None, load}:
-            raise StateError("records were loaded again during the poll; the next poll reads what they lack")
+            raise StateError("records were loaded again during the poll; the next poll continues from them")

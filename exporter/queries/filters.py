@@ -14,12 +14,12 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
 def doc(text: str) -> msgspec.Meta:
-    """Return an annotation with the description of a field in the OpenAPI document."""
+    """Return an annotation that describes a field in the OpenAPI document."""
     return msgspec.Meta(description=text)
 
 
 class JobOrder(enum.StrEnum):
-    """Orders of a list of jobs. Equal jobs are ordered by name; jobs without the value come last."""
+    """Orders of a list of jobs. Ties are ordered by name; jobs without a value come last."""
 
     URGENCY = "urgency"
     """The most urgent `status` first."""
@@ -63,9 +63,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     result: Annotated[Result | None, doc("Only completed runs with this result.")] = None
     state: Annotated[State | None, doc("Only active runs in this state.")] = None
     run_id: Annotated[str, doc("Only runs with exactly this ID, in any source.")] = ""
-    after: Annotated[float | None, doc("Only runs that completed (or, while active, began) at this time or later.")] = (
-        None
-    )
-    before: Annotated[float | None, doc("Only runs that completed (or, while active, began) before this time.")] = None
+    after: Annotated[float | None, doc("Only runs completed, or active runs begun, at this time or later.")] = None
+    before: Annotated[float | None, doc("Only runs completed, or active runs begun, before this time.")] = None
     limit: Annotated[Limit, doc("Runs per page, at most 500.")] = 100
     cursor: Annotated[str, doc('Start of the page: `RunList.cursor` of the page before, "" for the first.')] = ""

@@ -1,4 +1,4 @@
-"""Jobs that go, return, are renamed, or are excluded by the config: no run is counted where nobody sees it."""
+"""Jobs that disappear, return, are renamed or excluded: no run is counted in a series that is not exposed."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -88,7 +88,7 @@ def test_a_job_that_returns_after_its_name_was_taken_gets_a_distinct_name(shown)
         shown.reopen()
 
 
-def test_an_expired_job_that_returns_with_a_run_gets_a_distinct_name_too(shown):
+def test_a_retired_job_that_returns_with_a_run_gets_a_distinct_name_too(shown):
     one, two = Job(job_id="a\tb", name="a\tb"), Job(job_id="a b", name="a b")
     shown.read(ended("1", BASELINE + 1, job_id="a\tb"), jobs=[one])
     shown.now += 100 * DAY
@@ -223,7 +223,7 @@ def endings(harness, count=3):
     return [ended(f"{harness.now}-{n}", harness.now - 100 + n, result=Result.FAILURE) for n in range(count)]
 
 
-def test_runs_before_a_job_was_renamed_into_the_filter_are_not_counted(filtered):
+def test_runs_before_a_rename_included_the_job_are_not_counted(filtered):
     old = endings(filtered)
     stats = filtered.read(*old, jobs=named("test-x"))
     assert stats.dispositions[Disposition.IGNORED] == 3
@@ -260,7 +260,7 @@ def test_a_job_that_is_renamed_out_of_the_filter_leaves_the_page(tmp_path):
     harness.close()
 
 
-def test_open_runs_of_an_excluded_job_do_not_expire_into_its_counters(harness):
+def test_open_runs_of_an_excluded_job_are_never_counted(harness):
     harness.read(run(state=State.EXECUTING, start=BASELINE))
     harness.configure(exclude=("j",))
     harness.now += 8 * DAY
@@ -299,9 +299,9 @@ def test_a_scope_that_becomes_readable_again_continues_from_its_watermark(harnes
     assert harness.counts() == {"success": 1}
 
 
-def test_a_scope_without_a_watermark_that_was_read_once_keeps_its_baseline(harness):
+def test_a_scope_read_once_without_a_watermark_keeps_its_baseline(harness):
     job = [Job(job_id="j", name="j", scope="x")]
-    harness.poll(Batch(scope="x", jobs=job))  # nothing is proved to be read yet
+    harness.poll(Batch(scope="x", jobs=job))  # no "through": no watermark yet
     harness.now += 3600
     harness.poll(Batch(scope="x", readable=False))
     harness.now += 3600

@@ -94,7 +94,7 @@ def test_recipes_are_listed_by_id_descending_with_counts_and_code(http, workato)
     assert len(http.get(RECIPES, params={"per_page": "1"}).content) > 100_000
 
 
-def test_pages_of_jobs_have_25_newest_first_and_go_on_after_an_id(http, workato):
+def test_job_pages_have_25_newest_first_and_continue_after_an_id(http, workato):
     runs = [run.run_id for run in runs_of(workato, 60)][::-1]
     offset, seen = {}, []
     while rows := http.get(JOBS, params=offset).json()["items"]:
@@ -116,7 +116,7 @@ def test_a_long_job_does_not_return_to_the_first_page_when_it_ends(http, workato
     assert http.get(JOBS).json()["items"][0]["id"] == run.run_id
 
 
-def test_open_jobs_can_be_requested_alone_with_their_number(http, workato):
+def test_open_jobs_can_be_filtered_and_are_counted(http, workato):
     runs_of(workato, 30)
     run = workato.world.run("orders", project="acme", start=NOW - 2000, result=None)
     answer = http.get(JOBS, params={"status": "pending"}).json()
@@ -171,7 +171,7 @@ def test_limits_are_by_kind_of_endpoint(http, workato, clock):
     assert http.get(JOBS).status_code == 200
 
 
-def test_rows_may_lack_what_older_versions_lack(http, workato):
+def test_rows_can_omit_newer_fields(http, workato):
     runs_of(workato, 1, result="failure", attempts=2)
     shape = WorkatoShape(status=False, error_parts=False, repeats=False, last_run_at=False, scope_count=False)
     workato.options = WorkatoOptions(rows=shape)
@@ -239,7 +239,7 @@ def test_a_recipe_has_every_field_that_clients_need(http, excluded):
     assert http.get(f"{RECIPES}/17").status_code == 404
 
 
-def test_the_list_of_recipes_has_the_envelope_of_its_mode(http, workato):
+def test_the_key_around_recipes_depends_on_the_mode(http, workato):
     assert list(http.get(RECIPES).json()) == ["result"]
     workato.options = WorkatoOptions(mode="developer")
     assert list(http.get("/api/recipes").json()) == ["items"]
@@ -270,11 +270,11 @@ def test_the_documented_parameters_of_recipes_do_what_they_say(http, workato, qu
 
 
 @pytest.mark.parametrize("query", ["running=maybe", "stop_cause=boredom", "order=size", "shade=red", "since_id=x"])
-def test_other_parameters_and_values_are_400(http, query):
+def test_invalid_recipe_queries_are_400(http, query):
     assert http.get(f"{RECIPES}?{query}").status_code == 400
 
 
-def test_the_size_of_a_page_of_jobs_is_the_apis_own(http, workato):
+def test_per_page_does_not_change_pages_of_jobs(http, workato):
     runs_of(workato, 30)
     assert len(http.get(f"{JOBS}?per_page=100").json()["items"]) == 25
     assert len(http.get(f"{JOBS}?per_page=3").json()["items"]) == 25

@@ -17,7 +17,7 @@ from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Family, Kind
 
 STEP = 60.0
-"""Seconds before a change at which the old value is repeated, so that the change has the right time."""
+"""Seconds before a change at which the old value is repeated, to date the change correctly."""
 
 REPEAT = 240.0
 """Seconds after which an unchanged value is repeated: less than the 5 minutes of Prometheus' lookback."""
@@ -61,7 +61,7 @@ class Samples:
         self._db.close()
 
     def prefix(self, own: str) -> str:
-        """Return the labels that all lines of an owner start with."""
+        """Return a job's labels with the additional ones."""
         return f"{own},{self._more}" if self._more else own
 
     def note(self, unit: Unit, timestamp: float, lines: bytes, end: float) -> None:
@@ -103,7 +103,7 @@ class Samples:
 
 
 def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
-    """Yield changes, and repeat unchanged values, up to and including `end`. The last change of a time is used."""
+    """Yield changes, and repeat unchanged values, up to and including `end`. Per time, the last change is used."""
     latest = dict(changes)
     timestamps = sorted(latest)
     for timestamp, following in zip(timestamps, [*timestamps[1:], None], strict=True):

@@ -211,9 +211,11 @@ def _searched(fleet: Fleet) -> Iterator[str]:
         log = replica.log()
         if MARK in log:
             yield f"the log of replica {replica.number} holds {MARK[:4]}…"
-        for line in log.splitlines():
+        lines = log.splitlines()
+        for number, line in enumerate(lines):
             if "Traceback" in line or '"at":"' in line or "heartbeat task failed" in line:
-                yield f"the log of replica {replica.number} reports an exception of our own: {line[:300]}"
+                rest = " | ".join(lines[number : number + 40])
+                yield f"the log of replica {replica.number} reports an exception of our own: {rest[:3000]}"
                 break
 
 
