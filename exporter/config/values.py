@@ -272,7 +272,7 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
             raise wrong("is not a label name: use letters, digits and _, and begin with neither a digit nor __", name)
         if name in RESERVED_LABELS:
-            raise wrong("has a meaning already; choose another name", name)
+            raise wrong("is already in use; choose another name", name)
         if name in SCRAPE_LABELS:
             raise wrong(f"is often a label of the target; choose another name, such as job_{name}", name)
     return labels
