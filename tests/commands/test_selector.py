@@ -45,8 +45,8 @@ def test_selectors_of_prometheus_are_accepted(text, name, matchers):
         ('up{a="b"}[5m]', "nothing can follow"),
         ('sum(up{a="b"})', "only {labels} can follow"),
         ("up offset 5m", "only {labels} can follow"),
-        ('up{a=~"("}', "no regular expression"),
-        (r'up{a="\q"}', "means nothing"),
+        ('up{a=~"("}', "not a regular expression"),
+        (r'up{a="\q"}', "is not an escape"),
         ('up{a="b\nc"}', "at character 4"),
     ],
 )
