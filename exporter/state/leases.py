@@ -13,100 +13,15 @@ from typing import Any
 import msgspec
 
 from exporter.errors import StateError
+from exporter.state import lease_statements as sql
 from exporter.state.connections import Pool, Session
-from exporter.state.postgres_schema import MIGRATIONS, TABLES
-
-TTL = 15.0
-"""Seconds after which a lease that was not renewed may be taken by another replica."""
+from exporter.state.postgres_schema import MIGRATIONS
 
 RENEWAL = 5.0
 """Seconds between two renewals."""
 
 LONGEST_SILENCE = 10.0
 """Seconds without a renewal after which a replica drops its own leases: sooner than others may take them."""
-
-SIZE_AGE = 60.0
-"""Seconds after which one replica measures the size of the state again. All replicas show its value."""
-
-SINCE = f"clock_timestamp() - interval '{TTL} s'"
-
-UNTIL = f"clock_timestamp() + interval '{TTL} s'"
-
-HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-"""The history of the database: a failover begins a new one, whose number is larger."""
-
-INTACT = "leases.written = leases.xmin::text::bigint"
-"""SQL condition that the row names the transaction that wrote it. A restored row names another transaction."""
-
-KEEP = f"history = CASE WHEN {INTACT} THEN leases.history ELSE '' END, written = DEFAULT"
-"""Part of every statement that changes a lease. It clears the history of a restored row, so that it stays visible."""
-
-EXTEND = f"""
-UPDATE leases SET {KEEP}, version = leases.version + 1, stamp = ?, until = {UNTIL}, committed = clock_timestamp()
-FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS mine (source, fence, version)
-WHERE leases.source = mine.source AND leases.holder = ? AND leases.fence = mine.fence
-AND leases.version = mine.version AND {HISTORY} >= ?
-RETURNING leases.source, leases.version, extract(epoch FROM committed)
-"""  # noqa: S608  # constants
-
-RENEW = f"""
-UPDATE leases SET {KEEP}, until = {UNTIL} WHERE source IN
-(SELECT source FROM leases WHERE source = ANY(?) AND holder = ? ORDER BY source FOR UPDATE SKIP LOCKED)
-RETURNING source, fence
-"""  # noqa: S608  # constants
-
-FREE = f"""
-SELECT source FROM leases WHERE source = ANY(?) AND (until < clock_timestamp() OR holder = '') AND {HISTORY} >= ?
-AND (SELECT version FROM schema_version) = ?
-ORDER BY source FOR UPDATE SKIP LOCKED
-"""  # noqa: S608  # constants
-
-TAKE = f"""
-UPDATE leases SET {KEEP}, holder = ?, fence = fence + 1, until = {UNTIL}
-WHERE source = ANY(?) RETURNING source, fence, version
-"""  # noqa: S608  # constants
-
-HAND_BACK = f"""
-UPDATE leases SET {KEEP}, holder = '', until = clock_timestamp()
-FROM unnest(?::text[], ?::bigint[]) AS mine (source, fence)
-WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
-"""  # noqa: S608  # constants
-
-SETTLE = f"""
-UPDATE leases SET history = ?, written = DEFAULT
-FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS mine (source, fence, version)
-WHERE leases.source = mine.source AND leases.holder = ? AND leases.fence = mine.fence
-AND leases.version >= mine.version AND {INTACT}
-"""  # noqa: S608  # constants
-
-MARK = """
-UPDATE leases SET history = '', written = DEFAULT WHERE source = ANY(?) AND history <> '' RETURNING source
-"""
-
-REVOKE = f"UPDATE leases SET {KEEP}, holder = '', fence = fence + 1"  # noqa: S608  # constants
-"""Takes all leases away: commits of replicas that had them are refused by the fence."""
-
-LOOK = f"""
-SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(),
-CASE WHEN {INTACT} THEN history ELSE '' END,
-extract(epoch FROM committed), {HISTORY},
-(SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter), (SELECT version FROM schema_version)
-FROM leases ORDER BY source
-"""  # noqa: S608  # constants
-
-
-BEAT = """
-INSERT INTO replicas (name, seen, served) VALUES (?, clock_timestamp(), ?)
-ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), served = excluded.served
-"""
-
-
-SIZE = f"(SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(ARRAY{[*TABLES]}) AS name)"  # noqa: S608  # constants
-
-MEASURE = f"""
-UPDATE exporter SET measured = clock_timestamp(), size = {SIZE}
-WHERE measured < clock_timestamp() - interval '{SIZE_AGE} s'
-"""  # noqa: S608  # constants
 
 Written = tuple[str, int, float]
 """A source, its new version, and when that was written, by the database's clock."""
@@ -262,7 +177,9 @@ class Leases:
         if len(mine) < len(set(sources)):
             raise LeaseLostError(f"{self._pool.name}: another replica polls {', '.join(sorted(sources))}")
         fences, versions = [held.fence for held in mine.values()], [held.version for held in mine.values()]
-        found = session.execute(EXTEND, [secrets.randbits(62), [*mine], fences, versions, self.holder, self._history])
+        found = session.execute(
+            sql.EXTEND, [secrets.randbits(62), [*mine], fences, versions, self.holder, self._history]
+        )
         if len(found) < len(mine):
             lost = sorted(mine.keys() - {source for source, _, _ in found})
             raise LeaseLostError(f"{self._pool.name}: another replica has changed {', '.join(lost)}")
@@ -332,7 +249,7 @@ class Leases:
 
     def rows(self, session: Session) -> list[Row]:
         """Return all leases as a transaction sees them. Raises SupersededError."""
-        rows = [as_row(row) for row in session.execute(LOOK)]
+        rows = [as_row(row) for row in session.execute(sql.LOOK)]
         if rows and rows[0].schema != self._schema:
             self.drop(self.held)
             raise SupersededError(
@@ -361,7 +278,7 @@ class Leases:
         renewed: dict[str, int] = {}
         if due:
             with self._pool.transaction() as session:
-                renewed = dict(session.execute(RENEW, [due, self.holder]))
+                renewed = dict(session.execute(sql.RENEW, [due, self.holder]))
         with self._lock:
             for source, held in self._held.items():
                 if renewed.get(source) == held.fence:
@@ -371,9 +288,9 @@ class Leases:
         """Take all leases of sources that share a credential, or none. Return whether they were taken."""
         asked = self._boottime()
         with self._pool.transaction() as session:
-            if len(session.execute(FREE, [sorted(sources), self._history, self._schema])) < len(sources):
+            if len(session.execute(sql.FREE, [sorted(sources), self._history, self._schema])) < len(sources):
                 return False
-            taken = session.execute(TAKE, [self.holder, sorted(sources)])
+            taken = session.execute(sql.TAKE, [self.holder, sorted(sources)])
         with self._lock:
             self._held.update({source: Held(fence, version, asked) for source, fence, version in taken})
         return True
@@ -384,7 +301,7 @@ class Leases:
             mine = {source: self._held.pop(source).fence for source in sorted(sources) if source in self._held}
         if mine:
             with self._pool.transaction() as session:
-                session.execute(HAND_BACK, [[*mine], [*mine.values()], self.holder])
+                session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], self.holder])
 
     def read_completely(self, rows: Sequence[Row], history: str) -> None:
         """Record that polls of these sources were complete in a history of the database, so nothing is missing.
@@ -394,12 +311,12 @@ class Leases:
         if rows:
             columns = [[row.source for row in rows], [row.fence for row in rows], [row.version for row in rows]]
             with self._pool.transaction() as session:
-                session.execute(SETTLE, [history, *columns, self.holder])
+                session.execute(sql.SETTLE, [history, *columns, self.holder])
 
     def mark_rewound(self, sources: Collection[str]) -> list[str]:
         """Record that the database lost commits of these sources. Return the sources for which that is new."""
         with self._pool.transaction() as session:
-            return [source for (source,) in session.execute(MARK, [sorted(sources)])]
+            return [source for (source,) in session.execute(sql.MARK, [sorted(sources)])]
 
     # --- other replicas ---
 
@@ -409,10 +326,10 @@ class Leases:
         Return the newest version of each source that a scrape read from any replica.
         """
         with self._pool.transaction() as session:
-            session.execute(BEAT, [self.holder, msgspec.json.encode(served)])
-            rows = session.execute(f"SELECT served FROM replicas WHERE seen > {SINCE}")  # noqa: S608  # constants
+            session.execute(sql.BEAT, [self.holder, msgspec.json.encode(served)])
+            rows = session.execute(f"SELECT served FROM replicas WHERE seen > {sql.SINCE}")  # noqa: S608  # constants
             session.execute("DELETE FROM replicas WHERE seen < clock_timestamp() - interval '1 h'")
-            session.execute(MEASURE)
+            session.execute(sql.MEASURE)
         newest: dict[str, int] = {}
         for (record,) in rows:
             for source, version in msgspec.json.decode(record, type=dict[str, int]).items():

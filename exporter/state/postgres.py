@@ -14,7 +14,8 @@ import psycopg
 from exporter.counting.records import Counted, copy
 from exporter.errors import StateError
 from exporter.state.connections import COPYING, MIGRATING, READING, Found, Pool, Session
-from exporter.state.leases import REVOKE, SINCE, SIZE, Leases, Written
+from exporter.state.lease_statements import REVOKE, SINCE, SIZE
+from exporter.state.leases import Leases, Written
 from exporter.state.lock import LockedStateError, RefusedStateError
 from exporter.state.opening import OpenedState
 from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, as_list

@@ -10,7 +10,7 @@ import msgspec
 
 from exporter import cli, sharing
 from exporter.replica import Replica
-from exporter.state import leases, postgres
+from exporter.state import lease_statements, leases, postgres
 from exporter.state.connections import Found, Pool, Session
 from exporter.state.leases import Leases, Row
 
@@ -43,7 +43,7 @@ def _at_least(row: Row, version: int) -> Row:
 
 
 def _no_version() -> None:
-    leases.EXTEND = leases.EXTEND.replace("AND leases.version = mine.version", "")
+    lease_statements.EXTEND = lease_statements.EXTEND.replace("AND leases.version = mine.version", "")
     sharing.Leases, sharing.Replica = _Believing, _Versionless  # type: ignore[attr-defined]  # to be broken
 
 
@@ -73,7 +73,9 @@ class _Staying(Replica):
 
 
 def _no_fence() -> None:
-    leases.EXTEND = leases.EXTEND.replace("leases.holder = ? AND leases.fence = mine.fence", "?::text <> ''")
+    lease_statements.EXTEND = lease_statements.EXTEND.replace(
+        "leases.holder = ? AND leases.fence = mine.fence", "?::text <> ''"
+    )
     sharing.Leases, sharing.Replica = _Fenceless, _Staying  # type: ignore[attr-defined]  # to be broken
 
 

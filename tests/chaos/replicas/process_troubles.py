@@ -8,7 +8,7 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 
-from exporter.state.leases import TTL
+from exporter.state.lease_statements import TTL
 from tests.chaos.replicas.fleet import Fleet, Replica
 from tests.chaos.replicas.wires import COMMIT, LEASE, Flapping, Trap, Way
 

@@ -1,0 +1,87 @@
+"""Statements of leases, and the times in them. Only the database's clock counts."""
+
+from exporter.state.postgres_schema import TABLES
+
+TTL = 15.0
+"""Seconds after which a lease that was not renewed may be taken by another replica."""
+
+SIZE_AGE = 60.0
+"""Seconds after which one replica measures the size of the state again. All replicas show its value."""
+
+SINCE = f"clock_timestamp() - interval '{TTL} s'"
+
+UNTIL = f"clock_timestamp() + interval '{TTL} s'"
+
+HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+"""The history of the database: a failover begins a new one, whose number is larger."""
+
+INTACT = "leases.written = leases.xmin::text::bigint"
+"""SQL condition that the row names the transaction that wrote it. A restored row names another transaction."""
+
+KEEP = f"history = CASE WHEN {INTACT} THEN leases.history ELSE '' END, written = DEFAULT"
+"""Part of every statement that changes a lease. It clears the history of a restored row, so that it stays visible."""
+
+EXTEND = f"""
+UPDATE leases SET {KEEP}, version = leases.version + 1, stamp = ?, until = {UNTIL}, committed = clock_timestamp()
+FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS mine (source, fence, version)
+WHERE leases.source = mine.source AND leases.holder = ? AND leases.fence = mine.fence
+AND leases.version = mine.version AND {HISTORY} >= ?
+RETURNING leases.source, leases.version, extract(epoch FROM committed)
+"""  # noqa: S608  # constants
+
+RENEW = f"""
+UPDATE leases SET {KEEP}, until = {UNTIL} WHERE source IN
+(SELECT source FROM leases WHERE source = ANY(?) AND holder = ? ORDER BY source FOR UPDATE SKIP LOCKED)
+RETURNING source, fence
+"""  # noqa: S608  # constants
+
+FREE = f"""
+SELECT source FROM leases WHERE source = ANY(?) AND (until < clock_timestamp() OR holder = '') AND {HISTORY} >= ?
+AND (SELECT version FROM schema_version) = ?
+ORDER BY source FOR UPDATE SKIP LOCKED
+"""  # noqa: S608  # constants
+
+TAKE = f"""
+UPDATE leases SET {KEEP}, holder = ?, fence = fence + 1, until = {UNTIL}
+WHERE source = ANY(?) RETURNING source, fence, version
+"""  # noqa: S608  # constants
+
+HAND_BACK = f"""
+UPDATE leases SET {KEEP}, holder = '', until = clock_timestamp()
+FROM unnest(?::text[], ?::bigint[]) AS mine (source, fence)
+WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
+"""  # noqa: S608  # constants
+
+SETTLE = f"""
+UPDATE leases SET history = ?, written = DEFAULT
+FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS mine (source, fence, version)
+WHERE leases.source = mine.source AND leases.holder = ? AND leases.fence = mine.fence
+AND leases.version >= mine.version AND {INTACT}
+"""  # noqa: S608  # constants
+
+MARK = """
+UPDATE leases SET history = '', written = DEFAULT WHERE source = ANY(?) AND history <> '' RETURNING source
+"""
+
+REVOKE = f"UPDATE leases SET {KEEP}, holder = '', fence = fence + 1"  # noqa: S608  # constants
+"""Takes all leases away: commits of replicas that had them are refused by the fence."""
+
+LOOK = f"""
+SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(),
+CASE WHEN {INTACT} THEN history ELSE '' END,
+extract(epoch FROM committed), {HISTORY},
+(SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter), (SELECT version FROM schema_version)
+FROM leases ORDER BY source
+"""  # noqa: S608  # constants
+
+BEAT = """
+INSERT INTO replicas (name, seen, served) VALUES (?, clock_timestamp(), ?)
+ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), served = excluded.served
+"""
+
+SIZE = f"(SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(ARRAY{[*TABLES]}) AS name)"  # noqa: S608  # constants
+
+MEASURE = f"""
+UPDATE exporter SET measured = clock_timestamp(), size = {SIZE}
+WHERE measured < clock_timestamp() - interval '{SIZE_AGE} s'
+"""  # noqa: S608  # constants
