@@ -151,27 +151,27 @@ and on ({by}) (
 )"""
 
 
-def paging(pages: str) -> str:
-    """Return projects and sources with many failing jobs, one of them with one of these values of `page`."""
-    jobs = f'{FAILING}{{page=~"{pages}"}}'
-    return (
-        f"{OF_SOURCE_TOGETHER} and on (job, source) {jobs}\n"
-        f"or\n{OF_PROJECT_TOGETHER} and on (job, source, project) {jobs}"
-    )
+def failing_together(pages: str) -> str:
+    """Return projects and sources with many failing jobs: a series per team that has one with these values of `page`."""
+    jobs, of_run = f'{FAILING}{{page=~"{pages}"}}', ", ".join(("job_name", "page", *RUN_LABELS))
+    return f"""{OF_SOURCE_TOGETHER} * on (job, source) group_right ()
+group without (project, {of_run}) ({jobs})
+or
+{OF_PROJECT_TOGETHER} * on (job, source, project) group_right ()
+group without ({of_run}) ({jobs})"""
 
 
-def with_page(expression: str, page: str) -> str:
-    """Return an expression with a label `page`."""
-    return f'label_replace(\n{indent(expression, 2)},\n  "page", "{page}", "", ""\n)'
+def with_page(page: str, pages: str) -> str:
+    """Return projects and sources with many failing jobs of some values of `page`, with the label `page`."""
+    return f'label_replace(\n{indent(failing_together(pages), 2)},\n  "page", "{page}", "", ""\n)'
 
 
-MANY = f"""max by (job, source, project, page) (
-{indent(with_page(paging("(critical)?"), "critical"), 2)}
-  or on (job, source, project)
-{indent(with_page(paging("warning"), "warning"), 2)}
-  or on (job, source, project)
-{indent(with_page(paging("none"), "none"), 2)}
-)"""
+MANY = f"""{with_page("critical", "(critical)?")}
+or ignoring (page)
+{with_page("warning", "warning")}
+or ignoring (page)
+{with_page("none", "none")}"""
+"""The highest `page` of the failing jobs decides, for each team."""
 
 SAMPLE = {"run_id": "{{ $labels.run_id }}", "run_url": "{{ $labels.run_url }}"}
 LAST_FAILURE = SAMPLE | {"failed_step": "{{ $labels.failed_step }}"}

@@ -134,7 +134,7 @@ def test_each_promtool_test_says_in_which_order_all_groups_are_evaluated(path):
     assert sorted(yaml.safe_load(path.read_text())["group_eval_order"]) == sorted(group["name"] for group in GROUPS)
 
 
-@pytest.mark.parametrize("name", ["busy", "durations", "expectations", "failures", "steps"])
+@pytest.mark.parametrize("name", ["busy", "durations", "expectations", "failures", "many", "steps"])
 def test_alerts_of_jobs_carry_the_labels_of_objectives_as_they_carry_the_team(name, tmp_path):
     cases = (FOLDER / f"tests/{name}.yml").read_text()
     carried = re.sub(r"(team: )(\w+)", r"\1\2, cost_center: \2", cases)
@@ -310,6 +310,7 @@ def test_alertmanager_accepts_the_example_configuration(edition):
         ({"alertname": "JobrunOverdue", "severity": "warning", "team": "analytics"}, "analytics"),
         ({"alertname": "JobrunOverdue", "severity": "warning"}, "tickets"),
         ({"alertname": "JobrunManyJobsFailing", "severity": "critical"}, "operators-page"),
+        ({"alertname": "JobrunManyJobsFailing", "severity": "critical", "team": "analytics"}, "analytics-page"),
         ({"alertname": "JobrunRunSlow", "severity": "info", "team": "unknown"}, "tickets"),
         ({"alertname": "JobrunSourceDown", "severity": "critical"}, "operators-page"),
         ({"alertname": "JobrunSourceTruncated", "severity": "info"}, "operators"),
