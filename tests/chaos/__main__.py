@@ -33,6 +33,9 @@ REAL = 200
 KILLS_OF_REPLICAS = 60
 """Kills and stops per scenario of replicas."""
 
+BROKEN_SECONDS, BROKEN_SCENARIOS = 45.0, 6
+"""How long a scenario of a broken replica lasts, and after how many of them it counts as not found."""
+
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
@@ -67,8 +70,11 @@ def simulated(options: argparse.Namespace) -> Callable[[str], ScenarioOutcome]:
 
 def replicas(options: argparse.Namespace) -> Callable[[str], ScenarioOutcome]:
     """Return a function that plays a scenario of replicas that share a state."""
-    kills = min(options.kills, KILLS_OF_REPLICAS)
-    return partial(run_replica_chaos, kills=kills, only=tuple(options.only), mutant=options.mutant or "")
+    kills, only = min(options.kills, KILLS_OF_REPLICAS), tuple(options.only)
+    if not options.mutant:
+        return partial(run_replica_chaos, kills=kills, only=only)
+    only = only or tuple(BROKEN[options.mutant][1])
+    return partial(run_replica_chaos, kills=kills, only=only, mutant=options.mutant, seconds=BROKEN_SECONDS)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -105,6 +111,9 @@ def one(options: argparse.Namespace, journal: Journal) -> None:
 
 def many(options: argparse.Namespace, journal: Journal) -> None:
     """Play scenarios of one layer or two until there are enough."""
+    if options.layer == "replicas" and options.mutant:
+        until_found(replicas(options), options.first_seed, journal)
+        return
     if options.layer == "replicas":
         enough(journal, Layer("replicas", "p", options.kills, options.processes), options.first_seed, replicas(options))
         return
@@ -115,6 +124,15 @@ def many(options: argparse.Namespace, journal: Journal) -> None:
     if options.layer != "simulated":
         kill = partial(run_process_chaos, kills=min(options.kills, REAL))
         enough(journal, Layer("real", "r", options.kills, 1), options.first_seed, kill)
+
+
+def until_found(play: Callable[[str], ScenarioOutcome], first: int, journal: Journal) -> None:
+    """Play scenarios of a broken replica until there is a discrepancy."""
+    for number in range(first, first + BROKEN_SCENARIOS):
+        outcome = play(f"p{number}")
+        note(journal, outcome)
+        if outcome.discrepancies:
+            return
 
 
 class Layer(NamedTuple):

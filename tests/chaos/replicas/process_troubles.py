@@ -45,7 +45,7 @@ def killed_and_replaced(fleet: Fleet, dice: random.Random) -> Iterator[float]:
     yield dice.uniform(2.0, 6.0)
 
 
-def _trapped(victim: Replica, trap: Trap) -> Iterator[float]:
+def _trapped(fleet: Fleet, victim: Replica, trap: Trap) -> Iterator[float]:
     """Set a trap on the wires of a replica; wait until it was sprung, or for some seconds."""
     for wire in victim.wires:
         wire.trap = trap
@@ -54,6 +54,8 @@ def _trapped(victim: Replica, trap: Trap) -> Iterator[float]:
             break
         yield 0.25
     trap.cancel()
+    if not trap.acted:
+        fleet.tally["traps not sprung"] += 1
     for wire in victim.wires:
         wire.trap = None
 
@@ -70,7 +72,7 @@ def _killed_at(fleet: Fleet, dice: random.Random, left: int, text: bytes = b"", 
         fleet.kills += 1
 
     trap = Trap(left, die, text, **how)
-    yield from _trapped(victim, trap)
+    yield from _trapped(fleet, victim, trap)
     if trap.acted:
         victim.kill()
         victim.start()
@@ -93,7 +95,7 @@ def answer_lost(fleet: Fleet, dice: random.Random) -> Iterator[float]:
     victim = fleet.owner(dice)
     if victim is not None:
         victim.busy = "trapped"
-        yield from _trapped(victim, Trap(dice.randint(1, 3), lambda: None, COMMIT, at_answer=True))
+        yield from _trapped(fleet, victim, Trap(dice.randint(1, 3), lambda: None, COMMIT, at_answer=True))
         victim.busy = ""
 
 
@@ -108,7 +110,7 @@ def _frozen_at(fleet: Fleet, dice: random.Random, left: int, text: bytes, second
         fleet.kills += 1
 
     trap = Trap(left, freeze, text)
-    yield from _trapped(victim, trap)
+    yield from _trapped(fleet, victim, trap)
     if trap.acted:
         yield seconds
         victim.signal(signal.SIGCONT)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
+from exporter.state.lease_statements import EXTEND
 from tests.e2e.processes import HOST
 
 BEGIN = b"BEGIN; SET LOCAL"
 COMMIT = b"COMMIT\0"
 
-LEASE = b"UPDATE leases SET version"
+LEASE = EXTEND.split("?")[0].encode()
 """The first statement of each transaction that writes."""
 
 Way = Literal["up", "down"]
