@@ -2,16 +2,16 @@
 
 from alerting import texts
 from alerting.model import Alert, Group
-from alerting.promql import GONE, LAST_SEEN, rise
+from alerting.promql import GONE, LAST_SEEN, increase
 from exporter.snapshot import conditions as limits
 
-TAKEOVERS, HOUR = 6, 3600
-"""Takeovers of a source in an hour, above which they are too many."""
-STARTS, STARTS_WITHIN = 3, "10m"
-"""Starts of an exporter within this time, above which they are too many."""
+MAX_TAKEOVERS, HOUR = 6, 3600
+"""Number of takeovers of a source in an hour above which the alert fires."""
+MAX_STARTS, STARTS_WITHIN = 3, "10m"
+"""Number of starts of an exporter in this time above which the alert fires."""
 
 PAIRED = "jobrun_source_up and on (job, source) count by (job, source) (jobrun_source_up) > 1"
-"""Exporters that read a source which another one reads too."""
+"""Exporters that share a source with another exporter."""
 INSTANCE = "{{ $labels.instance }}"
 
 GROUP = Group(
@@ -48,7 +48,7 @@ GROUP = Group(
         Alert(
             name="JobrunExporterRestarting",
             expression=f"""
-            changes(process_start_time_seconds[{STARTS_WITHIN}]) > {STARTS}
+            changes(process_start_time_seconds[{STARTS_WITHIN}]) > {MAX_STARTS}
             and on (job, instance)
             max_over_time(jobrun_exporter_build_info[{STARTS_WITHIN}])
             """,
@@ -97,14 +97,14 @@ GROUP = Group(
                 "poll all sources, so nothing is missed, but fewer are left if one fails."
             ),
             links=texts.EXPORTERS,
-            why="The median does not include the additional replica of a rollout, and a replica that is gone has no say.",
+            why="The median ignores the additional replica of a rollout. Only replicas that still run are compared.",
         ),
         Alert(
             name="JobrunReplicaLeaseFlapping",
             expression=f"""
             sum by (job, source) (
-              {rise("jobrun_source_ownership_changes_total", HOUR)}
-            ) > {TAKEOVERS}
+              {increase("jobrun_source_ownership_changes_total", HOUR)}
+            ) > {MAX_TAKEOVERS}
             """,
             summary=f"Replicas take over {texts.SOURCE} again and again",
             description=(
@@ -116,7 +116,7 @@ GROUP = Group(
         ),
         Alert(
             name="JobrunExporterStateNotCommitting",
-            expression=f"{rise('jobrun_exporter_state_commit_errors_total', limits.COMMIT_ERRORS_SHOWN)} > 0",
+            expression=f"{increase('jobrun_exporter_state_commit_errors_total', limits.COMMIT_ERRORS_SHOWN)} > 0",
             summary=f"Exporter {INSTANCE} cannot write its state",
             description=(
                 f"Writes of the state of {INSTANCE} fail, {{{{ $value }}}} in 15 minutes. Nothing is counted until it "
@@ -128,7 +128,7 @@ GROUP = Group(
             name="JobrunExporterStateLost",
             expression=f"""
             sum by (job, instance, reason) (
-              {rise('jobrun_exporter_state_cold_starts_total{reason!="new"}', limits.COLD_START_SHOWN)}
+              {increase('jobrun_exporter_state_cold_starts_total{reason!="new"}', limits.COLD_START_SHOWN)}
             ) > 0
             """,
             summary=f"Exporter {INSTANCE} started without its state ({{{{ $labels.reason }}}})",
@@ -182,8 +182,8 @@ GROUP = Group(
                 "never deployed, or its name in the config is wrong. No alert reports it if it does not run."
             ),
             links=texts.of_exporter("JobrunObjectiveMatchesNothing"),
-            why="""Exporters of the same sources have the same config, and one that has just started may not know a job
-            yet. Others have objectives of their own.""",
+            why="""Exporters that share sources have the same config, and the largest of their numbers counts: an
+            exporter that has just started may not know all jobs yet. Other exporters have different objectives.""",
         ),
         Alert(
             name="JobrunWatchdog",

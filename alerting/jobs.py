@@ -3,21 +3,22 @@
 from alerting import texts
 from alerting.model import Alert, Group, Record
 from alerting.promql import (
-    BELIEVED,
-    BLIND,
-    BLIND_NOW,
-    ENABLED,
+    DURATION_P95,
     HOURS,
     JOB,
+    LAST_ENABLED,
     LAST_SEEN,
-    LIMIT,
-    OF_SOURCE,
-    P95,
-    SERVED,
+    NEWEST_WATERMARK,
+    NEWEST_WATERMARK_QUERY,
+    RUN_LIMIT,
+    SERVED_JOB,
+    SERVED_SOURCE,
     SERVED_SOURCES,
-    believed,
+    UNWATCHED_SOURCES,
+    UNWATCHED_SOURCES_QUERY,
     condition,
     firing,
+    from_newest_exporter,
     held,
     indent,
     of_job,
@@ -29,50 +30,50 @@ from exporter.snapshot import conditions as limits
 
 RUN_LABELS = ("run_id", "run_url", "failed_step", "error_type")
 
-SEEN = (
+PREREQUISITES = (
     Record(
         LAST_SEEN,
         f"""
-        max by ({OF_SOURCE}) (
+        max by ({SERVED_SOURCE}) (
           {SERVED_SOURCES} * 0 + time()
         )
-        or on ({OF_SOURCE})
+        or on ({SERVED_SOURCE})
         (last_over_time({LAST_SEEN}[1h]) > time() - {limits.REMOVED_AFTER})
         """,
         "When an exporter last served a source; remembered for a week.",
     ),
     Record(
-        BELIEVED,
-        "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)",
+        NEWEST_WATERMARK,
+        NEWEST_WATERMARK_QUERY,
         "Among several exporters of one source, the one with the newest watermark is used.",
     ),
     Record(
-        BLIND,
-        f"max by (job, source) (\n{indent(BLIND_NOW, 2)}\n)",
-        """Sources whose exporter is gone or starting, so nothing is known now. The conditions of their jobs are
-        kept meanwhile. A source that a running exporter no longer serves was removed.""",
+        UNWATCHED_SOURCES,
+        f"max by (job, source) (\n{indent(UNWATCHED_SOURCES_QUERY, 2)}\n)",
+        """Sources whose exporter is gone or starting, so nothing is known now. The conditions of their jobs do not
+        change meanwhile. A source that a running exporter no longer serves was removed from the config.""",
     ),
     Record(
-        ENABLED,
+        LAST_ENABLED,
         f"""
         max by ({JOB}) ((jobrun_job_enabled == 1) * 0 + time())
         or
-        ({ENABLED} > time() - 86400)
+        ({LAST_ENABLED} > time() - 86400)
         """,
         "When a job was last seen enabled; remembered for a day.",
     ),
     Record(
-        LIMIT,
+        RUN_LIMIT,
         f"""
         max by ({JOB}) (jobrun_job_duration_budget_seconds)
         or
-        clamp_min({limits.STUCK_TIMES} * {P95}, {limits.MIN_RUN_LIMIT})
+        clamp_min({limits.STUCK_TIMES} * {DURATION_P95}, {limits.MIN_RUN_LIMIT})
         or
         clamp_min(
           max by ({JOB}) (
             jobrun_job_next_run_expected_timestamp_seconds
-            - on ({SERVED})
-            max by ({SERVED}) (
+            - on ({SERVED_JOB})
+            max by ({SERVED_JOB}) (
               jobrun_last_run_start_timestamp_seconds or jobrun_oldest_active_run_start_timestamp_seconds
             )
           ),
@@ -81,71 +82,71 @@ SEEN = (
         or
         max by ({JOB}) (jobrun_job_info * 0 + {limits.DEFAULT_RUN_LIMIT})
         """,
-        """How long a run may be active: its budget; without one, three times the p95; without that, one interval
-        of its schedule; else a day.""",
+        """How long a run may be active: the budget of its job, else three times the p95, else one interval of its
+        schedule, else a day.""",
     ),
 )
 
 STUCK = f"""{since("jobrun_oldest_active_run_start_timestamp_seconds")}
 > on ({JOB}) group_left ()
-{LIMIT}"""
+{RUN_LIMIT}"""
 
 LEARNED = 'jobrun_job_expectation_learned{expectation="freshness"}'
 CAPPED_INFO = f"""(
-  jobrun_job_info unless on ({SERVED}) {LEARNED}
+  jobrun_job_info unless on ({SERVED_JOB}) {LEARNED}
   or
-  label_replace(jobrun_job_info and on ({SERVED}) {LEARNED}, "page", "warning", "page", "(critical)?")
+  label_replace(jobrun_job_info and on ({SERVED_JOB}) {LEARNED}, "page", "warning", "page", "(critical)?")
 )"""
-"""`jobrun_job_info`, of which `page` is at most `warning` where the freshness is only learned."""
+"""`jobrun_job_info`, with a `page` of at most `warning` for jobs whose freshness is learned."""
 
 
 def failed(expression: str) -> str:
     """Return failing jobs with the labels of their last failed run."""
-    info = f"* on ({SERVED}) group_left ({', '.join(RUN_LABELS)})\njobrun_last_failed_run_info"
+    info = f"* on ({SERVED_JOB}) group_left ({', '.join(RUN_LABELS)})\njobrun_last_failed_run_info"
     return of_job(f"({expression})\n{info}", *RUN_LABELS)
 
 
 FAILING = held("last_run_failed")
-BEGAN = "jobrun:failing:began"
-MANY_OF_SOURCE = "jobrun:jobs_of_source:many"
-MANY_OF_PROJECT = "jobrun:jobs_of_project:many"
+STARTED_FAILING = "jobrun:failing:began"
+MANY_THRESHOLD_OF_SOURCE = "jobrun:jobs_of_source:many"
+MANY_THRESHOLD_OF_PROJECT = "jobrun:jobs_of_project:many"
 OF_SOURCE_TOGETHER = held("many_jobs_failing_of_source")
 OF_PROJECT_TOGETHER = held("many_jobs_failing_of_project")
-MASS = firing("JobrunManyJobsFailing")
-IN_MASS = f"""{FAILING} and on (job, source, project) {MASS}
+MANY_JOBS_ALERT = firing("JobrunManyJobsFailing")
+COVERED_BY_MANY_JOBS_ALERT = f"""{FAILING} and on (job, source, project) {MANY_JOBS_ALERT}
 or
 {FAILING} and on (job, source) {firing("JobrunManyJobsFailing", ', project=""')}"""
-"""Failing jobs that an alert about many jobs speaks for."""
+"""Failing jobs that JobrunManyJobsFailing already reports."""
 
-STREAK = f"""jobrun_consecutive_failures
->= on ({SERVED})
-(jobrun_job_failures_to_page or on ({SERVED}) jobrun_consecutive_failures * 0 + {limits.FAILURES_TO_PAGE})
-unless on ({SERVED})
+FAILING_STREAK = f"""jobrun_consecutive_failures
+>= on ({SERVED_JOB})
+(jobrun_job_failures_to_page or on ({SERVED_JOB}) jobrun_consecutive_failures * 0 + {limits.FAILURES_TO_PAGE})
+unless on ({SERVED_JOB})
 ({since("jobrun_failing_since_timestamp_seconds")} < {limits.FAILING_TO_PAGE})
-and on ({OF_SOURCE})
-{BELIEVED}"""
+and on ({SERVED_SOURCE})
+{NEWEST_WATERMARK}"""
 
-BUSY = f"""{FAILING}
+BUSY_JOBS = f"""{FAILING}
 and on ({JOB}) (sum by ({JOB}) ({HOURS}) > {limits.BUSY_RUNS_PER_HOUR})
 and on ({JOB}) (max by ({JOB}) (jobrun_consecutive_failures) < {limits.FAILURES_TO_PAGE})"""
-"""Jobs that run so often that a single failure says nothing."""
+"""Failing jobs that run so often that a single failure means little."""
 
 
-def least(by: str) -> str:
-    """Return the number of jobs of a project or source that counts as many."""
+def many_threshold(by: str) -> str:
+    """Return the number of failing jobs of a project or source from which they count as many."""
     return f"""clamp_min(
   {limits.MANY_SHARE} * count by ({by}) (
-{indent(believed("jobrun_job_info"), 4)}
+{indent(from_newest_exporter("jobrun_job_info"), 4)}
   ),
   {limits.MANY_JOBS}
 )"""
 
 
 def together(by: str, many: str, name: str) -> str:
-    """Return projects or sources with many jobs that started to fail together; true while as many fail."""
+    """Return projects or sources with many jobs that started to fail together, as long as that many fail."""
     return f"""count by ({by}) ({FAILING}) >= on ({by}) {many}
 and on ({by}) (
-  count by ({by}) ({BEGAN}) >= on ({by}) {many}
+  count by ({by}) ({STARTED_FAILING}) >= on ({by}) {many}
   or
   {name}
 )"""
@@ -166,41 +167,45 @@ def with_page(page: str, pages: str) -> str:
     return f'label_replace(\n{indent(failing_together(pages), 2)},\n  "page", "{page}", "", ""\n)'
 
 
-MANY = f"""{with_page("critical", "(critical)?")}
+MANY_JOBS_FAILING = f"""{with_page("critical", "(critical)?")}
 or ignoring (page)
 {with_page("warning", "warning")}
 or ignoring (page)
 {with_page("none", "none")}"""
 """The highest `page` of the failing jobs decides, for each team."""
 
-SAMPLE = {"run_id": "{{ $labels.run_id }}", "run_url": "{{ $labels.run_url }}"}
-LAST_FAILURE = SAMPLE | {"failed_step": "{{ $labels.failed_step }}"}
+RUN_LINK = {"run_id": "{{ $labels.run_id }}", "run_url": "{{ $labels.run_url }}"}
+LAST_FAILURE = RUN_LINK | {"failed_step": "{{ $labels.failed_step }}"}
 
 FAILURES = (
-    Record(FAILING, condition("last_run_failed", failed(believed("jobrun_consecutive_failures > 0")))),
-    Record(held("failing_repeatedly"), condition("failing_repeatedly", failed(STREAK))),
-    Record(BEGAN, f"{since('jobrun_failing_since_timestamp_seconds')} < {limits.MANY_WITHIN}"),
-    Record(MANY_OF_SOURCE, least("job, source"), "Number of jobs of a source, and of a project, that count as many."),
-    Record(MANY_OF_PROJECT, least("job, source, project")),
+    Record(FAILING, condition("last_run_failed", failed(from_newest_exporter("jobrun_consecutive_failures > 0")))),
+    Record(held("failing_repeatedly"), condition("failing_repeatedly", failed(FAILING_STREAK))),
+    Record(STARTED_FAILING, f"{since('jobrun_failing_since_timestamp_seconds')} < {limits.MANY_WITHIN}"),
+    Record(
+        MANY_THRESHOLD_OF_SOURCE,
+        many_threshold("job, source"),
+        "Number of failing jobs from which they count as many, per source and per project.",
+    ),
+    Record(MANY_THRESHOLD_OF_PROJECT, many_threshold("job, source, project")),
     Record(
         OF_SOURCE_TOGETHER,
         condition(
             "many_jobs_failing_of_source",
-            f"""{together("job, source", MANY_OF_SOURCE, OF_SOURCE_TOGETHER)}
+            f"""{together("job, source", MANY_THRESHOLD_OF_SOURCE, OF_SOURCE_TOGETHER)}
 and on (job, source) (
   count by (job, source) (count by (job, source, project) ({FAILING})) > 1
   or
   {OF_SOURCE_TOGETHER}
 )""",
         ),
-        "Many jobs of several projects of a source started to fail together. It lasts while as many fail.",
+        "Many jobs of several projects of a source started to fail together. Lasts as long as that many fail.",
     ),
     Record(
         OF_PROJECT_TOGETHER,
         condition(
             "many_jobs_failing_of_project",
             f"""(
-{indent(together("job, source, project", MANY_OF_PROJECT, OF_PROJECT_TOGETHER), 2)}
+{indent(together("job, source, project", MANY_THRESHOLD_OF_PROJECT, OF_PROJECT_TOGETHER), 2)}
 )
 unless on (job, source, project) (
   {FAILING} and on (job, source) {OF_SOURCE_TOGETHER} unless on (job, source, project) {OF_PROJECT_TOGETHER}
@@ -210,7 +215,7 @@ unless on (job, source, project) (
     ),
     Alert(
         name="JobrunManyJobsFailing",
-        expression=MANY,
+        expression=MANY_JOBS_FAILING,
         severity=texts.CRITICAL,
         summary=f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} have been failing since about the same time',
         description=(
@@ -229,7 +234,7 @@ unless on (job, source, project) (
             "JobrunFailingRepeatedly",
             held("failing_repeatedly"),
             JOB,
-            f"""{firing("JobrunNoRecentSuccess", ', severity="critical"')}\nor\n{IN_MASS}""",
+            f"""{firing("JobrunNoRecentSuccess", ', severity="critical"')}\nor\n{COVERED_BY_MANY_JOBS_ALERT}""",
         ),
         severity=texts.CRITICAL,
         blank=RUN_LABELS,
@@ -248,20 +253,20 @@ unless on (job, source, project) (
             "JobrunLastRunFailed",
             FAILING,
             JOB,
-            f"{held('failing_repeatedly')}\nor\n{IN_MASS}\nor\n{BUSY}",
+            f"{held('failing_repeatedly')}\nor\n{COVERED_BY_MANY_JOBS_ALERT}\nor\n{BUSY_JOBS}",
         ),
         severity=texts.WARNING,
         blank=RUN_LABELS,
         summary=f"Job {texts.JOB} failed{texts.STEP}",
         description=(
-            f"The last run of {texts.JOB} failed{texts.STEP}{texts.ERROR}, and none has succeeded since. It is "
-            f"{texts.RUN}."
+            f"The last run of {texts.JOB} failed{texts.STEP}{texts.ERROR}, and no run has succeeded since. The failed "
+            f"run is {texts.RUN_ID}."
         ),
         extra=LAST_FAILURE,
         links=texts.of_job("JobrunLastRunFailed"),
         why="""Canceled, skipped and unknown runs are ignored. A single failure of a job with more than 12 runs per
-        hour is reported by JobrunFailureRatioHigh or JobrunFailureRecovered. It does not start for a
-        job that fails repeatedly already.""",
+        hour is reported by JobrunFailureRatioHigh or JobrunFailureRecovered. The alert does not start for a job that
+        already fails repeatedly.""",
     ),
 )
 
@@ -272,13 +277,13 @@ EXPECTATIONS = (
             "no_recent_success",
             of_job(
                 f"""{since("(jobrun_last_success_timestamp_seconds or jobrun_job_discovered_timestamp_seconds)")}
-> on ({SERVED})
+> on ({SERVED_JOB})
 jobrun_job_freshness_objective_seconds""",
                 info=CAPPED_INFO,
             ),
         ),
-        """For a job that never succeeded, the age counts from when the exporter first saw it. Learned objectives
-        never page: `page` is then `warning`.""",
+        """For a job that never succeeded, the age counts from the time when the exporter first saw the job. A learned
+        objective never pages: `page` is then `warning`.""",
     ),
     Alert(
         name="JobrunNoRecentSuccess",
@@ -286,7 +291,7 @@ jobrun_job_freshness_objective_seconds""",
             "JobrunNoRecentSuccess",
             held("no_recent_success"),
             JOB,
-            f"{firing('JobrunFailingRepeatedly')}\nor\n{IN_MASS}",
+            f"{firing('JobrunFailingRepeatedly')}\nor\n{COVERED_BY_MANY_JOBS_ALERT}",
         ),
         severity=texts.CRITICAL,
         summary=f"Job {texts.JOB} has not succeeded for {{{{ humanizeDuration $value }}}}",
@@ -303,17 +308,17 @@ jobrun_job_freshness_objective_seconds""",
             "overdue",
             of_job(f"""{since("jobrun_job_next_run_expected_timestamp_seconds")}
 > {limits.TOLERANCE}
-unless on ({SERVED})
+unless on ({SERVED_JOB})
 (jobrun_active_runs{{state="executing"}} > 0)
-unless on ({SERVED}) (
+unless on ({SERVED_JOB}) (
   jobrun_active_runs{{state="pending"}} > 0
-  unless on ({SERVED})
+  unless on ({SERVED_JOB})
   ({STUCK.replace("start_timestamp_seconds", 'start_timestamp_seconds{state="pending"}')})
 )"""),
-            f"{held('overdue')} and on ({JOB}) ({believed('jobrun_job_enabled == 0')})".replace("\n", " "),
+            f"{held('overdue')} and on ({JOB}) ({from_newest_exporter('jobrun_job_enabled == 0')})".replace("\n", " "),
         ),
-        """An active run is not overdue, and a waiting run is not within its limit. A job that was overdue when it
-        was disabled stays overdue.""",
+        """A job is not overdue while a run executes, or while a pending run is within its limit. A job that was
+        overdue when it was disabled stays overdue.""",
     ),
     Alert(
         name="JobrunOverdue",
@@ -330,8 +335,8 @@ unless on ({SERVED}) (
         held("job_disabled"),
         condition(
             "job_disabled",
-            of_job(believed("jobrun_job_enabled == 0"), names="team, page, stop_cause")
-            + f"\n+ 1 and on ({JOB}) {ENABLED}",
+            of_job(from_newest_exporter("jobrun_job_enabled == 0"), names="team, page, stop_cause")
+            + f"\n+ 1 and on ({JOB}) {LAST_ENABLED}",
         ),
         "For a day after a job was disabled.",
     ),
@@ -379,14 +384,14 @@ DURATIONS = (
 (
   max by ({JOB}) (jobrun_job_duration_budget_seconds)
   or
-  {limits.SLOW_TIMES} * {P95} + {limits.SLOW_MORE}
+  {limits.SLOW_TIMES} * {DURATION_P95} + {limits.SLOW_MORE}
 )
-and on ({SERVED})
+and on ({SERVED_JOB})
 (jobrun_last_run_status{{status="success"}} == 1)
-and on ({OF_SOURCE})
-{BELIEVED}"""),
+and on ({SERVED_SOURCE})
+{NEWEST_WATERMARK}"""),
         ),
-        "Only successful runs: other alerts cover failed ones. Without a budget it needs five successes in seven days.",
+        "Only successful runs: other alerts cover failed ones. A job without a budget needs five successes in seven days.",
     ),
     Alert(
         name="JobrunRunSlow",
@@ -406,7 +411,7 @@ and on ({OF_SOURCE})
             "failure_recovered",
             of_job(f"""{since("jobrun_last_failure_timestamp_seconds")}
 < {limits.RECOVERY_REPORTED}
-unless on ({SERVED})
+unless on ({SERVED_JOB})
 jobrun_consecutive_failures > 0"""),
         ),
     ),
@@ -433,8 +438,8 @@ jobrun_consecutive_failures > 0"""),
             "No other alert reported it."
         ),
         links=texts.of_job("JobrunFailureRecovered", "&result=failure"),
-        why="A failure that was over before another alert fired.",
+        why="For failures that were over before another alert fired.",
     ),
 )
 
-GROUP = Group("jobrun-jobs", (*SEEN, *FAILURES, *EXPECTATIONS, *DURATIONS))
+GROUP = Group("jobrun-jobs", (*PREREQUISITES, *FAILURES, *EXPECTATIONS, *DURATIONS))

@@ -7,7 +7,7 @@ import msgspec
 from exporter.snapshot.conditions import KINDS
 
 RUNBOOKS = "https://github.com/jobrun-exporter/jobrun-exporter/blob/main/docs/runbooks.md"
-"""Where runbooks are while no exporter answers."""
+"""Address of the runbooks that does not need a running exporter."""
 
 WIDTH = 118
 
@@ -32,7 +32,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         expression: PromQL.
         summary: What and where, one line.
         description: What it means, in two sentences.
-        severity: A template where the job decides; the kind's own if empty.
+        severity: A template if it depends on the job; "" for the severity of the kind.
         blank: Labels that only the annotations use.
         extra: More annotations.
         links: Annotations that `assets --external-url --grafana-url` fills in, by name.

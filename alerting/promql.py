@@ -6,21 +6,25 @@ exporters of one source are instances of one scrape job; the one with the newest
 
 JOB = "job, source, project, job_name"
 """The labels of a job."""
-SERVED = "job, instance, source, project, job_name"
-"""The labels of a job as one exporter serves it."""
-OF_SOURCE = "job, instance, source"
-BELIEVED = "job_instance_source:jobrun_source_watermark_timestamp_seconds:believed"
+SERVED_JOB = "job, instance, source, project, job_name"
+"""The labels of a job in the series of one exporter."""
+SERVED_SOURCE = "job, instance, source"
+"""The labels of a source in the series of one exporter."""
+NEWEST_WATERMARK_QUERY = "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)"
+NEWEST_WATERMARK = "job_instance_source:jobrun_source_watermark_timestamp_seconds:believed"
+"""The recorded result of `NEWEST_WATERMARK_QUERY`."""
 LAST_SEEN = "job_instance_source:jobrun_source_last_seen:timestamp"
-BLIND = "job_source:jobrun_source_blind:last_seen"
+UNWATCHED_SOURCES = "job_source:jobrun_source_blind:last_seen"
+"""The recorded result of `UNWATCHED_SOURCES_QUERY`."""
 GONE = "job_source:jobrun_source_gone:last_seen"
-LIMIT = "source_project_job_name:jobrun_run_duration_seconds:limit"
-ENABLED = "source_project_job_name:jobrun_job_enabled:last_seen"
+RUN_LIMIT = "source_project_job_name:jobrun_run_duration_seconds:limit"
+LAST_ENABLED = "source_project_job_name:jobrun_job_enabled:last_seen"
 HOURS = "source_project_job_name_result:jobrun_runs:increase1h"
-P95 = "source_project_job_name:jobrun_run_duration_seconds:p95_7d"
-COUNTING = 'result=~"success|failure|error|timeout"'
+DURATION_P95 = "source_project_job_name:jobrun_run_duration_seconds:p95_7d"
+SUCCEEDED_OR_FAILED = 'result=~"success|failure|error|timeout"'
 FAILED = 'result=~"failure|error|timeout"'
-SETTLED = 240
-"""Seconds that a page waits for in its expression; its `for` is a minute more.
+PAGE_DELAY = 240
+"""Seconds that the expression of a paging alert waits. Its `for` adds a minute.
 
 A restart of Prometheus starts each `for` below 10 minutes again. Alertmanager resolves an alert that it has not received
 for 4 minutes, so a longer `for` would report a false end, and then the same problem again.
@@ -29,17 +33,17 @@ UNITS = {"d": 86400, "h": 3600, "m": 60}
 SERVED_SOURCES = (
     "(jobrun_source_up or jobrun_source_poll_interval_seconds or jobrun_source_watermark_timestamp_seconds)"
 )
-"""Any of a source's series that an exporter serves from its start on."""
+"""Series of a source, one of which an exporter serves as soon as it starts."""
 
 
-BLIND_NOW = f"""(
+UNWATCHED_SOURCES_QUERY = f"""(
   {LAST_SEEN} unless on (job, instance) jobrun_exporter_build_info
   or
   {LAST_SEEN} and on (job, instance, source) {SERVED_SOURCES}
 )
 unless on (job, source)
 jobrun_source_watermark_timestamp_seconds"""
-"""Sources of which nothing is known now: their exporter is gone or starting."""
+"""Sources of which nothing is known now, because their exporter is gone or starting."""
 
 
 def held(name: str) -> str:
@@ -56,29 +60,29 @@ def condition(name: str, live: str, *also: str) -> str:
         also: More terms, joined by `or`.
     """
     more = "".join(f"\nor\n{each}" for each in also)
-    return f"{live}{more}\nor\n{held(name)} and on (job, source) {BLIND}"
+    return f"{live}{more}\nor\n{held(name)} and on (job, source) {UNWATCHED_SOURCES}"
 
 
 def of_job(expression: str, *labels: str, info: str = "jobrun_job_info", names: str = "team, page") -> str:
-    """Return an expression on a served job as one series per job, with its team and page."""
+    """Return an expression with one series per job, with the job's team and page. Its input has one per exporter."""
     by = ", ".join((JOB, names, *labels))
     return f"""max by ({by}) (
   (
 {indent(expression, 4)}
   )
-  * on ({SERVED}) group_left ({names})
+  * on ({SERVED_JOB}) group_left ({names})
 {indent(info, 2)}
 )"""
 
 
-def believed(expression: str) -> str:
-    """Return the series of the exporter with the newest watermark."""
-    return f"{expression}\nand on ({OF_SOURCE})\n{BELIEVED}"
+def from_newest_exporter(expression: str) -> str:
+    """Return the series of the exporter whose watermark is the newest."""
+    return f"{expression}\nand on ({SERVED_SOURCE})\n{NEWEST_WATERMARK}"
 
 
 def since(timestamps: str) -> str:
-    """Return seconds from timestamps of a job up to the watermark."""
-    return f"{BELIEVED}\n- on ({OF_SOURCE}) group_right ()\n{timestamps}"
+    """Return the seconds between timestamps of a job and the watermark."""
+    return f"{NEWEST_WATERMARK}\n- on ({SERVED_SOURCE}) group_right ()\n{timestamps}"
 
 
 def firing(alert: str, more: str = "") -> str:
@@ -87,18 +91,19 @@ def firing(alert: str, more: str = "") -> str:
 
 
 def unless_started(alert: str, expression: str, on: str, others: str) -> str:
-    """Return an alert that does not start while others cover it. If it already fires, it continues.
+    """Return an alert that does not start while one of `others` is true. An alert that already fires continues.
 
-    Alertmanager does not send the end of an inhibited alert and would treat the next problem as the old one.
+    Alertmanager's inhibition is not used: it does not send the end of an inhibited alert, and then takes the next
+    problem for the old one.
     """
     gate = f"(\n{indent(others, 2)}\n) unless on ({on}) {firing(alert)}"
     return f"{expression}\nunless on ({on}) (\n{indent(gate, 2)}\n)"
 
 
-def rise(counter: str, seconds: int) -> str:
-    """Return the increase of a counter in a window. The first value of a series is not an increase.
+def increase(counter: str, seconds: int) -> str:
+    """Return the increase of a counter in a window. The first value of a series does not count.
 
-    `increase()` extrapolates, and some servers count the first value of a series.
+    PromQL's `increase()` extrapolates, and some servers also count the first value of a series.
     """
     return f"last_over_time({counter}[{window(seconds)}]) - min_over_time({counter}[{window(seconds)}])"
 
@@ -109,20 +114,20 @@ def window(seconds: int) -> str:
     return f"{seconds // length}{unit}"
 
 
-def hour(series: str) -> str:
+def increase_in_hour(series: str) -> str:
     """Return the exact increase of a counter in an hour, so that 24 hours add up to a day.
 
-    It is the difference to the value an hour ago. A younger series, or one that was reset, counts from its lowest
-    value.
+    The result is the difference to the value an hour ago. A series that is younger, or was reset, counts from its
+    lowest value.
     """
     now, before = f"last_over_time({series}[1h])", f"last_over_time({series}[1h] offset 1h)"
     return f"{now} - {before} > 0\nor\n{now} - min_over_time({series}[1h])"
 
 
-def days(series: str, window: str) -> str:
-    """Return the sum of recorded hours; in the first hour of a series, the current hour.
+def sum_of_hours(series: str, window: str) -> str:
+    """Return the sum of recorded hours, or the current hour if no full hour is recorded yet.
 
-    The window is shifted by a second, so that the hours at its ends are never counted twice.
+    The window is shifted by a second. Otherwise the hours at its two ends could both be counted.
     """
     return f"sum_over_time({series}[{window}:1h] offset -1s)\nor\n{series}"
 

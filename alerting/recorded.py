@@ -3,64 +3,66 @@
 from alerting import texts
 from alerting.model import Alert, Group, Record
 from alerting.promql import (
-    BELIEVED,
-    BLIND,
-    BLIND_NOW,
-    COUNTING,
+    DURATION_P95,
     FAILED,
     HOURS,
     JOB,
-    OF_SOURCE,
-    P95,
-    believed,
+    NEWEST_WATERMARK,
+    NEWEST_WATERMARK_QUERY,
+    SERVED_SOURCE,
+    SUCCEEDED_OR_FAILED,
+    UNWATCHED_SOURCES,
+    UNWATCHED_SOURCES_QUERY,
     condition,
-    days,
     firing,
+    from_newest_exporter,
     held,
-    hour,
+    increase_in_hour,
     indent,
+    sum_of_hours,
     unless_started,
 )
 from exporter.snapshot import conditions as limits
 
 BUCKETS = "source_project_job_name_le:jobrun_run_duration_seconds_bucket:increase1h"
-NATIVE = "source_project_job_name:jobrun_run_duration_seconds:increase1h"
-STEPS = "source_project_job_name_step_name:jobrun_step_root_failures:increase1h"
-SUCCESS = 'result="success"'
+NATIVE_HISTOGRAMS = "source_project_job_name:jobrun_run_duration_seconds:increase1h"
+ROOT_FAILURES_OF_HOUR = "source_project_job_name_step_name:jobrun_step_root_failures:increase1h"
+SUCCEEDED = 'result="success"'
 
 
-def each_hour(series: str, *labels: str) -> str:
+def increase_per_job(series: str, *labels: str) -> str:
     """Return the increase of a counter in an hour, one series per job and these labels."""
-    return f"max by ({', '.join((JOB, *labels))}) (\n{indent(hour(series), 2)}\n)"
+    return f"max by ({', '.join((JOB, *labels))}) (\n{indent(increase_in_hour(series), 2)}\n)"
 
 
-def total(matcher: str, window: str) -> str:
+def completed_runs(matcher: str, window: str) -> str:
     """Return the number of completed runs in a window of days, one series per job."""
-    return f"sum by ({JOB}) (\n{indent(days(f'{HOURS}{{{matcher}}}', window), 2)}\n)"
+    return f"sum by ({JOB}) (\n{indent(sum_of_hours(f'{HOURS}{{{matcher}}}', window), 2)}\n)"
 
 
 HOUR_GROUP = Group(
     "jobrun-hours",
     (
-        Record(HOURS, each_hour("jobrun_runs_total", "result")),
-        Record(BUCKETS, each_hour('jobrun_run_duration_seconds_bucket{result="success"}', "le")),
+        Record(HOURS, increase_per_job("jobrun_runs_total", "result")),
+        Record(BUCKETS, increase_per_job('jobrun_run_duration_seconds_bucket{result="success"}', "le")),
         Record(
-            NATIVE,
+            NATIVE_HISTOGRAMS,
             f"""
             sum by ({JOB}) (
               increase(jobrun_run_duration_seconds{{result="success"}}[1h])
-              and on ({OF_SOURCE})
-              topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)
+              and on ({SERVED_SOURCE})
+              {NEWEST_WATERMARK_QUERY}
             )
             """,
             "If Prometheus stores the buckets as a native histogram (convert_classic_histograms_to_nhcb).",
         ),
-        Record(STEPS, each_hour("jobrun_step_root_failures_total", "step_name") + " > 0"),
+        Record(ROOT_FAILURES_OF_HOUR, increase_per_job("jobrun_step_root_failures_total", "step_name") + " > 0"),
     ),
     "4m",
     """Windows of days are sums of recorded hours: summing raw samples would take tens of seconds with 1,000 jobs.
-    They do not include runs since the last full hour; in the first hour of a series, `or` uses the current value. Two exporters of one source count the same runs, so the larger count is used, never the sum.
-    The interval is below the 5 minutes of Prometheus' lookback.""",
+    They do not include runs since the last full hour; in the first hour of a series, `or` uses the current value.
+    Two exporters of one source count the same runs, so the larger count is used, never the sum. The interval is below
+    the 5 minutes of Prometheus' lookback.""",
 )
 
 
@@ -68,7 +70,10 @@ def ratios(window: str) -> tuple[Record, Record]:
     """Return the success ratio of a window, and its failures divided by what a 99 % objective allows."""
     name = f"source_project_job_name:jobrun_runs:success_ratio_{window}"
     return (
-        Record(name, f"{total(SUCCESS, window)}\n/ (\n{indent(total(COUNTING, window), 2)} > 0\n)"),
+        Record(
+            name,
+            f"{completed_runs(SUCCEEDED, window)}\n/ (\n{indent(completed_runs(SUCCEEDED_OR_FAILED, window), 2)} > 0\n)",
+        ),
         Record(f"source_project_job_name:jobrun_runs:error_budget_burn_{window}", f"(1 - {name}) / 0.01"),
     )
 
@@ -77,11 +82,11 @@ def quantile(of: float) -> str:
     """Return a quantile of the durations of seven days, of classic or native histograms."""
     return f"""(
   histogram_quantile({of}, sum by ({JOB}, le) (
-{indent(days(BUCKETS, "7d"), 4)}
+{indent(sum_of_hours(BUCKETS, "7d"), 4)}
   ))
   or
   histogram_quantile({of}, sum by ({JOB}) (
-{indent(days(NATIVE, "7d"), 4)}
+{indent(sum_of_hours(NATIVE_HISTOGRAMS, "7d"), 4)}
   ))
 )"""
 
@@ -94,15 +99,15 @@ DAY_GROUP = Group(
         *ratios("30d"),
         Record("source_project_job_name:jobrun_run_duration_seconds:p50_7d", f"{quantile(0.5)} >= 0"),
         Record(
-            P95,
+            DURATION_P95,
             f"""{quantile(0.95)}
 and on ({JOB}) (
   sum by ({JOB}) (
-{indent(days(BUCKETS + '{le="+Inf"}', "7d"), 4)}
+{indent(sum_of_hours(BUCKETS + '{le="+Inf"}', "7d"), 4)}
   )
   or
   histogram_count(sum by ({JOB}) (
-{indent(days(NATIVE, "7d"), 4)}
+{indent(sum_of_hours(NATIVE_HISTOGRAMS, "7d"), 4)}
   ))
 ) > 4.5""",
             "The p95 needs five successes. Summed increases may be slightly less than five.",
@@ -111,43 +116,49 @@ and on ({JOB}) (
     "4m",
 )
 
-BROKEN = f"""max by ({JOB}, step_name) (
-  sum_over_time({STEPS}[1d:1h] offset -1s) >= {limits.STEP_RUNS}
+STEP_FAILURES_OF_DAY = f"""max by ({JOB}, step_name) (
+  sum_over_time({ROOT_FAILURES_OF_HOUR}[1d:1h] offset -1s) >= {limits.STEP_RUNS}
   or
-  label_replace({STEPS} >= {limits.STEP_RUNS}, "hour", "now", "", "")
+  label_replace({ROOT_FAILURES_OF_HOUR} >= {limits.STEP_RUNS}, "hour", "now", "", "")
 )"""
-"""Failures of a day, or of the current hour if those are more. `hour` keeps both sides of `or` for `max`."""
+"""Failures of a step in a day, or in the current hour if those are more.
+
+The label `hour` makes the two sides of `or` differ, so that `max` gets both.
+"""
 RUNS_OF_DAY = "source_project_job_name:jobrun_runs:increase1d"
-FURTHEST = "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)"
 
 
-def own(expression: str) -> str:
-    """Replace series of other groups, which are evaluated at different times."""
-    return expression.replace(BLIND, f"(\n{indent(BLIND_NOW, 2)}\n)").replace(BELIEVED, FURTHEST)
+def without_other_groups(expression: str) -> str:
+    """Replace the recorded series of other groups by their queries. Groups are evaluated at different times."""
+    return expression.replace(UNWATCHED_SOURCES, f"(\n{indent(UNWATCHED_SOURCES_QUERY, 2)}\n)").replace(
+        NEWEST_WATERMARK, NEWEST_WATERMARK_QUERY
+    )
 
 
-REPORTED = "\nor\n".join((firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])"))
+FAILURE_REPORTED = "\nor\n".join(
+    (firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])")
+)
 
 STEP_GROUP = Group(
     "jobrun-steps",
     (
-        Record(RUNS_OF_DAY, total(COUNTING, "1d"), "Both alerts below need it."),
+        Record(RUNS_OF_DAY, completed_runs(SUCCEEDED_OR_FAILED, "1d"), "Both alerts below need it."),
         Record(
             held("step_failing"),
-            own(
+            without_other_groups(
                 condition(
                     "step_failing",
                     f"""max by ({JOB}, team, page, step_name, run_id, run_url) (
   (
-{indent(BROKEN, 4)}
+{indent(STEP_FAILURES_OF_DAY, 4)}
     > on ({JOB}) group_left ()
     {limits.STEP_SHARE} * {RUNS_OF_DAY}
   )
   * on ({JOB}) group_left (run_id, run_url, team, page)
   (
-    max by ({JOB}, run_id, run_url) ({believed("jobrun_last_failed_run_info")})
+    max by ({JOB}, run_id, run_url) ({from_newest_exporter("jobrun_last_failed_run_info")})
     * on ({JOB}) group_left (team, page)
-    max by ({JOB}, team, page) ({believed("jobrun_job_info")})
+    max by ({JOB}, team, page) ({from_newest_exporter("jobrun_job_info")})
   )
 )""",
                 )
@@ -155,7 +166,7 @@ STEP_GROUP = Group(
         ),
         Alert(
             name="JobrunStepFailing",
-            expression=unless_started("JobrunStepFailing", held("step_failing"), JOB, REPORTED),
+            expression=unless_started("JobrunStepFailing", held("step_failing"), JOB, FAILURE_REPORTED),
             severity=texts.WARNING,
             blank=("run_id", "run_url"),
             summary=f"Step {texts.safe('$labels.step_name')} of {texts.JOB} broke {{{{ $value }}}} runs in a day",
@@ -170,21 +181,22 @@ STEP_GROUP = Group(
                 "failed_step": "{{ $labels.step_name }}",
             },
             links=texts.of_job("JobrunStepFailing", "&result=failure"),
-            why="""A step that fails often, even if runs between succeed. The alert does not start while the job fails, or within a day after it paged.""",
+            why="""For steps that fail often, even if runs in between succeed. The alert does not start while the job
+            fails, or within a day after its failures paged.""",
         ),
         Record(
             held("failure_ratio_high"),
-            own(
+            without_other_groups(
                 condition(
                     "failure_ratio_high",
                     f"""max by ({JOB}, team, page) (
   (
-{indent(total(FAILED, "1d"), 4)}
+{indent(completed_runs(FAILED, "1d"), 4)}
     / on ({JOB}) ({RUNS_OF_DAY} >= {limits.RATIO_RUNS})
     > {limits.RATIO}
   )
   * on ({JOB}) group_left (team, page)
-  max by ({JOB}, team, page) ({believed("jobrun_job_info")})
+  max by ({JOB}, team, page) ({from_newest_exporter("jobrun_job_info")})
 )""",
                 )
             ),
@@ -195,16 +207,16 @@ STEP_GROUP = Group(
                 "JobrunFailureRatioHigh",
                 held("failure_ratio_high"),
                 JOB,
-                f"{REPORTED}\nor\n{firing('JobrunStepFailing')}",
+                f"{FAILURE_REPORTED}\nor\n{firing('JobrunStepFailing')}",
             ),
             severity=texts.WARNING,
             summary=f"{{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed in a day",
             description=(
                 f"In the last day {{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed, more than "
-                f"{limits.RATIO:.0%} of at least {limits.RATIO_RUNS} runs. Others between succeeded."
+                f"{limits.RATIO:.0%} of at least {limits.RATIO_RUNS} runs. Runs in between succeeded."
             ),
             links=texts.of_job("JobrunFailureRatioHigh", "&result=failure"),
-            why="For jobs that run often: many failures of which none lasts.",
+            why="For jobs that run often, fail often and recover each time.",
         ),
     ),
     "2m",

@@ -1,16 +1,16 @@
-"""Alerts about sources: whether their jobs are watched."""
+"""Alerts about sources whose jobs are not watched, or soon will not be."""
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
 from alerting.promql import (
-    BLIND_NOW,
     GONE,
     LAST_SEEN,
+    PAGE_DELAY,
     SERVED_SOURCES,
-    SETTLED,
+    UNWATCHED_SOURCES_QUERY,
     held,
+    increase,
     indent,
-    rise,
     unless_started,
     window,
 )
@@ -19,8 +19,8 @@ from exporter.snapshot import conditions as limits
 
 def condition(name: str, live: str) -> str:
     """Return a condition that does not change while its exporter is gone or starting."""
-    # Another group records BLIND, and may be evaluated later. The condition must not change before that.
-    now = f"(\n{indent(BLIND_NOW, 2)}\n)"
+    # Another group records UNWATCHED_SOURCES, and may be evaluated later. The condition must not change before that.
+    now = f"(\n{indent(UNWATCHED_SOURCES_QUERY, 2)}\n)"
     return f"{live}\nor\n{held(name)}\nand on (job, source) {now}\nunless on (job, source) jobrun_source_up"
 
 
@@ -37,12 +37,12 @@ AVAILABLE = (
         expression=f"""
         {held("source_down")}
         and on (job, source)
-        {held("source_down")} offset {window(SETTLED)}
+        {held("source_down")} offset {window(PAGE_DELAY)}
         unless on (job, source)
         (
-          max_over_time(jobrun_source_up[{window(SETTLED)}]) > 0
+          max_over_time(jobrun_source_up[{window(PAGE_DELAY)}]) > 0
           or
-          changes(jobrun_source_last_success_timestamp_seconds[{window(SETTLED)}]) > 0
+          changes(jobrun_source_last_success_timestamp_seconds[{window(PAGE_DELAY)}]) > 0
         )
         """,
         summary=f"Source {texts.SOURCE} cannot be read",
@@ -59,13 +59,13 @@ AVAILABLE = (
         unless on (job, source)
         {SERVED_SOURCES}
         """,
-        "Sources whose exporter is gone and that no other exporter reads. After a week they count as removed.",
+        "Sources whose exporter is gone, and which no other exporter reads. After a week they count as removed.",
     ),
     Alert(
         name="JobrunSourceGone",
         expression=unless_started(
             "JobrunSourceGone",
-            f"{GONE} < time() - {SETTLED}",
+            f"{GONE} < time() - {PAGE_DELAY}",
             "job, source",
             f"{GONE} and on () absent(jobrun_exporter_build_info)",
         ),
@@ -126,7 +126,7 @@ AVAILABLE = (
 
 def recently(name: str, counter: str, seconds: int, by: str = "job, source") -> Record:
     """Return a condition that lasts for a while after a counter rose."""
-    return Record(held(name), f"max by ({by}) ({rise(counter, seconds)}) > 0")
+    return Record(held(name), f"max by ({by}) ({increase(counter, seconds)}) > 0")
 
 
 LOSSES = (
@@ -208,8 +208,8 @@ ACCESS = (
   == jobrun_source_credential_expiry_timestamp_seconds offset {window(limits.RENEWED_DAILY)}
 )""",
         ),
-        """Tokens are renewed minutes before they expire. A token used in its last minute was not renewed. A
-        credential that has not changed for a day is a key that a person must replace.""",
+        """Tokens are renewed minutes before they expire, so a token that is used in its last minute was not renewed. A
+        credential that has not changed for a day is a key, which a person must replace.""",
     ),
     Alert(
         name="JobrunSourceCredentialExpiring",
@@ -238,9 +238,10 @@ ACCESS = (
             f"{texts.SOURCE}. The rules take them for one source and watch only one of them."
         ),
         links=texts.of_source("JobrunSourceNameClash"),
-        why="""Exporters of one scrape job that use one name for different sources: they have different APIs, or the
-        exporter with the most jobs lacks more than half as many as the smallest has. An exporter that has just
-        started has fewer jobs, but no others.""",
+        why="""Exporters of one scrape job use one name for different sources: their APIs differ, or their jobs do. Jobs
+        differ if the exporter with the most jobs lacks many jobs of the others: more than half the number of jobs of
+        the exporter with the fewest. An exporter that has just started has fewer jobs, but none that the others
+        lack.""",
     ),
 )
 

@@ -5,12 +5,12 @@ SAFE = '(:)( |$)|(^| )(#)" "${1}\\u00a0${4}'
 
 
 def safe(value: str) -> str:
-    """Return a template that shows a value from outside."""
+    """Return a template that shows a value from a vendor, such as the name of a job."""
     return f'{{{{ reReplaceAll "{SAFE}" {value} }}}}'
 
 
 def clause(label: str, words: str) -> str:
-    """Return a template with a text if a label is not empty; `.` in the text is its value."""
+    """Return a template that shows `words` unless the label is empty; `.` in them becomes the label's value."""
     return f"{{{{ with $labels.{label} }}}}{words.replace('.', safe('.'))}{{{{ end }}}}"
 
 
@@ -23,7 +23,8 @@ GROUP = f"{{{{ with $labels.project }}}}{safe('.')} ({{{{ end }}}}{SOURCE}{{{{ i
 """A project of a source, or a source."""
 STEP = clause("failed_step", " in step .")
 ERROR = clause("error_type", " with .")
-RUN = f"run {safe('$labels.run_id')}"
+RUN_ID = safe("$labels.run_id")
+RUN = f"run {RUN_ID}"
 
 CRITICAL = (
     '{{ if eq $labels.page "warning" }}warning{{ else if eq $labels.page "none" }}info{{ else }}critical{{ end }}'

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alerting.promql import SETTLED
+from alerting.promql import PAGE_DELAY
 from exporter.simulators.disruptions import Status
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
@@ -56,7 +56,7 @@ def hurried_rules() -> dict[str, object]:
         group.pop("interval", None)
         for rule in group["rules"]:
             rule["expr"] = re.sub(r"\b600\b", str(1200 // HURRY), rule["expr"])
-            rule["expr"] = rule["expr"].replace(f"time() - {SETTLED}", f"time() - {SETTLED // HURRY}")
+            rule["expr"] = rule["expr"].replace(f"time() - {PAGE_DELAY}", f"time() - {PAGE_DELAY // HURRY}")
             rule["expr"] = re.sub(r"\b([34])m\b", r"\1s", rule["expr"])
             rule |= {key: hurried(rule[key]) for key in ("for", "keep_firing_for") if key in rule}
             if rule.get("alert") == "JobrunExporterAbsent":

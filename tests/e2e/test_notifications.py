@@ -28,7 +28,9 @@ START = "2026-11-28T01:40:00Z"
 
 ANNOTATIONS = {
     "summary": "Job prod/load (sp) failed in step copy",
-    "description": "The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.",
+    "description": (
+        "The last run of prod/load (sp) failed in step copy, and no run has succeeded since. The failed run is r1."
+    ),
     "run_id": "r1",
     "run_url": "https://jobruns.example.com/runs/sp/r1",
     "failed_step": "copy",
@@ -151,7 +153,7 @@ SILENCE = (
 TITLE = "[critical] Job prod/load (sp) failed in step copy"
 TEXT = f"""\
 Job prod/load (sp) failed in step copy
-The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.
+The last run of prod/load (sp) failed in step copy, and no run has succeeded since. The failed run is r1.
 Source sp, project prod, job load, team data, scrape job jobs
 Since 2026-11-28 01:40 UTC
 Step copy
@@ -162,7 +164,7 @@ Dashboard https://grafana.example.com/d/jobrun-job?var-source=sp
 Silence {SILENCE}"""
 SLACK = f"""\
 *Job prod/load (sp) failed in step copy*
-The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.
+The last run of prod/load (sp) failed in step copy, and no run has succeeded since. The failed run is r1.
 Source sp, project prod, job load, team data, scrape job jobs. Since 2026-11-28 01:40 UTC. Step copy
 <https://jobruns.example.com/runs/sp/r1|Run>  <https://jobruns.example.com/runs?source=sp|Runs>  \
 <https://example.com/runbooks.md#jobrunlastrunfailed|Runbook>  \

@@ -12,7 +12,7 @@ import yaml
 from alerting.__main__ import GROUPS as RULE_GROUPS
 from alerting.__main__ import text
 from alerting.model import Alert
-from exporter.commands.assets import labeled
+from exporter.commands.assets import with_labels
 from exporter.snapshot.conditions import KINDS
 from tests.e2e.processes import needed
 from tests.e2e.servers import EDITIONS, program
@@ -33,7 +33,7 @@ OF_JOBS = {name for name, rule in ALERTS.items() if "$labels.job_name" in rule["
 ANNOTATIONS = {"summary", "description", "runbook_url"}
 SEVERITIES = {"critical", "warning", "info", "none"}
 RUN = frozenset({"run_id", "run_url", "failed_step", "error_type"})
-WHOSE = JOB | {"team", "page"}
+JOB_ALERT_LABELS = JOB | {"team", "page"}
 
 LEVELS = {
     "source_project_job_name": JOB,
@@ -44,15 +44,17 @@ LEVELS = {
 """The labels that the first part of a recorded name stands for; all have `job` too."""
 
 CONDITIONS = {
-    "last_run_failed": WHOSE | RUN,
-    "failing_repeatedly": WHOSE | RUN,
-    "run_stuck": WHOSE | {"state"},
-    "job_disabled": WHOSE | {"stop_cause"},
-    "step_failing": WHOSE | {"step_name", "run_id", "run_url"},
+    "last_run_failed": JOB_ALERT_LABELS | RUN,
+    "failing_repeatedly": JOB_ALERT_LABELS | RUN,
+    "run_stuck": JOB_ALERT_LABELS | {"state"},
+    "job_disabled": JOB_ALERT_LABELS | {"stop_cause"},
+    "step_failing": JOB_ALERT_LABELS | {"step_name", "run_id", "run_url"},
     "many_jobs_failing_of_source": {"job", "source"},
     "many_jobs_failing_of_project": {"job", "source", "project"},
     "source_unmapped_status": {"job", "source", "status"},
-    **dict.fromkeys(("no_recent_success", "overdue", "run_slow", "failure_recovered", "failure_ratio_high"), WHOSE),
+    **dict.fromkeys(
+        ("no_recent_success", "overdue", "run_slow", "failure_recovered", "failure_ratio_high"), JOB_ALERT_LABELS
+    ),
 }
 """The labels of recorded conditions; those of sources have the source's alone."""
 
@@ -69,7 +71,7 @@ def recorded_labels(name):
 
 
 OTHERS = {
-    "ALERTS": WHOSE | {"alertname", "alertstate", "severity", "step_name"},
+    "ALERTS": JOB_ALERT_LABELS | {"alertname", "alertstate", "severity", "step_name"},
     "up": frozenset({"job", "instance"}),
     "process_start_time_seconds": frozenset({"job", "instance"}),
     "jobrun_run_duration_seconds": JOB | {"instance", "result"},
@@ -142,7 +144,7 @@ def test_alerts_of_jobs_carry_the_labels_of_objectives_as_they_carry_the_team(na
     assert carried != cases
 
     for folder, file, content in (
-        ("rules", "jobrun-exporter.yml", labeled(RULES_FILE.read_text(), ["cost_center"])),
+        ("rules", "jobrun-exporter.yml", with_labels(RULES_FILE.read_text(), ["cost_center"])),
         ("tests", "cases.yml", carried),
     ):
         (tmp_path / folder).mkdir()
@@ -248,7 +250,7 @@ def test_every_metric_and_label_of_an_expression_exists(rule):
 @pytest.mark.parametrize("alert", sorted(OF_JOBS))
 def test_an_alert_of_a_job_names_the_job_and_its_team_and_outlives_a_restart(alert):
     rule = ALERTS[alert]
-    assert INFERENCE.labels(rule["expr"]) >= WHOSE
+    assert INFERENCE.labels(rule["expr"]) >= JOB_ALERT_LABELS
     assert rule["keep_firing_for"] in ("5m", "10m")
 
 
