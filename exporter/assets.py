@@ -40,5 +40,5 @@ def names(package: Path = PACKAGE) -> Iterator[str]:
 
 def root_of(package: Path) -> Path:
     """Return the folder to which the names of assets are relative."""
-    carried = package / "assets_data"
-    return carried if carried.is_dir() else package.parent
+    packaged = package / "assets_data"
+    return packaged if packaged.is_dir() else package.parent

@@ -13,20 +13,27 @@ from datetime import UTC, datetime
 
 import msgspec
 
-HOUR = 3600.0
+MAX_RESET = 3600.0
 """Maximum plausible seconds until a reset."""
-DAY = 86400.0
-"""A number in `Retry-After` this close to now, in seconds, is a time."""
-# A larger limit is ignored.
-MOST_REQUESTS = 1e9
-# A larger number is a time. As seconds to wait it would be more than three years.
-EPOCH = 1e8
-EPOCH_MILLISECONDS, EPOCH_MICROSECONDS, EPOCH_NANOSECONDS = 1e11, 1e14, 1e17
+MAX_TIME_DISTANCE = 86400.0
+"""A number in `Retry-After` that differs from the current Unix time by less than this is a Unix time."""
+MAX_REQUESTS = 1e9
+"""Maximum plausible number of requests of a limit."""
+# Larger numbers are Unix times: as seconds to wait they would be more than three years.
+MIN_UNIX_SECONDS = 1e8
+MIN_UNIX_MILLISECONDS, MIN_UNIX_MICROSECONDS, MIN_UNIX_NANOSECONDS = 1e11, 1e14, 1e17
 NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?")
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:[Zz]|[+-]\d\d:?\d\d)")
 PREFIXES = ("x-ratelimit-", "x-rate-limit-", "ratelimit-")
 FIELDS = ("limit", "remaining", "reset")
-COMBINED = {"limit": "limit", "q": "limit", "remaining": "remaining", "r": "remaining", "reset": "reset", "t": "reset"}
+COMBINED_KEYS = {
+    "limit": "limit",
+    "q": "limit",
+    "remaining": "remaining",
+    "r": "remaining",
+    "reset": "reset",
+    "t": "reset",
+}
 """Keys of the single header `RateLimit`, e.g. `"default";r=50;t=30` or `limit=100, remaining=50`."""
 ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 """One item of a list. A comma within quotes is part of the item."""
@@ -64,12 +71,12 @@ def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
 
     Names of headers are lower case. Several headers of one name are joined by commas.
     """
-    said = [*_separate(headers), *_combined(headers)]
-    if not said:
+    limit_texts = [*_separate_headers(headers), *_combined_headers(headers)]
+    if not limit_texts:
         return None
     ignored: list[str] = []
-    believed = [limits for each in said if (limits := _parsed(each, now, ignored)) is not None]
-    tightest = min(believed, key=_tightness, default=Limits())
+    plausible = [limits for each in limit_texts if (limits := _parsed(each, now, ignored)) is not None]
+    tightest = min(plausible, key=_tightness, default=Limits())
     return msgspec.structs.replace(tightest, ignored=tuple(dict.fromkeys(ignored)))
 
 
@@ -83,38 +90,38 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 def _wait(value: str, now: float) -> float | None:
     number = _number(value)
-    if number is not None and abs(number - now) > DAY:
+    if number is not None and abs(number - now) > MAX_TIME_DISTANCE:
         return number if number >= 0 else None
-    moment = number or parse_date(value) or _iso_time(value)
-    return None if moment is None else max(0.0, moment - now)
+    timestamp = number or parse_date(value) or _iso_time(value)
+    return None if timestamp is None else max(0.0, timestamp - now)
 
 
-MANY_DIGITS = 10
-"""A number with this many digits is not an age."""
+MAX_AGE_DIGITS = 9
+"""Maximum number of digits of a plausible age in seconds."""
 
 
 def parse_date(value: str) -> float | None:
     """Return an HTTP date as Unix seconds, in UTC if it has no zone; None if it is not a date."""
     try:
-        moment = email.utils.parsedate_to_datetime(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        date = email.utils.parsedate_to_datetime(value)
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
 def parse_age(value: str) -> float:
     """Return the seconds that a response was in a cache, by its `Age` header; 0 without the header."""
-    return float(value) if value.isascii() and value.isdigit() and len(value) < MANY_DIGITS else 0.0
+    return float(value) if value.isascii() and value.isdigit() and len(value) <= MAX_AGE_DIGITS else 0.0
 
 
-def _separate(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
-    """Yield the limits of headers such as `X-RateLimit-Remaining`: the first values, the second values, and so on."""
+def _separate_headers(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
+    """Yield the limits in headers such as `X-RateLimit-Remaining` in their order."""
     for prefix in PREFIXES:
         lists = [_values(headers.get(prefix + field, "")) for field in FIELDS]
         if not lists[2]:
             lists[2] = _values(headers.get(prefix + "reset-after", ""))
-        for place in range(max(map(len, lists[:2]))):
-            limit, remaining, reset = (_at(values, place) for values in lists)
+        for index in range(max(map(len, lists[:2]))):
+            limit, remaining, reset = (_at(values, index) for values in lists)
             yield LimitTexts(header=prefix.removesuffix("-"), limit=limit, remaining=remaining, reset=reset)
 
 
@@ -128,14 +135,14 @@ def _values(header: str) -> Sequence[str]:
     return values or [item.partition(";")[0].strip() for item in items]
 
 
-def _at(values: Sequence[str], place: int) -> str:
-    """Return the value at a place; "" if there is none. A single value is used for all."""
+def _at(values: Sequence[str], index: int) -> str:
+    """Return the value at an index; "" if there is none. A single value is used for all indexes."""
     if len(values) == 1:
         return values[0]
-    return values[place] if place < len(values) else ""
+    return values[index] if index < len(values) else ""
 
 
-def _combined(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
+def _combined_headers(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
     """Yield the limits of `RateLimit`, each with the quota of its policy in `RateLimit-Policy`."""
     text = headers.get("ratelimit", "")
     if not text:
@@ -156,30 +163,30 @@ def _name(item: str) -> str:
 
 def _pairs(item: str) -> dict[str, str]:
     """Return the pairs of an item. A policy may also begin with its quota, as in `100;w=60`."""
-    pairs = {COMBINED[key]: value for key, value in PAIR.findall(item.lower()) if key in COMBINED}
+    pairs = {COMBINED_KEYS[key]: value for key, value in PAIR.findall(item.lower()) if key in COMBINED_KEYS}
     return {"limit": _name(item)} | pairs if NUMBER.fullmatch(_name(item)) else pairs
 
 
-def _parsed(said: LimitTexts, now: float, ignored: list[str]) -> Limits | None:
-    """Return a limit as numbers; None if it is unusable. Add implausible values to `ignored`."""
+def _parsed(limit_texts: LimitTexts, now: float, ignored: list[str]) -> Limits | None:
+    """Parse the texts of a limit; return None if they are unusable. Add implausible values to `ignored`."""
 
     def ignore(field: str, why: str) -> None:
-        ignored.append(f"{said.header} {field}: {why}")
+        ignored.append(f"{limit_texts.header} {field}: {why}")
 
-    limit, remaining = _number(said.limit), _number(said.remaining)
-    for field, text, number in (("limit", said.limit, limit), ("remaining", said.remaining, remaining)):
+    limit, remaining = _number(limit_texts.limit), _number(limit_texts.remaining)
+    for field, text, number in (("limit", limit_texts.limit, limit), ("remaining", limit_texts.remaining, remaining)):
         if text and number is None:
             ignore(field, "is not a number")
-    if limit is not None and not 0 < limit <= MOST_REQUESTS:
-        ignore("limit", f"is not between 1 and {MOST_REQUESTS:.0f}")
+    if limit is not None and not 0 < limit <= MAX_REQUESTS:
+        ignore("limit", f"is not between 1 and {MAX_REQUESTS:.0f}")
         return None
-    if remaining is not None and not 0 <= remaining <= MOST_REQUESTS:
-        ignore("remaining", f"is not between 0 and {MOST_REQUESTS:.0f}")
+    if remaining is not None and not 0 <= remaining <= MAX_REQUESTS:
+        ignore("remaining", f"is not between 0 and {MAX_REQUESTS:.0f}")
         remaining = None
-    reset = _reset(said.reset, now)
-    if reset is None and said.reset:
+    reset = _reset(limit_texts.reset, now)
+    if reset is None and limit_texts.reset:
         ignore("reset", "is neither seconds nor a time")
-    if reset is not None and not 0 <= reset <= HOUR:
+    if reset is not None and not 0 <= reset <= MAX_RESET:
         ignore("reset", "is not within an hour")
         reset = None
     return (
@@ -198,20 +205,25 @@ def _reset(text: str, now: float) -> float | None:
     number = _number(text)
     if number is not None:
         return _seconds_to(number, now)
-    moment = parse_date(text) or _iso_time(text)
-    return None if moment is None else _from_now(moment, now)
+    timestamp = parse_date(text) or _iso_time(text)
+    return None if timestamp is None else _from_now(timestamp, now)
 
 
 def _seconds_to(number: float, now: float) -> float:
     """Return the seconds to a reset, given in seconds or as a Unix time in seconds or smaller units."""
-    for least, unit in ((EPOCH_NANOSECONDS, 1e9), (EPOCH_MICROSECONDS, 1e6), (EPOCH_MILLISECONDS, 1e3), (EPOCH, 1.0)):
-        if number >= least:
+    for minimum, unit in (
+        (MIN_UNIX_NANOSECONDS, 1e9),
+        (MIN_UNIX_MICROSECONDS, 1e6),
+        (MIN_UNIX_MILLISECONDS, 1e3),
+        (MIN_UNIX_SECONDS, 1.0),
+    ):
+        if number >= minimum:
             return _from_now(number / unit, now)
     return number
 
 
-def _from_now(moment: float, now: float) -> float:
-    return max(0.0, float(math.ceil(moment - now)))
+def _from_now(timestamp: float, now: float) -> float:
+    return max(0.0, float(math.ceil(timestamp - now)))
 
 
 def _iso_time(text: str) -> float | None:

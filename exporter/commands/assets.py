@@ -13,7 +13,7 @@ RULES = "prometheus/rules/jobrun-exporter.yml"
 LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTILINE)
 """A commented-out alert annotation: a link that needs an address."""
 
-WHOSE = "team, page"
+COPIED_LABELS = "team, page"
 """Labels that job rules copy from jobrun_job_info. This text appears nowhere else in the rules."""
 
 
@@ -27,18 +27,18 @@ def write(
 ) -> Iterator[Path]:
     """Write all assets to a folder, replacing existing files, and yield each file. Raises AssetError.
 
-    For the addresses see `linked`; for the labels see `labeled`.
+    For the addresses see `with_links`; for the labels see `with_labels`.
     """
     root = root_of(package)
     # A wrong address is refused before anything is written.
-    linked("", external_url=external_url, grafana_url=grafana_url)
+    with_links("", external_url=external_url, grafana_url=grafana_url)
     for name in names(package):
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if name == RULES:
-                rules = linked(read(name, package), external_url=external_url, grafana_url=grafana_url)
-                target.write_text(labeled(rules, labels), encoding="utf-8")
+                rules = with_links(read(name, package), external_url=external_url, grafana_url=grafana_url)
+                target.write_text(with_labels(rules, labels), encoding="utf-8")
             else:
                 shutil.copyfile(root / name, target)
         except OSError as error:
@@ -46,31 +46,31 @@ def write(
         yield target
 
 
-def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
+def with_links(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
     """Return rules with links to these addresses. Links without an address stay comments.
 
     Raises AssetError if an address is not an http(s) URL, or has characters that a rule cannot contain.
     """
-    known = {
+    addresses = {
         "external-url": _address(external_url, "--external-url"),
         "grafana-url": _address(grafana_url, "--grafana-url"),
     }
 
     def fill(match: re.Match[str]) -> str:
-        indent, name, place, rest = match.groups()
-        return f"{indent}{name}{known[place]}{rest}" if known[place] else match[0]
+        indent, name, placeholder, rest = match.groups()
+        return f"{indent}{name}{addresses[placeholder]}{rest}" if addresses[placeholder] else match[0]
 
     return LINK.sub(fill, rules)
 
 
-def labeled(rules: str, labels: Sequence[str]) -> str:
+def with_labels(rules: str, labels: Sequence[str]) -> str:
     """Return rules that also copy these labels of jobrun_job_info.
 
     Args:
         rules: The text of the rules.
         labels: Names from `labels` of the objectives.
     """
-    return rules.replace(WHOSE, ", ".join((WHOSE, *labels)))
+    return rules.replace(COPIED_LABELS, ", ".join((COPIED_LABELS, *labels)))
 
 
 def _address(url: str, flag: str) -> str:

@@ -67,7 +67,17 @@ def cells(job: JobState, runs: int, active: int) -> tuple[str, ...]:
     return (*names, *numbers, last.result, str(job.streak), end, duration)
 
 
-HEADINGS = ("SOURCE", "PROJECT", "JOB", "RUNS", "OPEN", "LAST RESULT", "FAILURES", "LAST END", "LAST DURATION")
+HEADINGS = (
+    "SOURCE",
+    "PROJECT",
+    "JOB",
+    "RUNS",
+    "ACTIVE",
+    "LAST RESULT",
+    "FAILURES IN A ROW",
+    "LAST END",
+    "LAST DURATION",
+)
 
 
 def once(config_file: Path) -> int:
@@ -85,13 +95,13 @@ def once(config_file: Path) -> int:
     return 1 if failed else 0
 
 
-NAMES = 3
+NAME_COLUMNS = 3
 """Number of leading columns whose cells may be truncated."""
 
-NEEDED = 7
+REQUIRED_COLUMNS = 7
 """Number of leading columns that are always shown. Others are omitted if the terminal is too narrow."""
 
-LEAST = 8
+MIN_NAME_WIDTH = 8
 """Minimum length of a truncated name."""
 
 
@@ -100,14 +110,16 @@ def table(rows: Iterable[tuple[str, ...]], width: int | None) -> list[str]:
     rows = [HEADINGS, *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     while width is not None and sum(widths) + 2 * len(widths) - 2 > width:
-        if (longest := max(widths[:NAMES])) > LEAST:
+        if (longest := max(widths[:NAME_COLUMNS])) > MIN_NAME_WIDTH:
             widths[widths.index(longest)] -= 1
-        elif len(widths) > NEEDED:
+        elif len(widths) > REQUIRED_COLUMNS:
             widths.pop()
         else:
             break
     return [
-        "  ".join(_cut(cell, wide).ljust(wide) for cell, wide in zip(row, widths, strict=False)).rstrip()
+        "  ".join(
+            _cut(cell, column_width).ljust(column_width) for cell, column_width in zip(row, widths, strict=False)
+        ).rstrip()
         for row in rows
     ]
 

@@ -28,7 +28,7 @@ def test_progress_is_logged_every_ten_seconds_however_often_it_is_reported(progr
 
 def test_a_part_of_less_than_ten_seconds_is_not_logged(progress, lines, clock):
     clock.set(9.0)
-    progress.begin()
+    progress.start_part()
     clock.set(18.0)
     progress("soon")
     assert lines == []
@@ -36,6 +36,6 @@ def test_a_part_of_less_than_ten_seconds_is_not_logged(progress, lines, clock):
 
 def test_the_remaining_time_is_estimated_from_the_start_of_the_part(progress, clock):
     clock.set(100.0)
-    progress.begin()
+    progress.start_part()
     clock.set(110.0)
     assert progress.seconds_left(5, 20) == 30.0

@@ -2,7 +2,7 @@ import pytest
 
 from exporter.commands.backfill.options import parse_label
 from exporter.commands.backfill.replay import zero
-from exporter.commands.backfill.samples import REPEAT, Samples, Unit, repeated, stamped
+from exporter.commands.backfill.samples import REPEAT, Samples, SeriesGroup, repeated, stamped
 from exporter.metrics.families import FAMILIES, RUN_DURATION, RUNS
 
 FAMILY = {family.name: family for family in FAMILIES}
@@ -45,7 +45,7 @@ def test_families_and_series_are_grouped_no_matter_when_they_first_appeared(requ
         for family in (RUN_DURATION, RUNS):
             for line in (b'n{le="1"} ', b'm{le="1"} '):
                 lines = line + str(timestamp).encode() + b"\n"
-                samples.note(Unit.of(FAMILY[family], lines), timestamp, lines, 60.0)
+                samples.add(SeriesGroup.of(FAMILY[family], lines), timestamp, lines, 60.0)
     count, size = samples.write(tmp_path / "out")
     lines = (tmp_path / "out").read_text().splitlines()
     assert [line for line in lines if line.startswith("# TYPE")] == [

@@ -107,7 +107,7 @@ def test_a_run_that_completed_a_moment_before_the_first_poll_is_in_the_past(live
     summary, text, progress = write(lived, tmp_path)
     assert summary.runs == 61
     assert sum(rises(text).values()) == 61
-    assert any("the daemon has just begun to count" in line for line in progress)
+    assert any("the daemon has just started to count" in line for line in progress)
     lived.run(10 * MINUTE)
     assert lived.truth() == lived.counted(), "the rest is the daemon's"
 

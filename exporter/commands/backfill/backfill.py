@@ -14,9 +14,9 @@ import msgspec
 
 from exporter import logs
 from exporter.assembly import Clocks
-from exporter.commands.backfill.cutoff import before_of_state
+from exporter.commands.backfill.cutoff import cutoff_of_state
 from exporter.commands.backfill.options import BackfillOptions
-from exporter.commands.backfill.reading import UNHURRIED, PastReader, Tell
+from exporter.commands.backfill.reading import SINGLE_POLL_INTERVAL, PastReader, Report
 from exporter.commands.backfill.replay import Replay
 from exporter.commands.backfill.samples import Samples
 from exporter.config import Config, load, secrets
@@ -24,20 +24,20 @@ from exporter.config.source import SourceSettings
 from exporter.errors import JobrunError
 from exporter.sources import SETTINGS, SOURCES
 
-SHARE = 0.5
+BUDGET_FRACTION = 0.5
 """Fraction of the request budget that is used. The daemon may use the same credential."""
 
 
-def backfill(config_file: Path, wanted: BackfillOptions) -> int:
+def backfill(config_file: Path, options: BackfillOptions) -> int:
     """Write the metrics from before the first poll, and print how to import them. Return the exit code."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     config = load(config_file, os.environ, SETTINGS)
     logs.guard(secrets(config))
-    written = write_past(config, wanted, Clocks(), lambda text: sys.stderr.write(f"{text}\n"))
+    written = write_past(config, options, Clocks(), lambda text: sys.stderr.write(f"{text}\n"))
     sys.stdout.write(
-        f"{wanted.output}: {written.runs} completed runs of {written.jobs} jobs, {written.samples} samples, "
+        f"{options.output}: {written.runs} completed runs of {written.jobs} jobs, {written.samples} samples, "
         f"{written.size / 1e6:.1f} MB\n"
-        f"next: promtool tsdb create-blocks-from openmetrics --max-block-duration=24h {wanted.output} DATA_DIRECTORY\n"
+        f"next: promtool tsdb create-blocks-from openmetrics --max-block-duration=24h {options.output} DATA_DIRECTORY\n"
     )
     return 0
 
@@ -57,21 +57,21 @@ class Written(msgspec.Struct, kw_only=True):
     size: int = 0
 
 
-def write_past(config: Config, wanted: BackfillOptions, clocks: Clocks, tell: Tell) -> Written:
+def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report: Report) -> Written:
     """Write the past of all sources, as far as their APIs reach.
 
     Raises:
         BackfillError, StateError: The state has no baseline of a source, or the output cannot be written.
         SourceError: A source could not be read completely. Then nothing is written.
     """
-    if wanted.until is not None and wanted.until > clocks.clock():
+    if options.until is not None and options.until > clocks.clock():
         raise BackfillError("--until is in the future")
-    if wanted.output.exists():
-        raise BackfillError(f"{wanted.output} exists; give another name, or remove it")
-    with closing(Samples(wanted.labels)) as samples:
+    if options.output.exists():
+        raise BackfillError(f"{options.output} exists; give another name, or remove it")
+    with closing(Samples(options.labels)) as samples:
         with (
-            before_of_state(Path(config.state.path), config.state.database(), wanted.until) as before,
-            closing(PastReader(_unhurried(config), before, clocks, tell)) as reader,
+            cutoff_of_state(Path(config.state.path), config.state.database(), options.until) as cutoff,
+            closing(PastReader(_with_deep_sources(config), cutoff, clocks, report)) as reader,
         ):
             written = Written()
             for name in reader.assembly.sources:
@@ -79,24 +79,24 @@ def write_past(config: Config, wanted: BackfillOptions, clocks: Clocks, tell: Te
                 replay = Replay(reader.config, reader.assembly.shown[name], past, samples)
                 written.runs += replay.play()
                 written.jobs += replay.jobs
-        tell(f"writing {written.runs} completed runs of {written.jobs} jobs")
+        report(f"writing {written.runs} completed runs of {written.jobs} jobs")
         try:
-            written.samples, written.size = samples.write(wanted.output)
+            written.samples, written.size = samples.write(options.output)
         except OSError as error:
-            raise BackfillError(f"{wanted.output} cannot be written: {error.strerror}") from error
+            raise BackfillError(f"{options.output} cannot be written: {error.strerror}") from error
     return written
 
 
-def _unhurried(config: Config) -> Config:
+def _with_deep_sources(config: Config) -> Config:
     """Return the config with sources that read as far back as they can, with half their request budget."""
     return config.model_copy(
-        update={"sources": tuple(_deep(settings, config.state.retention) for settings in config.sources)}
+        update={"sources": tuple(_with_full_depth(settings, config.state.retention) for settings in config.sources)}
     )
 
 
-def _deep(settings: SourceSettings, retention: float) -> SourceSettings:
+def _with_full_depth(settings: SourceSettings, retention: float) -> SourceSettings:
     depth = max(settings.lookback, min(SOURCES[settings.type].reach, retention))
-    share = SHARE * settings.requests_per_minute
+    share = BUDGET_FRACTION * settings.requests_per_minute
     return settings.model_copy(
-        update={"lookback": depth, "poll_interval": UNHURRIED, "requests_per_minute": share, "sweep": None}
+        update={"lookback": depth, "poll_interval": SINGLE_POLL_INTERVAL, "requests_per_minute": share, "sweep": None}
     )

@@ -1,4 +1,7 @@
-"""The time up to which runs are written: the baselines in the daemon's state, which the daemon may use meanwhile."""
+"""Decides which runs are written: those that completed before the baselines in the daemon's state.
+
+The daemon may use the state at the same time.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,12 +17,12 @@ from exporter.state.schema import StoredRun
 from exporter.state.sql import SqlStore
 
 
-class Before:
-    """Decides which runs completed before the daemon counted.
+class Cutoff:
+    """Decides which runs completed before the daemon started to count.
 
     Args:
         store: The daemon's state, open for reading; None if there is none.
-        until: Maximum time, in addition to the baselines; None for no maximum.
+        until: Latest cutoff, if baselines are later; None for no limit.
     """
 
     def __init__(self, store: SqlStore | None, until: float | None) -> None:
@@ -32,12 +35,12 @@ class Before:
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raise StateError if the baseline of a source is unknown, or if the state belongs to another API."""
-        for name, wanted in rules.items():
+        for name, source_rules in rules.items():
             known = self._sources.get(name)
-            if known is not None and known.identity != wanted.identity:
+            if known is not None and known.identity != source_rules.identity:
                 raise IdentityError(
                     f"source {name}: the state has the runs of {known.identity}, but the configuration names "
-                    f"{wanted.identity}"
+                    f"{source_rules.identity}"
                 )
             if self._until is None and (known is None or known.baseline is None):
                 raise StateError(
@@ -46,11 +49,11 @@ class Before:
                 )
 
     def timestamp(self, source: str, job_id: str, scope: str) -> float:
-        """Return the time up to which completed runs of a job are written."""
+        """Return the cutoff of a job: its runs that completed up to this time are written."""
         return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
 
     def end(self, source: str) -> float | None:
-        """Return the time up to which completed runs of any job of a source are written; None if unknown."""
+        """Return the latest cutoff of a source's jobs; None if unknown."""
         known = self._sources.get(source)
         since = [job.baseline for job in self.jobs if job.source == source]
         if known is not None:
@@ -72,14 +75,14 @@ class Before:
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 
     def runs(self, source: str) -> list[StoredRun]:
-        """Return the runs in the state that are not counted."""
+        """Return the source's baseline runs in the state, which no counter has."""
         return self._store.baseline_runs(source) if self._store is not None else []
 
 
 @contextmanager
-def before_of_state(path: Path, url: str | None, until: float | None) -> Iterator[Before]:
-    """Open a state for reading, while a daemon may use it. With `until` no state is needed."""
+def cutoff_of_state(path: Path, url: str | None, until: float | None) -> Iterator[Cutoff]:
+    """Open a state for reading; a daemon may use it at the same time. With `until` no state is needed."""
     with opened_for_reading(path, url) as store:
         if store is None and until is None:
             raise StateError(f"{path}: there is no state; run the daemon first, or give --until")
-        yield Before(store, until)
+        yield Cutoff(store, until)

@@ -10,11 +10,11 @@ from exporter.metrics.families import FAMILIES
 
 LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
-TAKEN = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES))
+USED_LABELS = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES))
 
 
 class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command. `labels`: added to all series. `until`: None for the baselines in the state."""
+    """Options of the command. `labels`: added to all series. `until`: the cutoff; None for the state's baselines."""
 
     output: Path
     labels: Mapping[str, str] = {}
@@ -26,6 +26,6 @@ def parse_label(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not LABEL.fullmatch(name) or name.startswith("__"):
         raise ValueError(f"{text!r} is not name=value with the name of a label")
-    if name in TAKEN:
+    if name in USED_LABELS:
         raise ValueError(f"{name!r} is already a label of the series")
     return name, value

@@ -2,34 +2,34 @@
 
 from collections.abc import Callable
 
-EVERY = 10.0
+REPORT_INTERVAL = 10.0
 """Seconds between two lines."""
 
 
 class Progress:
-    """Passes on at most one line per EVERY seconds.
+    """Reports at most one line per REPORT_INTERVAL seconds.
 
     Args:
-        tell: Receives a line.
+        report: Receives a line.
         monotonic: A monotonic clock, in seconds.
     """
 
-    def __init__(self, tell: Callable[[str], object], monotonic: Callable[[], float]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], object], monotonic: Callable[[], float]) -> None:
+        self._report = report
         self._monotonic = monotonic
-        self._began = self._last = monotonic()
+        self._part_started = self._last = monotonic()
 
-    def begin(self) -> None:
-        """Begin a part of the work. `seconds_left` refers to this part."""
-        self._began = self._last = self._monotonic()
+    def start_part(self) -> None:
+        """Start a part of the work, to which `seconds_left` then refers."""
+        self._part_started = self._last = self._monotonic()
 
     def __call__(self, line: str) -> None:
-        """Pass a line on, unless one was passed on less than EVERY seconds ago."""
+        """Report a line, unless the last one was reported less than REPORT_INTERVAL seconds ago."""
         now = self._monotonic()
-        if now - self._last >= EVERY:
+        if now - self._last >= REPORT_INTERVAL:
             self._last = now
-            self._tell(line)
+            self._report(line)
 
     def seconds_left(self, done: int, total: int) -> float:
         """Return the estimated seconds until all of `total` are done. `done` must be above 0."""
-        return (self._monotonic() - self._began) / done * (total - done)
+        return (self._monotonic() - self._part_started) / done * (total - done)

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Clocks, NoPages
 from exporter.client.client import Client
-from exporter.commands.backfill.cutoff import Before
+from exporter.commands.backfill.cutoff import Cutoff
 from exporter.commands.backfill.progress import Progress
-from exporter.commands.backfill.replay import Past, bare
+from exporter.commands.backfill.replay import Past, without_counters
 from exporter.config import Config
 from exporter.counting.records import Counted
 from exporter.counting.rules import SourceRules
@@ -28,11 +28,11 @@ from exporter.state.opening import OpenedState
 from exporter.state.sql import LoadedState
 from exporter.state.store import Store
 
-UNHURRIED = UNITS["d"]
-"""Poll interval in seconds, which is long enough to read everything in one poll."""
+SINGLE_POLL_INTERVAL = UNITS["d"]
+"""Poll interval in seconds that gives a source enough time to read everything in one poll."""
 
-ROUNDS, PAUSE = 30, 60.0
-"""Maximum number of polls of a source that needs several, and the seconds between them."""
+MAX_POLLS, POLL_PAUSE = 30, 60.0
+"""Maximum number of polls of a source that cannot read everything in one, and the seconds between them."""
 
 BATCH = 500
 """Number of runs per commit."""
@@ -40,7 +40,7 @@ BATCH = 500
 MAX_STEP_ERRORS = 3
 """Consecutive failed fetches after which all other steps are skipped."""
 
-Tell = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 class DeepView(LedgerView):
@@ -53,12 +53,12 @@ class DeepView(LedgerView):
         self._floor = floor
 
     def watermark(self, scope: str = "") -> float | None:
-        """Return the watermark; before the first batch, the time from which on everything is read."""
+        """Return the watermark; before the first batch, the time from which everything is read."""
         known = super().watermark(scope)
         return self._floor if known is None else known
 
     def baseline(self, scope: str = "") -> float:  # noqa: ARG002  # the same for all
-        """Return the time from which on everything is read."""
+        """Return the time from which everything is read."""
         return self._floor
 
 
@@ -67,25 +67,25 @@ class PastReader:
 
     Args:
         config: The config, with sources that read far back.
-        before: Decides which runs are written.
+        cutoff: Decides which runs are written.
         clocks: Clocks and network.
-        tell: Receives a line about the progress.
+        report: Receives a line about the progress.
     """
 
-    def __init__(self, config: Config, before: Before, clocks: Clocks, tell: Tell) -> None:
-        self.config, self._before = config, before
-        self._clocks, self._tell = clocks, tell
+    def __init__(self, config: Config, cutoff: Cutoff, clocks: Clocks, report: Report) -> None:
+        self.config, self._cutoff = config, cutoff
+        self._clocks, self._report = clocks, report
         self._sleep = clocks.sleep or time.sleep
-        self._progress = Progress(tell, clocks.monotonic)
+        self._progress = Progress(report, clocks.monotonic)
         self._store = Store("")
         self._store.load()
-        jobs = [bare(job) for job in before.jobs]
+        jobs = [without_counters(job) for job in cutoff.jobs]
         loaded = LoadedState(sources=[], jobs=jobs, open_runs=[], exporter=Counted())
         self._ledger = Ledger(lambda: OpenedState(store=self._store, loaded=loaded))
         self._ledger.load()
         self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
         self._rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
-        before.check(self._rules)
+        cutoff.check(self._rules)
         self.assembly.configure()
 
     def close(self) -> None:
@@ -102,12 +102,12 @@ class PastReader:
         floor = client.now() - self.assembly.shown[name].settings.lookback
         self._ledger.start_poll(name, floor)
         view = DeepView(self._ledger, name, client, floor, self._rules[name])
-        for number in range(ROUNDS):
+        for number in range(MAX_POLLS):
             if number:
-                self._tell(f"{name}: not everything is read yet; continuing in {PAUSE:.0f} s")
-                self._sleep(PAUSE)
+                self._report(f"{name}: not everything is read yet; continuing in {POLL_PAUSE:.0f} s")
+                self._sleep(POLL_PAUSE)
             self._read_once(name, source, view, steps)
-            if self._is_whole(name):
+            if self._is_read_completely(name):
                 break
         else:
             raise SourceError(f"{name}: not everything could be read")
@@ -119,25 +119,25 @@ class PastReader:
             store=self._store,
             jobs=jobs,
             steps=steps,
-            until={job.key: self._before.timestamp(name, job.job.job_id, job.job.scope) for job in jobs},
-            counted=lambda run_ids: self._before.counted(name, run_ids),
-            ahead=max(0.0, client.skew),
+            until={job.key: self._cutoff.timestamp(name, job.job.job_id, job.job.scope) for job in jobs},
+            counted=lambda run_ids: self._cutoff.counted(name, run_ids),
+            clock_ahead=max(0.0, client.skew),
         )
         self._fetch_steps(past, source, client.now())
         return past
 
     def _await_settled(self, name: str, now: float) -> None:
         """Wait until all runs before the cutoff are visible."""
-        # The newest runs are not requested yet (see exporter.sources.windows), and an API may show them late. The
-        # daemon will read them as baseline runs, so they would be counted nowhere.
-        end = self._before.end(name)
+        # Sources do not request the newest runs yet (see exporter.sources.windows), and an API may show them late. The
+        # daemon reads such runs as baseline runs. So without the wait they would be counted nowhere.
+        end = self._cutoff.end(name)
         settle = max(self.assembly.shown[name].settings.settle, CLOCK_MARGIN + 1)
         if end is not None and now < end + settle:
-            self._tell(f"{name}: the daemon has just begun to count; starting in {end + settle - now:.0f} s")
+            self._report(f"{name}: the daemon has just started to count; waiting {end + settle - now:.0f} s")
             self._sleep(end + settle - now)
 
     def _read_once(self, name: str, source: Source, view: DeepView, steps: dict[str, Sequence[Step]]) -> None:
-        self._progress.begin()
+        self._progress.start_part()
         runs = 0
         for batch in source.fetch(view):
             now = view.now
@@ -147,18 +147,18 @@ class PastReader:
             source.committed(batch)
             steps.update(batch.steps)
 
-    def _is_whole(self, name: str) -> bool:
+    def _is_read_completely(self, name: str) -> bool:
         scopes = self._ledger.source(name).scopes.values()
         return all(scope.watermark is not None for scope in scopes if scope.readable)
 
     def _warn_of_unreadable(self, name: str) -> None:
         refused = [scope or "all" for scope, state in self._ledger.source(name).scopes.items() if not state.readable]
         if refused:
-            self._tell(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
+            self._report(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
 
     def _add_known(self, name: str) -> None:
         """Add runs that are in the daemon's state but no longer listed by the API."""
-        rows = self._before.runs(name)
+        rows = self._cutoff.runs(name)
         for start in range(0, len(rows), BATCH):
             batch = {row.run.run_id: row for row in rows[start : start + BATCH]}
             shown = self._ledger.rows(name, batch)
@@ -167,25 +167,25 @@ class PastReader:
                 scope = self._ledger.committed.jobs[row.job].job.scope
                 by_scope.setdefault(scope, []).append(Batch(scope=scope, runs=[row.run]))
             for batches in by_scope.values():
-                whole = msgspec.structs.replace(batches[0], runs=[run for each in batches for run in each.runs])
-                self._ledger.commit(name, whole, PollContext(now=self._clocks.clock(), started=self._clocks.clock()))
+                merged = msgspec.structs.replace(batches[0], runs=[run for each in batches for run in each.runs])
+                self._ledger.commit(name, merged, PollContext(now=self._clocks.clock(), started=self._clocks.clock()))
 
     def _fetch_steps(self, past: Past, source: Source, now: float) -> None:
         """Fetch the steps of the runs to write, latest first; skip steps that cannot be fetched."""
-        waiting = past.endings(self._ledger.pending_steps(past.name, now + UNHURRIED, -1))
+        waiting = past.completed(self._ledger.pending_steps(past.name, now + SINGLE_POLL_INTERVAL, -1))
         pending = [row for row in waiting if row.run.run_id not in past.steps]
         errors = 0
         if pending:
             pace = self.assembly.shown[past.name].settings.requests_per_minute
-            self._tell(
+            self._report(
                 f"{past.name}: fetching the steps of {len(pending)} runs, "
                 f"{format_duration(max(60, round(len(pending) / pace) * 60))} at most "
                 '(without them: steps: "off" in a copy of the configuration)'
             )
-        self._progress.begin()
+        self._progress.start_part()
         for number, row in enumerate(pending):
             if number:
-                self._tell_steps(past.name, number, len(pending))
+                self._report_steps(past.name, number, len(pending))
             try:
                 past.steps[row.run.run_id] = source.steps(row.run)
                 errors = 0
@@ -194,9 +194,9 @@ class PastReader:
             except SourceError as error:
                 errors += 1
                 if errors == MAX_STEP_ERRORS:
-                    self._tell(f"{past.name}: the steps of the other runs are skipped: {error}")
+                    self._report(f"{past.name}: the steps of the other runs are skipped: {error}")
                     return
 
-    def _tell_steps(self, name: str, done: int, total: int) -> None:
+    def _report_steps(self, name: str, done: int, total: int) -> None:
         rest = format_duration(math.ceil(self._progress.seconds_left(done, total)))
         self._progress(f"{name}: steps of {done} of {total} runs ({done * 100 // total} %), about {rest} left")

@@ -10,7 +10,7 @@ from itertools import groupby
 import msgspec
 
 from exporter.assembly import counting_rules
-from exporter.commands.backfill.samples import Samples, Unit
+from exporter.commands.backfill.samples import Samples, SeriesGroup
 from exporter.config import Config
 from exporter.counting.counters import seed
 from exporter.counting.records import Counted, JobState, oldest
@@ -28,10 +28,10 @@ from exporter.state.schema import StoredRun
 from exporter.state.sql import LoadedState
 from exporter.state.store import Store
 
-GRID = 60.0
-"""Seconds between two times at which a value may change."""
+RESOLUTION = 60.0
+"""Seconds between two timestamps of samples."""
 
-NOT_THEN = frozenset(
+OMITTED_FAMILIES = frozenset(
     {
         "jobrun_last_failed_run_info",  # its labels change with each failure: two series would overlap
         "jobrun_job_enabled",  # only its current value is known
@@ -39,9 +39,11 @@ NOT_THEN = frozenset(
         "jobrun_job_next_run_expected_timestamp_seconds",
     }
 )
-"""Families of jobs that are not written for the past."""
+"""Families of jobs that have no samples in the past."""
 
-WRITTEN = tuple(family for family in FAMILIES if family.level is Level.JOB and family.name not in NOT_THEN)
+WRITTEN_FAMILIES = tuple(
+    family for family in FAMILIES if family.level is Level.JOB and family.name not in OMITTED_FAMILIES
+)
 
 CREATED, STARTED, ENDED = range(3)
 
@@ -54,9 +56,9 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
         store: The source's runs.
         jobs: The source's jobs, with their labels.
         steps: Steps of completed runs, by run ID.
-        until: Baseline of each job by its key. Only runs that completed before it are written.
-        counted: Returns the runs that the daemon counts, although they may have completed before the baseline.
-        ahead: Seconds by which the API's clock is ahead of the local clock. No sample may be in the future.
+        until: Cutoff of each job by its key. Only runs that completed before it are written.
+        counted: Returns which runs the daemon counts, although they may have completed before the cutoff.
+        clock_ahead: Seconds by which the API's clock is ahead of the local clock. No sample may be in the future.
     """
 
     name: str
@@ -65,17 +67,17 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     steps: dict[str, Sequence[Step]]
     until: Mapping[int, float]
     counted: Callable[[Collection[str]], frozenset[str]]
-    ahead: float = 0.0
+    clock_ahead: float = 0.0
 
-    def endings(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
-        """Return the rows whose runs completed before the baseline and are not counted by the daemon."""
+    def completed(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
+        """Return the rows of runs that completed before the cutoff and that the daemon does not count."""
         ended = [row for row in rows if row.run.end is not None and row.run.end <= self.until[row.job]]
         counted = self.counted([row.run.run_id for row in ended])
         return [row for row in ended if row.run.result is not None and row.run.run_id not in counted]
 
 
-def bare(job: JobState) -> JobState:
-    """Return a job's record with its labels, without counters and runs."""
+def without_counters(job: JobState) -> JobState:
+    """Return a job's record with its labels, but without counters and runs."""
     return JobState(
         key=job.key,
         source=job.source,
@@ -104,21 +106,23 @@ class Replay:
         rules = counting_rules(config)
         self._rules = msgspec.structs.replace(rules, zero_first=False)
         self._views = ViewBuilder(config, {past.name: shown})
-        self._written = [family for family in WRITTEN if family.name not in config.metrics.exclude]
+        self._written = [family for family in WRITTEN_FAMILIES if family.name not in config.metrics.exclude]
         store = Store("")
         store.load()
-        loaded = LoadedState(sources=[], jobs=[self._begun(job) for job in past.jobs], open_runs=[], exporter=Counted())
+        loaded = LoadedState(
+            sources=[], jobs=[self._at_zero(job) for job in past.jobs], open_runs=[], exporter=Counted()
+        )
         self._ledger = Ledger(lambda: OpenedState(store=store, loaded=loaded))
         self._ledger.load()
         self._ledger.configure({past.name: shown.rules}, self._rules, config.metrics.step_histograms)
         self._ledger.start_poll(past.name, 0.0)
         self._latest = max(past.until.values(), default=0.0)
         self._active: dict[int, dict[str, tuple[State, float]]] = {}
-        self._seen: dict[int, Mapping[Unit, bytes]] = {}
+        self._recorded: dict[int, Mapping[SeriesGroup, bytes]] = {}
 
-    def _begun(self, job: JobState) -> JobState:
+    def _at_zero(self, job: JobState) -> JobState:
         """Return a job's record with its series at 0."""
-        fresh = bare(job)
+        fresh = without_counters(job)
         if not job.folded:
             seed(fresh, self._shown.rules.results, attempts=self._shown.rules.attempts)
             fresh.expose()
@@ -127,31 +131,31 @@ class Replay:
     @property
     def jobs(self) -> int:
         """Return the number of jobs with runs to write."""
-        return len(self._seen)
+        return len(self._recorded)
 
     def play(self) -> int:
         """Replay all runs. Return the number of completed runs."""
-        endings = 0
-        moments = self._past.store.moments(self._past.name)
-        for minute, group in groupby(moments, key=lambda moment: math.ceil(moment[0] / GRID) * GRID):
-            endings += self._minute(minute, list(group))
+        completed = 0
+        events = self._past.store.moments(self._past.name)
+        for minute, group in groupby(events, key=lambda event: math.ceil(event[0] / RESOLUTION) * RESOLUTION):
+            completed += self._minute(minute, list(group))
         self._ledger.close()
-        return endings
+        return completed
 
-    def _minute(self, minute: float, moments: Sequence[tuple[float, int, str]]) -> int:
-        rows = self._past.store.runs(self._past.name, {run_id for _, _, run_id in moments})
-        happened = [
-            (what, rows[run_id])
-            for timestamp, what, run_id in moments
+    def _minute(self, minute: float, events: Sequence[tuple[float, int, str]]) -> int:
+        rows = self._past.store.runs(self._past.name, {run_id for _, _, run_id in events})
+        due_events = [
+            (event_kind, rows[run_id])
+            for timestamp, event_kind, run_id in events
             if timestamp <= self._past.until[rows[run_id].job]
         ]
-        for key in {row.job for _, row in happened} - self._seen.keys():
-            self._note(key, minute - GRID)
-        for what, row in happened:
-            self._follow(what, row)
-        ended = self._entered(minute, [row for what, row in happened if what == ENDED])
-        for key in {row.job for _, row in happened} | self._overflowing(ended):
-            self._note(key, minute)
+        for key in {row.job for _, row in due_events} - self._recorded.keys():
+            self._record_changes(key, minute - RESOLUTION)
+        for event_kind, row in due_events:
+            self._update_active(event_kind, row)
+        ended = self._count(minute, [row for event_kind, row in due_events if event_kind == ENDED])
+        for key in {row.job for _, row in due_events} | self._overflowing(ended):
+            self._record_changes(key, minute)
         return ended
 
     def _overflowing(self, ended: int) -> set[int]:
@@ -159,19 +163,19 @@ class Replay:
         jobs = self._ledger.committed.jobs.values()
         return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
-    def _follow(self, what: int, row: StoredRun) -> None:
+    def _update_active(self, event_kind: int, row: StoredRun) -> None:
         """Update the active runs."""
         run, active = row.run, self._active.setdefault(row.job, {})
-        if what == ENDED:
+        if event_kind == ENDED:
             active.pop(run.run_id, None)
-        elif what == STARTED and run.start is not None:
+        elif event_kind == STARTED and run.start is not None:
             active[run.run_id] = State.EXECUTING, run.start
         elif run.created is not None:
             active[run.run_id] = State.PENDING, run.created
 
-    def _entered(self, minute: float, rows: Sequence[StoredRun]) -> int:
+    def _count(self, minute: float, rows: Sequence[StoredRun]) -> int:
         """Count completed runs. Return their number."""
-        past = self._past.endings(rows)
+        past = self._past.completed(rows)
         scopes: dict[str, list[StoredRun]] = {}
         for row in past:
             scopes.setdefault(self._ledger.committed.jobs[row.job].job.scope, []).append(row)
@@ -182,53 +186,54 @@ class Replay:
             self._ledger.commit(self._past.name, batch, PollContext(now=minute, started=minute))
         return len(past)
 
-    # --- what is seen ---
+    # --- samples ---
 
-    def _note(self, key: int, timestamp: float) -> None:
-        """Record the samples of a job that have changed at a time."""
-        until = self._past.until.get(key, self._latest) - self._past.ahead
+    def _record_changes(self, key: int, timestamp: float) -> None:
+        """Record the samples of a job that have changed since its last call."""
+        until = self._past.until.get(key, self._latest) - self._past.clock_ahead
         timestamp = min(timestamp, until)
-        before, now = self._seen.get(key, {}), dict(self._lines(self._ledger.committed.jobs[key]))
-        for unit in before.keys() - now.keys():
-            self._samples.gone(unit, timestamp)
-        for unit, lines in now.items():
-            if before.get(unit) == lines:
+        before, now = self._recorded.get(key, {}), dict(self._lines(self._ledger.committed.jobs[key]))
+        for group in before.keys() - now.keys():
+            self._samples.add_absence(group, timestamp)
+        for group, lines in now.items():
+            if before.get(group) == lines:
                 continue
-            if key in self._seen and unit not in before and unit.counts:
-                self._samples.note(unit, timestamp - GRID, zero(lines), until)
-            self._samples.note(unit, timestamp, lines, until)
-        self._seen[key] = now
+            if key in self._recorded and group not in before and group.starts_at_zero:
+                self._samples.add(group, timestamp - RESOLUTION, zero(lines), until)
+            self._samples.add(group, timestamp, lines, until)
+        self._recorded[key] = now
 
-    def _lines(self, job: JobState) -> Iterator[tuple[Unit, bytes]]:
+    def _lines(self, job: JobState) -> Iterator[tuple[SeriesGroup, bytes]]:
         view = self._view(job)
         prefix = prefix_of(Level.JOB, (job.source, job.project, job.name))
         for family in self._written:
-            for lines in _units(family, block_of(family, self._samples.prefix(prefix), view).plain):
-                yield Unit.of(family, lines), lines
+            for lines in _groups_of(family, block_of(family, self._samples.prefix(prefix), view).plain):
+                yield SeriesGroup.of(family, lines), lines
 
     def _view(self, job: JobState) -> JobView:
         view = self._views.job(job, step_histograms=self._ledger.step_histograms)
-        active = _counted(self._active.get(job.key, {}).values())
+        active = _active_by_state(self._active.get(job.key, {}).values())
         # The past has neither links to single runs nor due times.
         return msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
 
 
-def _counted(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, float | None]]:
+def _active_by_state(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, float | None]]:
     """Return the number of runs and the earliest start per state."""
     runs = list(active)
     starts = {state: [since for each, since in runs if each is state] for state in State}
     return {state: (len(found), oldest(found)) for state, found in starts.items() if found}
 
 
-def _units(family: Family, block: bytes) -> Iterator[bytes]:
-    """Yield groups of lines: all lines of a histogram series, which ends with its count, or any other single line."""
+def _groups_of(family: Family, block: bytes) -> Iterator[bytes]:
+    """Yield groups of lines: all lines of a histogram series, or a single line of another kind."""
+    # The count is the last line of a histogram series.
     last = f"{family.name}_count{{".encode() if family.kind is Kind.HISTOGRAM else b""
-    held: list[bytes] = []
+    lines_of_group: list[bytes] = []
     for line in block.splitlines(keepends=True):
-        held.append(line)
+        lines_of_group.append(line)
         if line.startswith(last):
-            yield b"".join(held)
-            held = []
+            yield b"".join(lines_of_group)
+            lines_of_group = []
 
 
 def zero(lines: bytes) -> bytes:

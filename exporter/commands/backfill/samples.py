@@ -16,66 +16,68 @@ from exporter.exposition.textformat import header, labels
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Family, Kind
 
-STEP = 60.0
-"""Seconds before a change at which the old value is repeated, to date the change correctly."""
+REPEAT_BEFORE_CHANGE = 60.0
+"""The old value is repeated this many seconds before a change. Otherwise queries would spread the change over time."""
 
 REPEAT = 240.0
 """Seconds after which an unchanged value is repeated: less than the 5 minutes of Prometheus' lookback."""
 
 REPEAT_HISTOGRAM = 1800.0
-"""The same for histograms. They are most of the series, and are queried over ranges."""
+"""The same for histograms: a longer time, because they are most of the series and are queried over ranges."""
 
-PLACES = {family.name: place for place, family in enumerate(FAMILIES)}
+FAMILY_INDEXES = {family.name: index for index, family in enumerate(FAMILIES)}
 
 
-class Unit(msgspec.Struct, frozen=True):
+class SeriesGroup(msgspec.Struct, frozen=True):
     """A series, or all series of one histogram. `first`: name and labels of the first series."""
 
     family: int
     first: bytes
 
     @classmethod
-    def of(cls, family: Family, lines: bytes) -> "Unit":
-        """Return the unit of these lines."""
-        return cls(PLACES[family.name], lines.partition(b"\n")[0].rpartition(b" ")[0])
+    def of(cls, family: Family, lines: bytes) -> "SeriesGroup":
+        """Return the group of these lines."""
+        return cls(FAMILY_INDEXES[family.name], lines.partition(b"\n")[0].rpartition(b" ")[0])
 
     @property
-    def counts(self) -> bool:
-        """Return whether it is a counter or a histogram, which start at 0."""
+    def starts_at_zero(self) -> bool:
+        """Return whether this is a counter or a histogram, which start at 0."""
         return FAMILIES[self.family].kind is not Kind.GAUGE
 
 
 class Samples:
-    """Collects samples to write. `more`: additional labels of all series."""
+    """Collects samples to write. `extra_labels`: additional labels of all series."""
 
-    def __init__(self, more: Mapping[str, str]) -> None:
-        self._more = labels(tuple(more), tuple(more.values()))
-        self._numbers: dict[Unit, int] = {}
-        self._ends: dict[int, float] = {}
+    def __init__(self, extra_labels: Mapping[str, str]) -> None:
+        self._extra_labels = labels(tuple(extra_labels), tuple(extra_labels.values()))
+        self._group_numbers: dict[SeriesGroup, int] = {}
+        self._last_timestamps: dict[int, float] = {}
         self._db = sqlite3.connect("", isolation_level=None)  # on disk, but not visible to other processes
         self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE changes (family INTEGER, unit INTEGER, timestamp REAL, lines BLOB)")
+        self._db.execute("CREATE TABLE changes (family INTEGER, series INTEGER, timestamp REAL, lines BLOB)")
 
     def close(self) -> None:
         """Drop the samples."""
         self._db.close()
 
-    def prefix(self, own: str) -> str:
+    def prefix(self, job_labels: str) -> str:
         """Return a job's labels with the additional ones."""
-        return f"{own},{self._more}" if self._more else own
+        return f"{job_labels},{self._extra_labels}" if self._extra_labels else job_labels
 
-    def note(self, unit: Unit, timestamp: float, lines: bytes, end: float) -> None:
-        """Record the lines of a unit from a time on. `end`: time of its last sample."""
-        number = self._numbers.setdefault(unit, len(self._numbers))
-        self._ends[number] = end
-        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, number, timestamp, lines))
+    def add(self, group: SeriesGroup, timestamp: float, lines: bytes, end: float) -> None:
+        """Add the lines that a group has from a time on. `end`: time of its last sample."""
+        group_number = self._group_numbers.setdefault(group, len(self._group_numbers))
+        self._last_timestamps[group_number] = end
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (group.family, group_number, timestamp, lines))
 
-    def gone(self, unit: Unit, timestamp: float) -> None:
-        """Record that a unit has no lines from a time on."""
-        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, self._numbers[unit], timestamp, b""))
+    def add_absence(self, group: SeriesGroup, timestamp: float) -> None:
+        """Add that a group has no lines from a time on."""
+        self._db.execute(
+            "INSERT INTO changes VALUES (?, ?, ?, ?)", (group.family, self._group_numbers[group], timestamp, b"")
+        )
 
     def write(self, path: Path) -> tuple[int, int]:
-        """Write all samples to a file, which appears when it is complete. Return the numbers of samples and bytes."""
+        """Write all samples to a file, which appears once it is complete. Return the numbers of samples and bytes."""
         part = path.with_name(path.name + ".part")
         try:
             with part.open("xb") as file:
@@ -89,32 +91,32 @@ class Samples:
 
     def _families(self, file: BinaryIO) -> Iterator[int]:
         rows = self._db.execute(
-            "SELECT family, unit, timestamp, lines FROM changes ORDER BY family, unit, timestamp, rowid"
+            "SELECT family, series, timestamp, lines FROM changes ORDER BY family, series, timestamp, rowid"
         )
-        for place, of_family in groupby(rows, key=lambda row: row[0]):
-            family = FAMILIES[place]
+        for index, rows_of_family in groupby(rows, key=lambda row: row[0]):
+            family = FAMILIES[index]
             file.write(header(family, openmetrics=True))
             repeat = REPEAT_HISTOGRAM if family.kind is Kind.HISTOGRAM else REPEAT
-            for number, of_unit in groupby(of_family, key=lambda row: row[1]):
-                changes = [(timestamp, lines) for _, _, timestamp, lines in of_unit]
-                for timestamp, lines in repeated(changes, self._ends[number], repeat):
+            for group_number, rows_of_group in groupby(rows_of_family, key=lambda row: row[1]):
+                changes = [(timestamp, lines) for _, _, timestamp, lines in rows_of_group]
+                for timestamp, lines in repeated(changes, self._last_timestamps[group_number], repeat):
                     file.write(stamped(lines, timestamp))
                     yield lines.count(b"\n")
 
 
 def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
-    """Yield changes, and repeat unchanged values, up to and including `end`. Per time, the last change is used."""
+    """Yield changes, and repeat unchanged values, until `end`. Of changes at the same time, use the last."""
     latest = dict(changes)
     timestamps = sorted(latest)
     for timestamp, following in zip(timestamps, [*timestamps[1:], None], strict=True):
         if not latest[timestamp]:
             continue
         yield timestamp, latest[timestamp]
-        last = end if following is None else following - STEP
-        moment = timestamp + repeat
-        while moment < last:
-            yield moment, latest[timestamp]
-            moment += repeat
+        last = end if following is None else following - REPEAT_BEFORE_CHANGE
+        repetition = timestamp + repeat
+        while repetition < last:
+            yield repetition, latest[timestamp]
+            repetition += repeat
         if last > timestamp:
             yield last, latest[timestamp]
 
