@@ -95,7 +95,8 @@ def main(given: Sequence[str] | None = None) -> int:
 def _again(options: argparse.Namespace) -> str:
     """Return the command that repeats a scenario, without its seed."""
     played_with = {"size": options.size, "days": options.days, "pause": options.pause}
-    return " ".join(["./chaos", *(f"--{name}={value:g}" for name, value in played_with.items() if value)])
+    broken = [f'--mutant="{options.mutant}"'] if options.mutant else []
+    return " ".join(["./chaos", *(f"--{name}={value:g}" for name, value in played_with.items() if value), *broken])
 
 
 def one(options: argparse.Namespace, journal: Journal) -> None:
