@@ -20,7 +20,7 @@ DAY = 86400.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A failing part: times of its first failed try, of its last try and of its next try, and its last error."""
+    """A failing part. `since`, `tried`, `retry`: times of its first failed try, last try and next try."""
 
     since: float
     tried: float

@@ -1,4 +1,4 @@
-"""Tolerant JSON parsing: a row with an unexpected value is dropped, and a body of another shape is an error.
+"""Parses JSON tolerantly: a row with an unexpected value is dropped, and a body of another shape is an error.
 
 The only errors raised here are `DecodeError` and `SchemaError`.
 """
@@ -65,7 +65,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 
 def without_nul(body: bytes) -> bytes:
     """Return the body with U+FFFD for U+0000."""
-    # No database finds an ID with a NUL again: its run would be new, and count, at each poll.
+    # No database finds an ID with a NUL again, so its run would be new, and counted, at each poll.
     # A search for one character takes a tenth of the time, and most bodies have no escapes.
     escaped = b"\\" in body and rb"\u0000" in body
     return NULS.sub(lambda match: match.group(1) or rb"\ufffd", body) if escaped else body
@@ -211,7 +211,7 @@ class Fields:
         return text(*self.raws(*names))
 
     def scalar(self, *names: str) -> Scalar:
-        """Return a text or a number; a value of another type as JSON, so that it can be reported."""
+        """Return a text or a number. A value of another type is returned as JSON, so that it can be reported."""
         values = [raw for raw in self.raws(*names) if bytes(raw) != b"null"]
         value = scalar(*values)
         return bytes(values[0]).decode(errors="replace")[:MAX_WORD_LENGTH] if value is None and values else value

@@ -84,7 +84,7 @@ class Source(Protocol):
         """Poll once and yield batches. Each batch is committed before the next one is requested."""
 
     def committed(self, batch: Batch) -> None:
-        """Note that a batch is in the state. Before that, the source must not treat its rows as known."""
+        """Record that a batch is in the state. Before this call the source must not treat the batch's rows as known."""
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface
         """Return the steps of a run. Raises NotFoundError if the API does not have them.
@@ -106,7 +106,7 @@ class Source(Protocol):
         """Sign in and send a request. Return a sentence about the result."""
 
     def round_seconds(self) -> float:
-        """Return the seconds in which everything is currently read once; 0 if every poll reads everything."""
+        """Return the seconds that it currently takes to read everything once; 0 if every poll reads everything."""
         return 0.0
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Source(Protocol):
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach an API: its root URL, the sign-in, and the credential, whose sources share a budget."""
+    """How to reach an API: its root URL, sign-in and credential. Sources with one credential share a budget."""
 
     root: str
     auth: httpx.Auth

@@ -62,14 +62,14 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
 
     Args:
         now: The current time by the API's clock. The API refuses windows that end later.
-        watermark: Time up to which everything was read; None at the first start, which reads the API's whole reach.
+        watermark: Time up to which everything was read; None at the first poll, which reads all that the API shows.
         reach: The limits.
         sweep: Length of the sweep window in seconds; None if this poll does not sweep.
     """
     end = math.floor(now - CLOCK_MARGIN)
     horizon = math.ceil(now - reach.api + reach.margin)
     floor = horizon if watermark is None else max(horizon, math.ceil(now - reach.lookback))
-    # A watermark in the future was set by a wrong clock and proves nothing.
+    # A watermark in the future was set by a wrong clock, so it is ignored.
     if watermark is None or watermark > now:
         start: float = floor
     else:

@@ -59,7 +59,7 @@ class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnlistedRun(msgspec.Struct, frozen=True):
-    """An active run that no page shows: when it was last read by its ID, and when that was last tried."""
+    """An active run that no page shows. `read`: when it was last read by its ID. `tried`: when that was last tried."""
 
     read: float | None = None
     tried: float | None = None
@@ -103,7 +103,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
 
     @property
     def is_shown(self) -> bool:
-        """Return whether the project's list shows the job, or its runs have been read since it is missing there."""
+        """Return whether the project's list shows the job, or its runs were read after it had disappeared there."""
         read = self.checkpoint.read
         return self.missing_since is None or (read is not None and read > self.missing_since)
 
@@ -123,7 +123,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         )
 
     def schedule_age(self, now: float) -> float:
-        """Return the seconds since its schedule was read; infinite if it never was, or if a wrong clock was used."""
+        """Return the seconds since its schedule was read; infinite if never, or if the time is in the future."""
         read = self.checkpoint.detailed
         return float("inf") if read is None or read > now else now - read
 

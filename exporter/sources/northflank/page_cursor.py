@@ -37,7 +37,7 @@ class PageCursor(msgspec.Struct, kw_only=True):
         deep: Whether to continue after a page with known runs, down to `floor`.
         first: Hash of the first page, which shows whether anything changed.
         reached: Earliest start of the runs read, if there may be unread new runs on further pages.
-        skipped: Whether reading ended at a page whose runs all ended before the baseline, although there were more.
+        skipped: Whether there are unread pages after a page whose runs all ended before the baseline.
         guard: Refuses a list that never ends.
     """
 

@@ -16,14 +16,14 @@ FAST_WEIGHT = 2.0
 TIME_SHARE = 0.8
 """Fraction of an interval that a poll spends on requests."""
 
-# A job with a schedule that last started within this many seconds is polled as if it were due: somebody may start it.
+# A job with a schedule is polled as if it were due for this many seconds after a start: a person may start it again.
 RECENT = 3600.0
 
 IDLE = 86400.0
 """Seconds without a start after which a job without a schedule is idle."""
 
 FIRST_OVERDUE = 2.0
-"""Overdue ratio of a job that was just listed and never read. It grows while the job waits."""
+"""Overdue ratio of a new job, whose runs were never read. It grows while the job waits."""
 
 
 class JobSchedule(msgspec.Struct, frozen=True):

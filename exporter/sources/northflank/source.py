@@ -37,13 +37,13 @@ from exporter.sources.payload import usable
 from exporter.sources.rest import RestSource, bearer_access, path, status_table
 from exporter.sources.source import Access, SourceType, View
 
-# If this many parts fail before anything is read, the list of projects is requested to see whether the API responds.
+# If this many parts fail before anything is read, the list of projects is requested. It shows whether the API responds.
 FAILURES_BEFORE_CHECK = 3
 
 # Consecutive failed parts after which all others wait for the next poll.
 MAX_FAILURES = 10
 
-# The share of the budget that lists may cost, and that schedules may.
+# Maximum fraction of the budget for lists, and for schedules.
 LISTS_SHARE = 0.05
 
 # Seconds after which the checkpoint of a job that is no longer listed is deleted.
@@ -69,7 +69,7 @@ class NorthflankSource(RestSource):
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read due lists, then jobs, the most overdue first, within the poll's time and budget.
 
-        Raises PartialError for the parts that could not be read; if nothing could be read, the error of the list of
+        Raises PartialError if some parts could not be read. If nothing could be read, raises the error of the list of
         projects.
         """
         if (wait := self._client.wait()) > spacing(PollTier.SLOW, self._settings.poll_interval):
@@ -200,7 +200,7 @@ class NorthflankSource(RestSource):
         return self._affordable_spacing(1 + len(self._projects))
 
     def _affordable_spacing(self, requests: int) -> float:
-        """Return the seconds between two such rounds of requests: as for an idle job, unless that is too costly."""
+        """Return the seconds between two rounds of `requests` requests: as for an idle job, or longer if too costly."""
         slow = spacing(PollTier.SLOW, self._settings.poll_interval)
         return max(slow, min(HOUR, 60 * requests / (LISTS_SHARE * self._settings.requests_per_minute)))
 

@@ -27,7 +27,8 @@ class Watermarks:
     ) -> float | None:
         """Return the time up to which a project is read: its list of jobs, and every included job.
 
-        `slug` and `read`: a job and when it was read, if the caller commits that now. `listed`: the same for the list.
+        `slug` and `read`: a job, and the time of its read, if the caller commits that read now. `listed`: time of the
+        list of jobs, if the caller commits it now.
         """
         included = self.included(project, view)
         jobs = self._awaited(included, view)

@@ -112,7 +112,7 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
 
 
 def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: StatusTable = STATUSES) -> SnowplowRuns:
-    """Return the runs of a list. `known`: the texts of an earlier one; most rows are usually identical."""
+    """Return the runs of a list. `known`: the runs of an earlier list by text. Most rows usually do not change."""
     texts, fresh, invalid = dict[bytes, SnowplowRun](), dict[bytes, SnowplowRun](), 0
     rows = decode_rows(body, LIST_KEYS)
     for words in map(bytes, rows):
@@ -135,7 +135,7 @@ def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: Stat
 
 
 def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> dict[bytes, SnowplowRun]:
-    # Dropped rows must not be known: a later list may show only them.
+    # Dropped rows must not count as known, because a later list may show only them.
     words_of: dict[str, list[bytes]] = {}
     for words, row in texts.items():
         words_of.setdefault(row.run_id, []).append(words)
@@ -264,7 +264,7 @@ def oddities(row: SnowplowRun, run: Run, now: float) -> Iterator[Oddity]:
 
 
 def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return a run and its steps, None if the body has no steps. `run_id` "" accepts any run.
+    """Return a run and its steps; None instead of the steps if the body has none. `run_id` "" accepts any run.
 
     The run may be wrapped in an object or a list.
     """

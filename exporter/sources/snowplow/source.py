@@ -55,12 +55,13 @@ ASSUMED_STEPS = 50
 # Seconds by which a run's last event may be later than its end as computed from its duration.
 END_TOLERANCE = 60
 
-# Fractions of the limit. A response below the first is complete; a window above the second is read again in halves.
+# Fractions of the event limit. A response with fewer events than the first is complete. If it has more than the second,
+# its window is read again in halves.
 SURELY_WHOLE, SURELY_DOUBTFUL = 0.5, 0.9
 
 
 class DoubtedResponse(msgspec.Struct):
-    """A response that may be trimmed. `proven`: it is, because a part of its window has a run that it lacks."""
+    """A response that may be trimmed. `proven`: it is trimmed, because it lacks a run of its window."""
 
     window: Window
     ids: frozenset[str]
@@ -104,9 +105,9 @@ class SnowplowSource(RestSource):
     ) -> Iterator[tuple[Window, SnowplowRuns, int, Window | None]]:
         """Yield complete responses, oldest first. A window whose response may be trimmed is read again in halves.
 
-        The values are the window, its response, the number of earlier responses that were proven to be trimmed, and the
-        window again if its response may be trimmed but the window is too short to be halved. If the API ignores
-        `from` and `to`, no window is read again.
+        The values are: the window; its response; the number of earlier responses that are now proven to be trimmed; and
+        the window again if its response may be trimmed but the window cannot be halved. If the API ignores `from` and
+        `to`, no window is read again.
         """
         waiting, doubted = list(reversed(windows)), list[DoubtedResponse]()
         shown: set[str] = set()
@@ -131,7 +132,7 @@ class SnowplowSource(RestSource):
             yield window, response, truncated + (uncertain is not None), uncertain
 
     def _is_proven_complete(self, response: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
-        """Return whether one more request, for the time before the first end in the response, proves it complete."""
+        """Request the part of the window before the first end. Return whether that proves the response complete."""
         # A trimmed response lacks runs whose events are all older than the oldest kept event. These runs ended before
         # any run in the response. So if the part of the window before the first end is complete and has no other runs,
         # nothing is missing.
@@ -189,7 +190,7 @@ class SnowplowSource(RestSource):
             self._last = batch.memory
 
     def _follow_open_runs(self, view: View, shown: Sequence[Mapping[str, SnowplowRun]]) -> Iterator[Batch]:
-        """Read by ID the active runs that no window has shown. One that cannot be read costs no other."""
+        """Read by ID the active runs that no window has shown. A run that cannot be read does not delay the others."""
         missing = {run.run_id: run for run in view.open_runs() if not any(run.run_id in rows for rows in shown)}
         yield from self._follow(missing, view, REACH, self._read_run)
         self._failing.raise_errors()
@@ -220,7 +221,7 @@ class SnowplowSource(RestSource):
 
 
 def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:
-    """Return whether the API may have trimmed a response, which the response itself does not say."""
+    """Return whether the API may have trimmed a response. The response itself does not say so."""
     # The API returns the latest 10,000 state-change events. A run has about 3 events, and two more per step. Each row
     # has at least one event, so an API that shows more than 10,000 rows does not trim.
     if len(rows) > limit or len(rows) * (3 + 2 * ASSUMED_STEPS) < SURELY_WHOLE * limit:

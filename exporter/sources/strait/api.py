@@ -1,6 +1,6 @@
 """Strait's API: its paths, and parsers of its responses. Payloads, results and error texts are never decoded.
 
-Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
+Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
 import csv
@@ -36,7 +36,7 @@ RUN_PARTS = ("runId", "workflowRunId")
 WORKFLOW = "workflow:"
 
 MILLISECOND = timedelta(milliseconds=1)
-# A number of attempts from here on is wrong. The state cannot store all numbers that JSON can.
+# A larger number of attempts is wrong. The state cannot store every number of JSON.
 MAX_ATTEMPTS = 2**31
 # A pause reason that may become a label. A longer text may contain customer data.
 PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
@@ -120,7 +120,7 @@ class StraitPage(msgspec.Struct, Generic[AnyRow], frozen=True, kw_only=True):
         invalid: Number of unreadable rows.
         cursor: The server's cursor of the next page.
         more: Whether there are more pages.
-        burst: A creation time of which the list shows only these rows, although there may be more.
+        burst: A creation time with more rows than the list can show.
     """
 
     rows: Sequence[AnyRow]
@@ -216,7 +216,7 @@ def parse_steps(body: bytes, statuses: StatusTable) -> tuple[list[Step], bool]:
 
 
 def parse_error(body: bytes, step_name: str) -> StepLog:
-    """Return the error text of a step in a list; for the step "" that of the run."""
+    """Return the error text of a step in a list; for the step "" the error text of the run."""
     if not step_name:
         fields = decode(body, OBJECT)
         return StepLog(stderr=text(fields["error"]) if "error" in fields else "")

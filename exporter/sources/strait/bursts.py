@@ -1,4 +1,4 @@
-"""Bursts: moments at which more runs were created than a list can show."""
+"""Bursts: times at which more runs were created than a list can show."""
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
@@ -20,7 +20,7 @@ class Burst(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         since: When it was first seen.
         read: Whether all its runs are known, or cannot be known.
-        cut: Whether it was counted as truncated.
+        cut: Whether it was counted as a truncated response.
     """
 
     since: float
@@ -57,7 +57,7 @@ class Bursts:
         return {self._prefix + cursor_at(time): msgspec.json.encode(burst).decode()}
 
     def expired(self, checkpoints: Mapping[str, str], before: float) -> dict[str, str]:
-        """Return the checkpoints to delete, because no poll reads times before `before` any longer."""
+        """Return the checkpoints to delete: no poll reads times before `before` any more."""
         old = [time for time in self.known(checkpoints) if time.timestamp() < before]
         return {self._prefix + cursor_at(time): "" for time in old}
 

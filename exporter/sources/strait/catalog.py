@@ -68,7 +68,7 @@ class Catalog:
         return job_id in self._jobs or job_id in view.step_counts() or job_id in self._unlisted
 
     def jobs_of(self, owners: Mapping[str, object], view: View) -> Iterator[Job]:
-        """Yield jobs. `owners`: project by job ID. A deleted job that the state knows is left as it is."""
+        """Yield jobs. `owners`: project by job ID. A deleted job that is in the state is not yielded."""
         for job_id, project in owners.items():
             if job_id in self._jobs:
                 yield self._jobs[job_id]

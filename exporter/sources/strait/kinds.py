@@ -1,4 +1,4 @@
-"""Job runs and workflow runs: two parts of Strait's API that are read in the same way."""
+"""Job runs and workflow runs, which are read in the same way."""
 
 import msgspec
 

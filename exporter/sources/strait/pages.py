@@ -76,7 +76,7 @@ class Lists(Generic[RowKind]):
             position, cursor = exact(following), following
 
     def page_at(self, time: datetime, status: str) -> StraitPage[RowKind]:
-        """Return the first page of a status, from a time backwards. `burst`: there are more rows of that time."""
+        """Return the first page of a status, from a time backwards. `burst` is set if there are more such rows."""
         page = self._page(cursor_from(time), status)
         last = self._last(page)
         return msgspec.structs.replace(page, burst=time if page.more and last is not None and last >= time else None)

@@ -244,7 +244,7 @@ class StraitPart:
         changed = [row for row in rows if self._known.get(row.id) != row]
         yield from self._name_jobs({row.job for row in changed}, view)
         named = [row for row in changed if self._catalog.is_named(row.job, view)]
-        # Rows whose job has no known name now are read again by the next poll.
+        # The next poll reads the rows again whose job has no known name yet.
         if len(named) < len(changed):
             through = None
         invalid, self._invalid = self._invalid, 0
@@ -285,7 +285,7 @@ class StraitPart:
     def _follow_open_runs(self, view: View) -> Iterator[Batch]:
         """Read the active runs that no list has shown by their IDs."""
         missing = {run.run_id: run for run in view.open_runs(self.kind.scope) if self._latest.row(run.run_id) is None}
-        # Runs of which only the ID is known come last: there are many, and the others are more likely to have ended.
+        # Runs of which only the ID is known come last: they are many, and are less likely to have ended.
         last = {run_id for run_id, run in missing.items() if run.state is None}
         self._compensated = {run_id: until for run_id, until in self._compensated.items() if until > view.now}
         compensated = [each for each in self._compensated if self._latest.row(each) is None]
@@ -312,7 +312,7 @@ class StraitPart:
 
     def _read_revived(self, dead: DeadLetters, view: View) -> Iterator[Batch]:
         """Read replayed dead letters that have completed again: the newest at each poll, all of them with a sweep."""
-        # Only rows that are dead letters again are recorded. The state may have pruned older ones after counting them.
+        # Of the listed rows, only those that are dead letters again are recorded. The state may have pruned the others.
         since = _datetime(view.now - self._settings.lookback)
         rows: list[StraitRun] = []
         bursts: set[datetime] = set()

@@ -159,7 +159,7 @@ def parse_job(body: bytes, job_id: str) -> tuple[WorkatoJob, list[Step]]:
 
 
 def parse_error(body: bytes, step_name: str) -> str:
-    """Return the error text of a step; for the step "" that of the job. It is customer data and never stored."""
+    """Return the error text of a step; for the step "" that of the job. The text is customer data and never stored."""
     fields = Fields.of_body(body)
     if not step_name:
         return _message(fields)

@@ -17,7 +17,7 @@ PER_PAGE = 100
 USERS_PER_MINUTE = 36
 """The API allows 60, shared with all other users of the workspace."""
 LISTING_INTERVALS, MAX_LISTING = 10, 30 * MINUTE
-"""Time between two reads of the list: poll intervals and seconds, of which the shorter applies."""
+"""Time between two reads of the list, in poll intervals and in seconds: the shorter applies."""
 # Poll intervals after which an unread customer comes before all others.
 MAX_WAIT_INTERVALS = 10
 

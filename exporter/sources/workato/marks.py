@@ -39,7 +39,7 @@ MARKS: msgspec.json.Decoder[dict[str, ReadMark]] = msgspec.json.Decoder(dict[str
 
 
 class UnreadRecipe(msgspec.Struct, frozen=True, array_like=True):
-    """A recipe whose jobs cannot be read. `since`: first failed try. `read`: time up to which it was read before."""
+    """A recipe whose jobs cannot be read. `since`: first failed try. `read`: time up to which its jobs were read."""
 
     since: float
     read: float
@@ -155,7 +155,7 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
         completed: Number of completed jobs found, without those that ended before the baseline.
         recent: Number of jobs that ended so recently that they may not be in the counts yet.
         unread_offsets: IDs of jobs after which pages are unread.
-        beyond: Whether it has read past the floor, so that missing jobs are lost.
+        beyond: Whether pages past the floor were read. Jobs that are still missing are then lost.
     """
 
     completed: int

@@ -243,7 +243,7 @@ class Search:
 
 
 def _ids(page: JobPage) -> list[str]:
-    """Return the IDs of a page for the check whether it repeats an earlier one."""
+    """Return the IDs of a page, to check whether it repeats an earlier page."""
     # The last page may consist of the job at the offset, so a page with one job is not checked.
     return [row.job_id for row in page.rows] if len(page.rows) > 1 else []
 
