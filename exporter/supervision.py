@@ -19,7 +19,7 @@ START_EXTENSION = 60.0
 """Seconds by which each sign of life extends the time for the start. Reading a long past takes time."""
 
 LONGEST_PAUSE = 15.0
-"""Maximum seconds between two signs of life."""
+"""Maximum seconds between two messages that the daemon is alive."""
 
 TICK = 0.5
 """Seconds between two heartbeats."""
@@ -107,7 +107,7 @@ class Supervision:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Notify the manager that the config is being loaded. Not during the start, when the end would mean ready."""
+        """Notify the manager of a reload, but not during the start, when the end of a reload would mean ready."""
         announced = self._ready
         if announced:
             self._manager.tell(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))

@@ -55,7 +55,7 @@ class Throttle:
             return True
 
     def over(self) -> list[Swallowed]:
-        """Return the lines that were swallowed in minutes that are over. Each counts as the next minute's line."""
+        """Return the lines swallowed in minutes that have ended. Each is written as the next minute's line."""
         with self._lock:
             now = self._clock()
             ended = {kind: each for kind, each in self._windows.items() if not 0 <= now - each.since < PERIOD}

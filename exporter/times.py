@@ -12,7 +12,7 @@ import isodate
 import msgspec
 
 MILLISECONDS = 1e11
-"""Epoch numbers from here on are milliseconds: as seconds the year 5138, as milliseconds the year 1973.
+"""Larger epoch numbers are milliseconds. As seconds this number is in the year 5138, as milliseconds in 1973.
 
 From 1000 times this number on they are microseconds, and from 1,000,000 times on nanoseconds.
 """

@@ -28,7 +28,7 @@ _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
 
 @contextlib.contextmanager
 def for_a_person() -> Iterator[None]:
-    """Mark this thread's requests as those for a page that a person opened. Polls have priority."""
+    """Mark this thread's requests as requests for a page that a person opened. Polls have priority."""
     token = _for_a_person.set(True)
     try:
         yield

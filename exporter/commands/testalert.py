@@ -11,9 +11,9 @@ import yaml
 from exporter.errors import JobrunError
 
 NAME = "JobrunTestAlert"
-LASTS = timedelta(minutes=5)
+ALERT_DURATION = timedelta(minutes=5)
 """Time after which Alertmanager resolves the alert by itself."""
-PATIENCE = 10
+MAX_WAIT_SECONDS = 10
 """Maximum seconds to wait until Alertmanager shows an accepted alert."""
 
 
@@ -44,7 +44,7 @@ def alert(severity: str, team: str, now: datetime) -> dict[str, object]:
             "runbook_url": "https://github.com/jobrun-exporter/jobrun-exporter/blob/main/docs/first-alert.md",
         },
         "startsAt": now.isoformat(),
-        "endsAt": (now + LASTS).isoformat(),
+        "endsAt": (now + ALERT_DURATION).isoformat(),
     }
 
 
@@ -62,19 +62,19 @@ def send(  # noqa: PLR0913  # clock, sleep and client are arguments, so that tes
     Raises:
         TestAlertError: Alertmanager does not respond, refuses the alert, or sends it to nobody.
     """
-    with nullcontext(client) if client is not None else httpx.Client(timeout=10) as asked:
+    with nullcontext(client) if client is not None else httpx.Client(timeout=10) as http:
         root = url.rstrip("/") + "/api/v2/alerts"
-        _ask(asked, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
-        yield f"{url} took the test alert (severity={severity}{f', team={team}' if team else ''})."
-        for _ in range(PATIENCE):
-            taken = _ask(
-                asked,
+        _ask(http, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
+        yield f"{url} accepted the test alert (severity={severity}{f', team={team}' if team else ''})."
+        for _ in range(MAX_WAIT_SECONDS):
+            accepted = _ask(
+                http,
                 "GET",
                 root,
                 params={"filter": [f'alertname="{NAME}"', f'severity="{severity}"', f'team="{team}"']},
             )
-            if taken:
-                yield from _fate(taken[0], _silent(asked, url))
+            if accepted:
+                yield from _receivers_of(accepted[0], _receivers_without_notifier(http, url))
                 return
             sleep(1)
     raise TestAlertError(f"{url} does not show the alert; is it the address of an Alertmanager?")
@@ -86,10 +86,10 @@ def _ask(client: httpx.Client, method: str, url: str, **more: object) -> list[di
         response.raise_for_status()
         return list(response.json()) if method == "GET" else []
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise TestAlertError(f"{url} did not take the test alert: {error}") from None
+        raise TestAlertError(f"{url} did not accept the test alert: {error}") from None
 
 
-def _silent(client: httpx.Client, url: str) -> set[str]:
+def _receivers_without_notifier(client: httpx.Client, url: str) -> set[str]:
     """Return the receivers without a notifier, if this Alertmanager shows its config."""
     try:
         status = client.get(url.rstrip("/") + "/api/v2/status").json()
@@ -99,14 +99,14 @@ def _silent(client: httpx.Client, url: str) -> set[str]:
         return set()  # hosted Alertmanagers do not show their config
 
 
-def _fate(taken: dict[str, object], silent: set[str]) -> Iterator[str]:
+def _receivers_of(accepted: dict[str, object], without_notifier: set[str]) -> Iterator[str]:
     """Yield the receivers of an alert, or why it is muted or sent to nobody."""
-    names = [each["name"] for each in taken["receivers"]]  # type: ignore[attr-defined]  # of the API
+    names = [each["name"] for each in accepted["receivers"]]  # type: ignore[attr-defined]  # of the API
     receivers = ", ".join(names)
-    status: dict[str, list[str]] = taken["status"]  # type: ignore[assignment]  # of the API
+    status: dict[str, list[str]] = accepted["status"]  # type: ignore[assignment]  # of the API
     if status["silencedBy"] or status["inhibitedBy"]:
         raise TestAlertError(f"It goes to {receivers}, but is muted: see silences and inhibitions in Alertmanager.")
-    if silent.issuperset(names):
+    if without_notifier.issuperset(names):
         raise TestAlertError(
             f"It goes to {receivers}, which sends nothing: give it slack_configs or the like in alertmanager.yml."
         )

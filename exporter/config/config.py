@@ -309,7 +309,7 @@ def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]])
     ]
     least, index = max(needs, default=(0.0, 0))
     if retention < least:
-        reason = f"the larger of lookback and max_run_age, and overlap, of sources[{index}]"
+        reason = f"the longer of lookback and max_run_age of sources[{index}], plus its overlap"
         yield ConfigProblem("state.retention", f"must be at least {format_duration(least)}: {reason}")
 
 

@@ -12,7 +12,7 @@ Path = tuple[str | int, ...]
 """Keys and indexes from the top."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
-LARGEST = 100_000
+MAX_VALUES = 100_000
 """Maximum number of values in a file: a few lines of nested aliases could create billions."""
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
@@ -45,8 +45,8 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
         node = loader.get_single_node()
         if node is None:
             return Document({}, [], {})
-        if _size(node, {}) > LARGEST:
-            raise ConfigError([ConfigProblem("", f"more than {LARGEST} values, with all that * repeats")])
+        if _size(node, {}) > MAX_VALUES:
+            raise ConfigError([ConfigProblem("", f"more than {MAX_VALUES} values, including those repeated by *")])
         document = Document(loader.construct_document(node), list(_wrong_keys(node, ())), {})
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(error, text)]) from None

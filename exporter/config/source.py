@@ -119,9 +119,11 @@ StatusMap = Annotated[
 
 
 class SourceSettings(Section):
-    """One source. A vendor's class adds its own keys, narrows `type` to its word, and declares a key again where its
-    default is another. A vendor without sweeps leaves `sweep` as it is here.
-    """  # noqa: D205  # the sentence needs the line
+    """One source.
+
+    A vendor's class adds its own keys, narrows `type` to one word, and declares a key again to change its default. A
+    vendor without sweeps does not declare `sweep` again.
+    """
 
     api_path: ClassVar[str] = ""
     """Path that the source appends to `base_url`. A `base_url` that already ends with it is a problem."""

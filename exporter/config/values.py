@@ -220,7 +220,7 @@ Switch = BeforeValidator(_word_of_switch)
 
 def _name(text: str) -> str:
     if not text or text != text.strip() or re.search(r"[/\x00-\x1f\x7f]", text):
-        raise ValueError("must not be empty, and have no slash, line break, or space at an end")
+        raise ValueError("must not be empty, contain a slash or line break, or begin or end with a space")
     if len(text) > LONGEST_NAME:
         raise ValueError(f"must not have more than {LONGEST_NAME} characters")
     return text
@@ -264,7 +264,7 @@ RESERVED_LABELS = frozenset(
 """Names of labels that metrics, scrapes or alerts already use."""
 
 SCRAPE_LABELS = frozenset({"env", "environment", "service", "stage", "type"})
-"""Label names that targets often have: in Prometheus one of both would be renamed or replaced."""
+"""Label names that scrape targets often have. Prometheus would rename or replace one of the two labels."""
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ TRUNCATION_TOLERANCE = 0.001
 
 
 class CountState(enum.IntEnum):
-    """How a run is recorded: active, counted, before the baseline, or expired."""
+    """How a run is recorded: active, counted, completed before the baseline, or expired."""
 
     OPEN = 0
     COUNTED = 1
@@ -40,7 +40,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What a classification depends on besides the run.
+    """The data that classifies a row, besides the run.
 
     Attributes:
         baseline: Unix time. Runs of the job that completed before it are not counted.

@@ -15,9 +15,9 @@ MAX_ERROR_TYPES = 50
 
 
 class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How runs are counted: the bounds of histograms, in seconds, and whether new series are served as 0 first.
+    """How runs are counted: the bounds of histograms in seconds, and whether new series are served as 0 first.
 
-    `excluded`: families that are counted, but not served.
+    `excluded`: families that are counted but not served.
     """
 
     run_buckets: tuple[float, ...]

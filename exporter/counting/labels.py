@@ -1,4 +1,4 @@
-"""Labels made of what vendors and users write."""
+"""Makes labels of texts from vendors and users."""
 
 from exporter.model import Job
 
@@ -24,7 +24,7 @@ def clean_url(url: str) -> str:
 
 
 def label_of(job: Job) -> str:
-    """Return a job's name as a label, before another job's equal name is considered."""
+    """Return a job's name as a label. Another job may have the same name."""
     return clean(job.name) or "unknown"
 
 

@@ -38,7 +38,7 @@ LIMITED = frozenset(
 COLLECT_INTERVAL = 2.5
 """Seconds after which the process's own metrics are collected again.
 
-With many sources that takes much longer than a page of what a poll has changed.
+With many sources, collecting takes much longer than rendering the changes of a poll.
 """
 
 
@@ -172,7 +172,7 @@ class Exposition:
             self._take_in(Level.JOB, before.jobs, snapshot.jobs, everything=everything)
             self._take_in(Level.SOURCE, before.sources, snapshot.sources, everything=everything)
             self._put(Level.PROCESS, snapshot.exporter)
-            # The second time with the numbers of series, which include the exporter's own families.
+            # Rendered twice: the second time with the numbers of series, which include the exporter's own families.
             self._put(Level.EXPORTER, snapshot.exporter)
             self._put(Level.EXPORTER, msgspec.structs.replace(snapshot.exporter, series=self.series_by_family()))
             page = self.page = self._page(snapshot.generation, self._of_product, with_own=not self._shared)

@@ -1,4 +1,4 @@
-"""Renders committed records after each change, and exposes the values of series that were exposed as 0 long enough."""
+"""Renders committed records after each change. Exposes the values of series that were served as 0 long enough."""
 
 import threading
 import time

@@ -198,7 +198,7 @@ def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
 
 
 def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
-    """Return a time of day for each day since the first start near it, with the start of that day or None."""
+    """Return each day's time `middle` since the first start near it, with the start near it or None."""
     days: list[tuple[float, float | None]] = []
     timestamp = starts[0] - starts[0] % DAY + middle - DAY
     while timestamp <= starts[-1] + near:
@@ -224,7 +224,10 @@ def _nearest(starts: Sequence[float], timestamp: float) -> float:
 
 
 def _weekdays(days: Sequence[tuple[float, float | None]], *, doubtful: bool) -> frozenset[int]:
-    """Return the weekdays on which a job starts: on most of the last four, or on all days of a single clear week."""
+    """Return the weekdays on which a job starts.
+
+    It must have started on most of their last four dates, or on each day if only one week is known.
+    """
     by_day: dict[int, list[bool]] = {}
     for timestamp, hit in days:
         by_day.setdefault(_weekday(timestamp), []).append(hit is not None)

@@ -35,7 +35,7 @@ Further statuses of a run are not counted. Further statuses of a source count as
 
 
 MAX_RANGES = 1000
-"""Maximum number of unobserved ranges per source. An older range could be counted again."""
+"""Maximum number of stored unobserved ranges per source. A range that was dropped could be counted again."""
 
 
 class PollInProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +141,7 @@ class BatchWriter:
         if keep is None:
             if sighting.before is None or row is None or _is_same_record(row, sighting.before):
                 return
-            # An earlier batch of this poll recorded a stale row. Restore what was known before the poll.
+            # An earlier batch of this poll recorded a stale row. Restore the row from before the poll.
             keep = sighting.before
         if (counts or keep.mark is CountState.OPEN) and self._transaction.peek(key).gone:
             self._transaction.revive(key)
@@ -153,7 +153,7 @@ class BatchWriter:
             self._uncounted(stored, row)
 
     def _is_of_another_scope(self, key: int, row: StoredRun) -> bool:
-        """Return whether another scope has a run with this ID: IDs are not unique, so this run cannot be counted."""
+        """Return whether the run with this ID belongs to another scope. Such a row cannot be counted."""
         return row.job != key and self._transaction.peek(row.job).job.scope != self._transaction.peek(key).job.scope
 
     def apply_waiting_rows(self, rows: Mapping[str, StoredRun]) -> None:

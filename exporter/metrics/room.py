@@ -24,10 +24,10 @@ from exporter.snapshot.job import JobView
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
 """Results for which every job is expected to get a histogram of durations."""
 
-NONE: frozenset[str] = frozenset()
+NO_FAMILIES: frozenset[str] = frozenset()
 
 
-def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str] = NONE) -> int:
+def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str] = NO_FAMILIES) -> int:
     """Return the number of lines of a histogram series: one per bound, and those of +Inf, sum and count."""
     return 0 if family in excluded else len(bounds) + 3
 
@@ -38,7 +38,7 @@ def step_counters(excluded: Collection[str]) -> int:
 
 
 def series_needed(
-    view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float], excluded: frozenset[str] = NONE
+    view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float], excluded: frozenset[str] = NO_FAMILIES
 ) -> int:
     """Return how many series a job has or is expected to have. Each line of a histogram counts as one.
 

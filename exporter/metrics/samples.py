@@ -1,7 +1,7 @@
 """Samples of gauges: pure functions from a view to rows.
 
-A row is the values of the gauge's own labels, without those of its level, and the sample's value. An unknown value has
-no row.
+A row has the values of the gauge's own labels, without the labels of its job or source, and the value of the sample. An
+unknown value has no row.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +26,8 @@ def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[R
     """Return the samples function of a gauge without labels of its own. The gauge is absent while `value` is None."""
 
     def rows(view: View) -> Iterable[Row]:
-        known = value(view)
-        return () if known is None else (((), known),)
+        number = value(view)
+        return () if number is None else (((), number),)
 
     return rows
 
@@ -39,8 +39,8 @@ def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView],
     """Return the samples function of a gauge that shows a value of the run that completed last."""
 
     def rows(view: JobView) -> Iterable[Row]:
-        known = None if view.state.last_run is None else value(view.state.last_run)
-        return () if known is None else (((), known),)
+        number = None if view.state.last_run is None else value(view.state.last_run)
+        return () if number is None else (((), number),)
 
     return rows
 
@@ -86,7 +86,7 @@ def last_failed_run(view: JobView) -> Iterator[Row]:
 def job_info(view: JobView) -> Iterator[Row]:
     """Return the details of the job as labels."""
     job = view.state.job
-    own, job_url = tuple(value for _, value in view.labels), view.job_url
+    extra_labels, job_url = tuple(value for _, value in view.labels), view.job_url
     yield (
         (
             clean(job.job_id),
@@ -95,7 +95,7 @@ def job_info(view: JobView) -> Iterator[Row]:
             view.page,
             clean(job.stop_cause),
             clean_url(job_url),
-            *own,
+            *extra_labels,
         ),
         1,
     )
@@ -162,8 +162,8 @@ def ownership_changes(view: ExporterView) -> Iterator[Row]:
 
 def objective_jobs(view: ExporterView) -> Iterator[Row]:
     """Return the number of jobs per objective."""
-    for place, jobs in enumerate(view.objective_jobs):
-        yield (str(place),), jobs
+    for index, jobs in enumerate(view.objective_jobs):
+        yield (str(index),), jobs
 
 
 def served_series(view: ExporterView) -> Iterator[Row]:

@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}".removesuffix(".0") + "s"
     if round(seconds) < MINUTE:
         return f"{round(seconds)}s"
-    # 59m 59.9s is 1h: the unit is chosen after rounding
+    # The unit is chosen after rounding, so that 59m 59.9s is 1h.
     unit, letter, smaller, small_letter = next(row for row in UNITS if round(seconds / row[2]) * row[2] >= row[0])
     large, rest = divmod(round(seconds / smaller) * smaller, unit)
     small = round(rest / smaller)

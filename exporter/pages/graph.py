@@ -84,7 +84,7 @@ def _boxes(by_name: Mapping[str, StepReport], places: Mapping[str, int]) -> dict
 
 
 def _line(before: Box, after: Box) -> str:
-    # From the right side of one box to the left side of the other: straight, with a curve in the last gap.
+    # The line goes from the right side of one box to the left side of the other. Only its last gap is curved.
     x1, y1 = before.x + BOX_WIDTH, before.y + BOX_HEIGHT // 2
     x2, y2 = after.x, after.y + BOX_HEIGHT // 2
     middle = x2 - GAP_X // 2

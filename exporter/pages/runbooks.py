@@ -28,11 +28,11 @@ class Runbooks(msgspec.Struct, frozen=True):
 
 def render_runbooks(markdown: str) -> Runbooks:
     """Return Markdown as HTML with an anchor at every heading, and without its title, which the page has itself."""
-    # like the templates, only for daemons whose pages somebody looks at
+    # Imported when first used, like the templates: most daemons serve no pages.
     from markdown_it import MarkdownIt  # noqa: PLC0415
     from markupsafe import Markup  # noqa: PLC0415
 
-    # the text is the project's own; HTML in it is escaped all the same
+    # The text is the project's own. HTML in it is escaped nevertheless.
     machine = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = machine.parse(markdown)
     contents = []

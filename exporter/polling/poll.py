@@ -25,9 +25,9 @@ from exporter.polling.steps import POLL_TIME_FRACTION, ApiClock, Pages, StepFetc
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
 
-LONGEST_FIRST_POLL = 300.0
+MAX_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
-"""A first poll that takes longer than both, in seconds and in intervals, no longer delays readiness."""
+"""Readiness does not wait for a first poll that takes longer than both: this many seconds, and this many intervals."""
 
 MAX_CLOCK_SKEW = 5.0
 """Clock skew, in seconds, above which the batch is discarded and fetched again."""
@@ -161,8 +161,8 @@ class Poller:
 
     def report_long_first_poll(self) -> None:
         """Report a source as down if its first poll takes too long, so that readiness does not wait for it."""
-        longest = max(LONGEST_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
-        if self.polled or self._poll_started is None or self._monotonic() - self._poll_started <= longest:
+        limit = max(MAX_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
+        if self.polled or self._poll_started is None or self._monotonic() - self._poll_started <= limit:
             return
         self.polled = True
         self._log.warning("first poll still running", duration=round(self._monotonic() - self._poll_started))

@@ -22,8 +22,8 @@ STAGGER = 0.25
 THREADS = 10_000
 """Maximum number of threads: more than there are sources. A thread is created only if none is idle."""
 
-LEAST_JUMP = 5.0
-"""Jump of the local clock, in seconds, from which on all polls are scheduled again."""
+MIN_JUMP = 5.0
+"""Jump of the local clock, in seconds, after which all sources are polled at once."""
 
 
 class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
@@ -49,7 +49,7 @@ class ScheduledSource:
         self.name = name
         self.poller = poller
         self.interval = interval
-        self.in_force = interval
+        self.current_interval = interval
         self.idle = threading.Lock()
 
 
@@ -128,7 +128,7 @@ class PollSchedule:
         """Poll all sources now if the local clock jumped. Called about every second."""
         # The scheduler uses the local clock.
         offset = self._clock() - self._monotonic()
-        if abs(offset - self._offset) < LEAST_JUMP:
+        if abs(offset - self._offset) < MIN_JUMP:
             return
         self._log.warning("the local clock jumped; all sources are polled now", seconds=round(offset - self._offset))
         self._offset = offset
@@ -150,11 +150,11 @@ class PollSchedule:
                 return
         if not self._scheduler.running or key not in self._sources:
             return
-        wanted = source.poller.wait()
-        if wanted != source.in_force:
-            source.in_force = wanted
+        interval = source.poller.wait()
+        if interval != source.current_interval:
+            source.current_interval = interval
             with suppress(JobLookupError):  # a reload has ended it meanwhile
-                self._scheduler.reschedule_job(key, trigger=Every(wanted))
+                self._scheduler.reschedule_job(key, trigger=Every(interval))
 
     def _missed(self, event: JobEvent) -> None:
         """Count a poll that came due while the previous one was running."""

@@ -94,8 +94,8 @@ class StepFetcher:
         except Exception as caught:  # noqa: BLE001  # malformed steps of one run must not delay the steps of others
             reason, error = describe(caught)
             result.reasons.append(reason)
-            places = {} if isinstance(caught, SourceError) else {"exc_info": caught}
-            self._log.warning("fetching steps failed", reason=reason, error=error, **places)
+            traceback = {} if isinstance(caught, SourceError) else {"exc_info": caught}
+            self._log.warning("fetching steps failed", reason=reason, error=error, **traceback)
             self._ledger.steps_failed(name, row, poll_context)
             return False
         return True

@@ -74,11 +74,11 @@ def _problem(kind: str, sentence: str, since: float | None = None, source: str =
 
 
 def _down(source: SourceReport, _now: float) -> Sentence | None:
-    # A poll that reads some of its customers or projects is not worth a page: their gap is reported later, if it stays.
+    # A poll that reads some of its customers or projects does not page. If the others stay unread, the gap is reported.
     if source.up is not False or (source.last_success is not None and source.last_success == source.last_poll):
         return None
     if not source.last_error:
-        return "The credential may read none of its customers or projects.", source.last_success
+        return "The credential cannot read any customer or project.", source.last_success
     return f"The last poll failed ({source.last_reason}): {source.last_error}.", source.last_success
 
 
@@ -87,14 +87,15 @@ def _stale(source: SourceReport, _now: float) -> Sentence | None:
         return None
     if source.lag is None:
         return "No poll has been complete yet.", None
-    return f"Runs are complete only up to {_age(source.lag)} ago.", source.watermark
+    return f"Runs of the last {_age(source.lag)} are not read completely.", source.watermark
 
 
 def _gap(source: SourceReport, now: float) -> Sentence | None:
     if not source.unobserved or not conditions.is_recent(source.last_unobserved, conditions.GAP_SHOWN, now):
         return None
     latest = source.unobserved[0]
-    return f"Runs of {_age(latest.end - latest.start)} were never read: the API no longer has them.", latest.start
+    length = _age(latest.end - latest.start)
+    return f"Runs in a period of {length} were never read: the API no longer shows them.", latest.start
 
 
 def _truncated(source: SourceReport, now: float) -> Sentence | None:

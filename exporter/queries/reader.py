@@ -140,7 +140,7 @@ class Reader:
 
 
 def reader_of(path: Path, url: str | None) -> Reader:
-    """Return a reader of a file or of a shared database. Its queries have no time limit for a file."""
+    """Return a reader of a file, without a time limit, or of a shared database."""
     if url is None:
         return Reader(path, timeout=math.inf)
     if reason := problem_of_url(url):

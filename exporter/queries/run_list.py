@@ -111,7 +111,7 @@ def _completed_streams(database: Database, keys: Collection[int], wanted: RunSel
             if row is not None and row[0] in keys:
                 yield _Stream(False, row[0], ENDED, f"job = ? AND mark <> 0{result}", (job, *more))
         return
-    # the index has the result before the end, so each result is a stream; expired runs have none
+    # The index sorts by result before end, so each result has its own stream. Expired runs have no result.
     jobs, arguments = _among(wanted.jobs)
     for key, result_ in itertools.product(keys, (*Result, None) if wanted.result is None else (wanted.result,)):
         of_result, value = ("result IS NULL", ()) if result_ is None else ("result = ?", (result_.value,))
@@ -127,7 +127,7 @@ def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
 def _rows(
     database: Database, stream: _Stream, wanted: RunSelection, after: Place | None, limit: int
 ) -> Iterator[ListedRun]:
-    # a generator: rows that the merge does not reach are never decoded
+    # This is a generator, so that rows that the merge does not reach are never decoded.
     conditions, arguments = [stream.where], list(stream.arguments)
     for condition, bound in ((">= ?", wanted.after), ("< ?", wanted.before)):
         if bound is not None:
@@ -146,7 +146,7 @@ def _rows(
 
 
 def _behind(stream: _Stream, place: Place) -> tuple[str, Sequence[object]]:
-    # earlier, or at the same time with a smaller source or run ID: the order of `_order`
+    # As in `_order`: the run is earlier, or at the same time with a smaller source or run ID.
     if stream.source < place.source:
         return f"{stream.at} <= ?", (place.at,)
     if stream.source > place.source:

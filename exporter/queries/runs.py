@@ -85,7 +85,7 @@ def step_reports(steps: Iterable[Step], usual: Mapping[str, float]) -> tuple[Ste
 
 def failed_step(steps: Sequence[Step], run_id: str, job: JobState) -> str:
     """Return the step that failed first."""
-    # for the job's last failure the record knows it, and knew more than the state's rows of steps
+    # The record has the failed step of the job's last failure. It was computed from more data than the state stores.
     known = job.last_failure
     return known.failed_step if known and known.run_id == run_id and known.failed_step else root_failure(steps)
 

@@ -8,8 +8,8 @@ from exporter.queries.reader import Reader
 from exporter.state.connections import READING, Found, Pool, Session
 from exporter.state.database import Database
 
-ONE_OF_LIST = "IN (SELECT value FROM json_each(?))"
-"""How SQLite is asked for one of a list, which is one value."""
+IN_JSON_LIST = "IN (SELECT value FROM json_each(?))"
+"""SQLite's condition for a value in a list, where the list is one JSON value."""
 
 
 class SharedReader(Reader):
@@ -30,15 +30,15 @@ class SharedReader(Reader):
 
 
 class _Translated:
-    """Runs statements that are written for a file."""
+    """Runs statements that are written for SQLite."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
         """Run a statement."""
-        wanted = "= ANY(ARRAY(SELECT json_array_elements_text(?::json)::bigint))"
-        return self._session.execute(query.replace(ONE_OF_LIST, wanted), values)
+        in_array = "= ANY(ARRAY(SELECT json_array_elements_text(?::json)::bigint))"
+        return self._session.execute(query.replace(IN_JSON_LIST, in_array), values)
 
     def executemany(self, query: str, rows: Any, /) -> None:  # noqa: ANN401  # values of many types
         """Run a statement for each row of values."""
@@ -46,5 +46,5 @@ class _Translated:
 
 
 def opened(url: str) -> SharedReader:
-    """Return a reader with connections of its own."""
+    """Return a reader with its own connections."""
     return SharedReader(Pool(url))

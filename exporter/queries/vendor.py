@@ -1,4 +1,4 @@
-"""Queries for pages that only a vendor's API can answer: a few at a time, with short waits."""
+"""Queries of pages that only a vendor's API can answer: a few at a time, with short waits."""
 
 import threading
 import time
@@ -17,17 +17,17 @@ BUDGET_WAIT = 3.0
 """Seconds that a request may wait for the source's budget."""
 
 STEPS_SECONDS, LOG_SECONDS = 4.0, 15.0
-"""Seconds that a page waits for steps, without which it is still useful, and for output."""
+"""Seconds that a page waits for steps, and for output. A page without steps is still useful."""
 
 # There are few threads, so that people who reload a page do not use up a budget that polls need.
 THREADS = 3
 MAX_STEPS, MAX_LOGS = 6, 2
 """Maximum number of queries in progress."""
 
-KEEP, KEEP_ACTIVE = 60.0, 10.0
+CACHE_SECONDS, ACTIVE_CACHE_SECONDS = 60.0, 10.0
 """Seconds for which the steps of completed and of active runs are cached."""
 
-MAX_KEPT = 200
+MAX_CACHED = 200
 """Maximum number of runs whose steps are cached. Output is never cached."""
 
 Answer = TypeVar("Answer")
@@ -51,13 +51,13 @@ class VendorQueries:
         self._lock = threading.RLock()
         self._running: dict[Key, Future[Sequence[Step]]] = {}
         self._logs: set[Future[StepLog]] = set()
-        self._kept: dict[Key, tuple[float, Sequence[Step]]] = {}
+        self._cached: dict[Key, tuple[float, Sequence[Step]]] = {}
 
     def steps(self, name: str, source: Source, run: Run) -> Sequence[Step]:
         """Return the steps of a run. Simultaneous calls share one request. Raises ReportError."""
         key = (name, run.run_id)
         with self._lock:
-            until, steps = self._kept.get(key, (float("-inf"), ()))
+            until, steps = self._cached.get(key, (float("-inf"), ()))
             if self._monotonic() < until:
                 return steps
             future = self._running.get(key)
@@ -65,19 +65,19 @@ class VendorQueries:
                 _refuse(len(self._running) >= MAX_STEPS)
                 future = self._running[key] = self._threads.submit(_query, source.steps, run)
                 # If the query is done already, this calls back in this thread, so the lock must be reentrant.
-                future.add_done_callback(lambda done: self._keep(key, run, done))
+                future.add_done_callback(lambda done: self._cache_result(key, run, done))
         with self._waiting():
             return _result(future, self._steps_seconds)
 
-    def _keep(self, key: Key, run: Run, future: Future[Sequence[Step]]) -> None:
+    def _cache_result(self, key: Key, run: Run, future: Future[Sequence[Step]]) -> None:
         with self._lock:
             self._running.pop(key, None)
             if not future.cancelled() and future.exception() is None:
-                seconds = KEEP if run.result is not None else KEEP_ACTIVE
-                self._kept.pop(key, None)
-                self._kept[key] = (self._monotonic() + seconds, future.result())
-                while len(self._kept) > MAX_KEPT:
-                    del self._kept[next(iter(self._kept))]
+                seconds = CACHE_SECONDS if run.result is not None else ACTIVE_CACHE_SECONDS
+                self._cached.pop(key, None)
+                self._cached[key] = (self._monotonic() + seconds, future.result())
+                while len(self._cached) > MAX_CACHED:
+                    del self._cached[next(iter(self._cached))]
 
     def log(self, source: Source, run: Run, step: str) -> StepLog:
         """Return the output of a step. Raises ReportError."""

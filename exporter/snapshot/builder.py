@@ -209,15 +209,15 @@ class SnapshotBuilder:
     def _jobs(self, views: ViewBuilder, committed: Committed, changed: Collection[int] | None) -> dict[int, JobView]:
         if changed is None:
             shown = sorted(key for key, job in committed.jobs.items() if views.is_shown(job))
-            return self._made(views, committed, shown)
+            return self._build_views(views, committed, shown)
         known = {key: committed.jobs[key] for key in changed if key in committed.jobs}
         shown = [key for key, job in known.items() if views.is_shown(job)]
         if not changed:
             return dict(self._latest.jobs)
         kept = {key: view for key, view in self._latest.jobs.items() if key not in changed}
-        return dict(sorted({**kept, **self._made(views, committed, shown)}.items()))
+        return dict(sorted({**kept, **self._build_views(views, committed, shown)}.items()))
 
-    def _made(self, views: ViewBuilder, committed: Committed, keys: Collection[int]) -> dict[int, JobView]:
+    def _build_views(self, views: ViewBuilder, committed: Committed, keys: Collection[int]) -> dict[int, JobView]:
         wanted, open_runs = set(keys), {key: list[OpenRun]() for key in keys}
         for run in (run for runs in committed.open_runs.values() for run in runs):
             if run.job in wanted:
@@ -237,7 +237,7 @@ class SnapshotBuilder:
     def _sources(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
         # Views exist only for served jobs.
         counts = Counter(view.state.source for view in jobs.values())
-        made: dict[str, SourceView] = {}
+        built: dict[str, SourceView] = {}
         for name in views.sources:
             if name in committed.sources:
                 view = views.source(
@@ -251,8 +251,8 @@ class SnapshotBuilder:
                     view = msgspec.structs.replace(view, rewound=True)
                 # A source is rendered again only if its view is a different object.
                 before = self._latest.sources.get(name)
-                made[name] = before if before is not None and _is_same(before, view) else view
-        return made
+                built[name] = before if before is not None and _is_same(before, view) else view
+        return built
 
     def _exporter(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> ExporterView:
         objectives = len(views.config.objectives)

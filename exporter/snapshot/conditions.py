@@ -26,7 +26,7 @@ MANY_JOBS, MANY_SHARE, MANY_WITHIN = 10, 0.3, 900
 STEP_RUNS, STEP_SHARE = 3, 0.1
 """Number and fraction of a day's runs in which the same step fails first."""
 RATIO_RUNS, RATIO = 20, 0.05
-"""Minimum number of runs per day, and the fraction of failures above which it is too high."""
+"""Minimum number of runs per day, and the fraction of failures above which it is a problem."""
 BUSY_RUNS_PER_HOUR = 12
 """Completed runs per hour above which a single failure is not reported on its own."""
 RECOVERY_REPORTED = 3600
@@ -112,7 +112,7 @@ NOT_ON_PAGE = {
     "JobrunSourceGone": "only Prometheus knows what was served before",
     "JobrunSourceNameClash": "only Prometheus knows the other exporters",
     "JobrunExporterStateLost": "the exporter keeps the number of such starts, not their times",
-    "JobrunJobDisabled": "the exporter keeps that a job is switched off, which is its status, but not since when",
+    "JobrunJobDisabled": "the exporter does not keep since when a job is disabled; its status is on the page",
     "JobrunStepFailing": "the hours of a day are recorded by Prometheus",
     "JobrunFailureRatioHigh": "the hours of a day are recorded by Prometheus",
     "JobrunSourceUnmappedStatus": "the exporter keeps the number of such runs, not their times",
@@ -245,7 +245,7 @@ def are_many_failing(since: Iterable[float], known: int) -> bool:
     """
     began = sorted(since)
     least = math.ceil(max(MANY_JOBS, MANY_SHARE * known))
-    # This ends when fewer of the jobs that started together still fail. The Prometheus rule ends when fewer jobs fail.
+    # This ends when too few of the jobs that started together still fail. The rule ends when too few jobs fail.
     return any(last - first < MANY_WITHIN for first, last in zip(began, began[least - 1 :], strict=False))
 
 

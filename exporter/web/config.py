@@ -148,11 +148,11 @@ class HttpServer(_WebSection):
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
         """Check that each header can be set, to that value."""
         for name, value in values.get("headers", {}).items():
-            few = HEADERS.get(name, ())
+            allowed = HEADERS.get(name, ())
             if name not in HEADERS:
                 yield Conflict(("headers", name), f"cannot be set; allowed: {', '.join(HEADERS)}")
-            elif few and value and value not in few:
-                yield Conflict(("headers", name), f"must be {' or '.join(few)}")
+            elif allowed and value and value not in allowed:
+                yield Conflict(("headers", name), f"must be {' or '.join(allowed)}")
             elif not value.isascii() or (value and not value.isprintable()):
                 yield Conflict(("headers", name), "must be printable ASCII on one line")
 

@@ -1,7 +1,7 @@
-"""Slow responses: a few threads of their own, so that no scrape and no probe waits for them.
+"""Runs the handlers of slow responses in a few separate threads, so that no scrape and no probe waits for them.
 
-A handler is a plain function from a request to a response. Requests beyond the bounds get an error at once, with the
-time after which another try may succeed.
+A handler is a plain function from a request to a response. Requests beyond the limits get an error at once, which says
+after how many seconds a retry may succeed.
 """
 
 import asyncio

@@ -20,7 +20,7 @@ KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than the usual scrape interval."""
 
 HEAD_LIMIT = 64 * 1024
-"""Maximum bytes of a request's line and headers, apart from the data in which the request begins."""
+"""Maximum bytes of a request's line and headers. The first data received of a request does not count."""
 
 HEAD_TIMEOUT = 10.0
 """Seconds that a client may take for a request's line and headers, and for the TLS handshake."""
@@ -37,7 +37,7 @@ class _Protocol(HttpToolsProtocol, Accepted):
     # them. The methods below are its private interface, so pyproject.toml caps its version.
 
     _head = 0
-    """Number of bytes that are not part of a body, since the data in which the request began."""
+    """Bytes received after the data in which the request began, without those of bodies."""
     _began = False
     _body = 0
     _deadline: asyncio.TimerHandle | None = None

@@ -60,7 +60,7 @@ def end_of(bench):
     return END + bench.ability.quiet
 
 
-def tell(bench, **fields):
+def rerun(bench, **fields):
     return bench.world.run(
         "job-0", **{"run_id": RUN, "start": START, "end": end_of(bench), "result": "failure", **fields}
     )
@@ -75,7 +75,7 @@ def check(bench, counted):
 def prepare(bench, before):
     """Polls until `before` is known of the run, and then waits until it has ended."""
     bench.poll()
-    tell(bench)
+    rerun(bench)
     until = {"nothing": NOW + 5, "open": START + 60 + bench.ability.quiet, "ended": end_of(bench) + 90}[before]
     bench.run(until - bench.clock(), every=30)
     if before == "ended":
@@ -103,7 +103,7 @@ def test_two_rows_of_a_run_in_one_response_count_as_the_completed_one(bench, sce
 @pytest.mark.parametrize("copy_first", [False, True], ids=["ended row first", "open row first"])
 @pytest.mark.parametrize("copy", ["open", "shorter"])
 def test_both_rows_at_the_first_poll_of_a_run_that_ended_before_count_nothing(bench, copy_first, copy):
-    tell(bench, start=NOW - HOUR, end=NOW - 600)
+    rerun(bench, start=NOW - HOUR, end=NOW - 600)
     bench.at(bench.ability.pages, Contradict, run_ids=(RUN,), copy=copy, copy_first=copy_first)
     bench.poll()
     bench.settle()
@@ -120,7 +120,7 @@ def test_both_rows_at_the_first_poll_of_a_run_that_ended_before_count_nothing(be
 def test_the_rows_may_be_on_two_pages(make, on, copy):
     bench = make()
     bench.poll()
-    tell(bench)
+    rerun(bench)
     # Newest first: what starts later than the run moves it to the second page.
     first = START + 1 if on == "first" else START - bench.ability.paged
     for number in range(bench.ability.paged):

@@ -12,7 +12,7 @@ from tests.core.page_harness import PageHarness
 DAY = 86400.0
 
 
-def series(harness):
+def assert_series_are_unique(harness):
     """All series of the page: name and labels. No series may stand there twice."""
     harness.publisher.publish()
     text = bytes(harness.exposition.page.text).decode()
@@ -26,7 +26,7 @@ def series(harness):
 
 
 @pytest.fixture
-def shown(tmp_path):
+def page_harness(tmp_path):
     harness = PageHarness(tmp_path / "state.db", zero_first="0s")
     yield harness
     harness.close()
@@ -35,7 +35,7 @@ def shown(tmp_path):
 # --- a run that changes its job ---
 
 OLD, NEW = Job(job_id="old", name="old"), Job(job_id="new", name="new")
-GOES_ON = run(job_id="old", state=State.EXECUTING, start=BASELINE - 5)
+ACTIVE_RUN = run(job_id="old", state=State.EXECUTING, start=BASELINE - 5)
 
 
 @pytest.mark.parametrize(
@@ -48,20 +48,20 @@ GOES_ON = run(job_id="old", state=State.EXECUTING, start=BASELINE - 5)
     ],
     ids=["renamed at its end", "renamed while open", "renamed, then ended", "to and fro"],
 )
-def test_a_run_that_changes_its_job_leaves_no_open_run_behind(shown, rows):
-    shown.read(GOES_ON, jobs=[OLD, NEW])
+def test_a_run_that_changes_its_job_leaves_no_open_run_behind(page_harness, rows):
+    page_harness.read(ACTIVE_RUN, jobs=[OLD, NEW])
     for row in rows:
-        shown.read(row, jobs=[OLD, NEW])
-        active = shown.scrape("jobrun_active_runs", "job_name", "state")
+        page_harness.read(row, jobs=[OLD, NEW])
+        active = page_harness.scrape("jobrun_active_runs", "job_name", "state")
         open_in = {name for (name, _), count in active.items() if count}
         assert open_in == (set() if row.result else {row.job_id})
-    assert shown.total("new") == sum(row.result is not None for row in rows)
-    assert shown.total("old") == 0
+    assert page_harness.total("new") == sum(row.result is not None for row in rows)
+    assert page_harness.total("old") == 0
 
 
 def test_a_run_that_moves_to_an_excluded_job_is_open_nowhere_and_counts_for_no_job(tmp_path):
     harness = PageHarness(tmp_path / "state.db", zero_first="0s", exclude=("new",))
-    harness.read(GOES_ON, jobs=[OLD, NEW])
+    harness.read(ACTIVE_RUN, jobs=[OLD, NEW])
     harness.read(run(job_id="new", state=State.EXECUTING), jobs=[OLD, NEW])
     assert harness.active("old") == 0
     harness.now += 9 * DAY
@@ -73,67 +73,67 @@ def test_a_run_that_moves_to_an_excluded_job_is_open_nowhere_and_counts_for_no_j
 # --- names ---
 
 
-def test_a_job_that_returns_after_its_name_was_taken_gets_a_distinct_name(shown):
+def test_a_job_that_returns_after_its_name_was_taken_gets_a_distinct_name(page_harness):
     first, second = Job(job_id="1", name="etl"), Job(job_id="2", name="etl")
-    shown.read(ended("a", BASELINE + 1, job_id="1"), jobs=[first], catalog=True)
+    page_harness.read(ended("a", BASELINE + 1, job_id="1"), jobs=[first], catalog=True)
     for _ in range(2):
-        shown.now += 1000
-        shown.read(jobs=[], catalog=True)
-    shown.read(ended("b", shown.now - 1, job_id="2"), jobs=[second], catalog=True)
+        page_harness.now += 1000
+        page_harness.read(jobs=[], catalog=True)
+    page_harness.read(ended("b", page_harness.now - 1, job_id="2"), jobs=[second], catalog=True)
     for _ in range(2):
-        shown.read(ended("c", shown.now - 1, job_id="1"), jobs=[first, second], catalog=True)
-        assert shown.scrape(RUNS, "job_name", "result")["etl #1", "success"] == 1
-        assert shown.scrape(RUNS, "job_name", "result")["etl", "success"] == 1
-        series(shown)
-        shown.reopen()
+        page_harness.read(ended("c", page_harness.now - 1, job_id="1"), jobs=[first, second], catalog=True)
+        assert page_harness.scrape(RUNS, "job_name", "result")["etl #1", "success"] == 1
+        assert page_harness.scrape(RUNS, "job_name", "result")["etl", "success"] == 1
+        assert_series_are_unique(page_harness)
+        page_harness.reopen()
 
 
-def test_a_retired_job_that_returns_with_a_run_gets_a_distinct_name_too(shown):
+def test_a_retired_job_that_returns_with_a_run_gets_a_distinct_name_too(page_harness):
     one, two = Job(job_id="a\tb", name="a\tb"), Job(job_id="a b", name="a b")
-    shown.read(ended("1", BASELINE + 1, job_id="a\tb"), jobs=[one])
-    shown.now += 100 * DAY
-    shown.read()
-    shown.ledger.expire(shown.now, 90 * DAY)
-    shown.read(ended("2", shown.now - 1, job_id="a b"), jobs=[two])
-    shown.read(ended("3", shown.now - 1, job_id="a\tb"), jobs=[two])
-    shown.read(ended("4", shown.now - 1, job_id="a b"), jobs=[one, two])
-    series(shown)
-    assert {name: value for (name, _), value in shown.scrape(RUNS, "job_name", "result").items() if value} == {
+    page_harness.read(ended("1", BASELINE + 1, job_id="a\tb"), jobs=[one])
+    page_harness.now += 100 * DAY
+    page_harness.read()
+    page_harness.ledger.expire(page_harness.now, 90 * DAY)
+    page_harness.read(ended("2", page_harness.now - 1, job_id="a b"), jobs=[two])
+    page_harness.read(ended("3", page_harness.now - 1, job_id="a\tb"), jobs=[two])
+    page_harness.read(ended("4", page_harness.now - 1, job_id="a b"), jobs=[one, two])
+    assert_series_are_unique(page_harness)
+    assert {name: value for (name, _), value in page_harness.scrape(RUNS, "job_name", "result").items() if value} == {
         "a b": 2,
         "a b #a b": 1,
     }
 
 
-def test_a_job_that_returns_keeps_the_name_under_which_it_was_known(shown):
+def test_a_job_that_returns_keeps_the_name_under_which_it_was_known(page_harness):
     first, second = Job(job_id="1", name="etl"), Job(job_id="2", name="etl")
-    shown.read(jobs=[first, second], catalog=True)
+    page_harness.read(jobs=[first, second], catalog=True)
     for _ in range(2):
-        shown.now += 1000
-        shown.read(jobs=[], catalog=True)
-    shown.read(jobs=[second], catalog=True)
-    shown.read(jobs=[first, second], catalog=True)
-    assert [shown.job("1").name, shown.job("2").name] == ["etl", "etl #2"]
+        page_harness.now += 1000
+        page_harness.read(jobs=[], catalog=True)
+    page_harness.read(jobs=[second], catalog=True)
+    page_harness.read(jobs=[first, second], catalog=True)
+    assert [page_harness.job("1").name, page_harness.job("2").name] == ["etl", "etl #2"]
 
 
-def test_a_job_included_again_after_its_name_was_taken_gets_a_distinct_name(shown):
+def test_a_job_included_again_after_its_name_was_taken_gets_a_distinct_name(page_harness):
     first, second = Job(job_id="1", name="a"), Job(job_id="2", name="b")
-    shown.configure(exclude=("a",))
-    shown.read(jobs=[first, second])
-    shown.configure(exclude=())
-    shown.read(jobs=[Job(job_id="2", name="a")])
-    shown.read(jobs=[first])
-    assert len({shown.job("1").name, shown.job("2").name}) == 2
-    series(shown)
+    page_harness.configure(exclude=("a",))
+    page_harness.read(jobs=[first, second])
+    page_harness.configure(exclude=())
+    page_harness.read(jobs=[Job(job_id="2", name="a")])
+    page_harness.read(jobs=[first])
+    assert len({page_harness.job("1").name, page_harness.job("2").name}) == 2
+    assert_series_are_unique(page_harness)
 
 
 @pytest.mark.parametrize("ids", [["1", "2", "3", "4"], [f"{'i' * 300}{number}" for number in range(4)]])
-def test_names_stay_bounded_no_matter_how_many_jobs_have_the_same_one(shown, ids):
+def test_names_stay_bounded_no_matter_how_many_jobs_have_the_same_one(page_harness, ids):
     name = "x" * 300
     jobs = [Job(job_id=each, name=name) for each in ids]
     jobs.append(Job(job_id="y", name=f"{'x' * (MAX_LABEL - 3)} #2"))
     for _ in range(3):
-        shown.read(jobs=jobs)
-    names = [shown.job(job.job_id).name for job in jobs]
+        page_harness.read(jobs=jobs)
+    names = [page_harness.job(job.job_id).name for job in jobs]
     assert len(set(names)) == len(jobs)
     assert max(map(len, names)) <= MAX_LABEL
     assert all(each.count("#") <= 2 for each in names)
@@ -142,34 +142,34 @@ def test_names_stay_bounded_no_matter_how_many_jobs_have_the_same_one(shown, ids
 # --- jobs that go ---
 
 
-def gone(harness, jobs=()):
+def unlist_jobs(harness, jobs=()):
     """Discovery shows a job no more, for long enough."""
     for _ in range(3):
         harness.read(jobs=jobs, catalog=True)
         harness.now += 1000
 
 
-def test_a_job_stays_while_its_run_is_active_and_until_the_end_is_seen(shown):
-    shown.read(run(state=State.EXECUTING, start=BASELINE - 10), jobs=[Job(job_id="j", name="j")], catalog=True)
-    gone(shown)
-    assert not shown.job().gone
-    shown.read(ended(end=shown.now - 5, length=500.0, result=Result.FAILURE), jobs=[], catalog=True)
-    assert shown.scrape(RUNS, "result")["failure",] == 1
-    shown.read(jobs=[], catalog=True)
-    assert shown.scrape(RUNS, "result")["failure",] == 1
-    gone(shown)
-    assert shown.scrape(RUNS, "result") == {}
+def test_a_job_stays_while_its_run_is_active_and_until_the_end_is_seen(page_harness):
+    page_harness.read(run(state=State.EXECUTING, start=BASELINE - 10), jobs=[Job(job_id="j", name="j")], catalog=True)
+    unlist_jobs(page_harness)
+    assert not page_harness.job().gone
+    page_harness.read(ended(end=page_harness.now - 5, length=500.0, result=Result.FAILURE), jobs=[], catalog=True)
+    assert page_harness.scrape(RUNS, "result")["failure",] == 1
+    page_harness.read(jobs=[], catalog=True)
+    assert page_harness.scrape(RUNS, "result")["failure",] == 1
+    unlist_jobs(page_harness)
+    assert page_harness.scrape(RUNS, "result") == {}
 
 
-@pytest.mark.parametrize("described", [True, False])
-def test_a_completed_run_of_a_deleted_job_brings_it_back_at_0(tmp_path, described):
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_completed_run_of_a_deleted_job_brings_it_back_at_0(tmp_path, listed):
     harness = PageHarness(tmp_path / "state.db")
     job = Job(job_id="j", name="j")
     harness.read(ended("a"), jobs=[job], catalog=True)
-    gone(harness)
+    unlist_jobs(harness)
     assert (harness.job().gone, harness.job().counts) == (True, {})
     assert harness.scrape(RUNS, "result") == {}
-    harness.read(ended("b", harness.now - 5, result=Result.FAILURE), jobs=[job] if described else [])
+    harness.read(ended("b", harness.now - 5, result=Result.FAILURE), jobs=[job] if listed else [])
     assert harness.scrape(RUNS, "result")["failure",] == 0
     harness.read(jobs=[], catalog=True)
     harness.now += 200
@@ -178,27 +178,27 @@ def test_a_completed_run_of_a_deleted_job_brings_it_back_at_0(tmp_path, describe
     harness.close()
 
 
-def test_an_open_run_of_a_deleted_job_brings_it_back(shown):
-    shown.read(jobs=[Job(job_id="j", name="j")], catalog=True)
-    gone(shown)
-    shown.read(run(state=State.EXECUTING, start=shown.now - 5), jobs=[])
-    assert shown.scrape("jobrun_active_runs", "state")["executing",] == 1
+def test_an_open_run_of_a_deleted_job_brings_it_back(page_harness):
+    page_harness.read(jobs=[Job(job_id="j", name="j")], catalog=True)
+    unlist_jobs(page_harness)
+    page_harness.read(run(state=State.EXECUTING, start=page_harness.now - 5), jobs=[])
+    assert page_harness.scrape("jobrun_active_runs", "state")["executing",] == 1
 
 
 def test_the_last_open_run_of_a_deleted_scope_expires_before_its_job_and_the_scope_are_removed(harness):
     job = Job(job_id="k", name="k", scope="x")
-    there = Batch(scope="x", jobs=[job], catalog=True, through=BASELINE)
-    start = run(job_id="k", state=State.EXECUTING, start=BASELINE - 5)
-    harness.poll(there, Batch(scope="x", runs=[start]))
-    lost = Batch(scope="x", readable=False, exists=False)
+    listing = Batch(scope="x", jobs=[job], catalog=True, through=BASELINE)
+    active_run = run(job_id="k", state=State.EXECUTING, start=BASELINE - 5)
+    harness.poll(listing, Batch(scope="x", runs=[active_run]))
+    unlisted = Batch(scope="x", readable=False, exists=False)
     for _ in range(5):
-        harness.poll(lost, advance=1000)
+        harness.poll(unlisted, advance=1000)
     assert not harness.job("k").gone
     harness.now += 8 * DAY
-    harness.poll(lost, advance=1000)
+    harness.poll(unlisted, advance=1000)
     assert harness.counts("k") == {"unknown": 1}
     for _ in range(3):
-        harness.poll(lost, advance=1000)
+        harness.poll(unlisted, advance=1000)
     assert harness.job("k").gone
     assert "x" not in harness.ledger.source("s").scopes
 
@@ -215,47 +215,47 @@ def filtered(tmp_path):
     harness.close()
 
 
-def named(name):
+def job_named(name):
     return [Job(job_id="j", name=name)]
 
 
-def endings(harness, count=3):
+def failed_runs(harness, count=3):
     return [ended(f"{harness.now}-{n}", harness.now - 100 + n, result=Result.FAILURE) for n in range(count)]
 
 
 def test_runs_before_a_rename_included_the_job_are_not_counted(filtered):
-    old = endings(filtered)
-    stats = filtered.read(*old, jobs=named("test-x"))
+    runs_before = failed_runs(filtered)
+    stats = filtered.read(*runs_before, jobs=job_named("test-x"))
     assert stats.dispositions[Disposition.IGNORED] == 3
-    stats = filtered.read(*old, jobs=named("prod-x"))
+    stats = filtered.read(*runs_before, jobs=job_named("prod-x"))
     assert (stats.dispositions[Disposition.BASELINE], filtered.counts()) == (3, {})
-    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    filtered.read(*failed_runs(filtered), jobs=job_named("prod-x"))
     assert filtered.counts() == {}
     filtered.now += 300
-    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    filtered.read(*failed_runs(filtered), jobs=job_named("prod-x"))
     assert filtered.counts() == {"failure": 3}
 
 
 def test_a_job_that_is_renamed_out_of_the_filter_and_back_counts_nothing_in_between(filtered):
-    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    filtered.read(*failed_runs(filtered), jobs=job_named("prod-x"))
     assert filtered.counts() == {"failure": 3}
-    away = endings(filtered)
+    excluded_runs = failed_runs(filtered)
     filtered.now += 120
-    assert filtered.read(*away, jobs=named("test-x")).dispositions[Disposition.IGNORED] == 3
+    assert filtered.read(*excluded_runs, jobs=job_named("test-x")).dispositions[Disposition.IGNORED] == 3
     assert (filtered.job().excluded, filtered.counts()) == (True, {})
-    filtered.read(*away, jobs=named("prod-x"))
+    filtered.read(*excluded_runs, jobs=job_named("prod-x"))
     assert filtered.counts() == {}
     filtered.now += 300
-    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    filtered.read(*failed_runs(filtered), jobs=job_named("prod-x"))
     assert filtered.counts() == {"failure": 3}
 
 
 def test_a_job_that_is_renamed_out_of_the_filter_leaves_the_page(tmp_path):
     harness = PageHarness(tmp_path / "state.db", zero_first="0s", include=("prod-.*",))
-    harness.read(jobs=named("prod-x"), catalog=True)
-    harness.read(jobs=named("test-x"), catalog=True)
+    harness.read(jobs=job_named("prod-x"), catalog=True)
+    harness.read(jobs=job_named("test-x"), catalog=True)
     assert harness.scrape(RUNS, "job_name") == {}
-    harness.read(jobs=named("prod-y"), catalog=True)
+    harness.read(jobs=job_named("prod-y"), catalog=True)
     assert set(harness.scrape(RUNS, "job_name")) == {("prod-y",)}
     harness.close()
 
@@ -276,9 +276,9 @@ def test_open_runs_of_an_excluded_job_are_never_counted(harness):
 
 def test_open_runs_of_an_unreadable_scope_do_not_expire_and_count_once_it_is_readable(harness):
     job = [Job(job_id="j", name="j", scope="x")]
-    start = run(state=State.EXECUTING, start=BASELINE)
+    active_run = run(state=State.EXECUTING, start=BASELINE)
     harness.now += 10
-    harness.poll(Batch(scope="x", jobs=job, runs=[start], through=BASELINE + 5))
+    harness.poll(Batch(scope="x", jobs=job, runs=[active_run], through=BASELINE + 5))
     for _ in range(3):
         harness.now += 4 * DAY
         harness.poll(Batch(scope="x", readable=False))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from exporter.ledger.learner import LONGEST, SOONEST
+from exporter.ledger.learner import MAX_LEARN_INTERVAL, MIN_LEARN_INTERVAL
 from exporter.model import Job, Result, State
 from tests.core.ledger_harness import BASELINE, ended, run
 from tests.core.page_harness import PageHarness
@@ -121,10 +121,10 @@ def test_runs_are_read_again_when_another_completed_but_not_all_the_time(shown):
     shown.read(*past(HOURLY))
     assert value(shown, BUDGET) == 1200
     slow = [ended(f"s{number}", end=BASELINE + number + 60, length=3000) for number in range(10)]
-    shown.now += SOONEST / 2 - 60
+    shown.now += MIN_LEARN_INTERVAL / 2 - 60
     shown.read(*slow[:9])
     assert value(shown, BUDGET) == 1200
-    shown.now += SOONEST
+    shown.now += MIN_LEARN_INTERVAL
     shown.read(slow[9])
     assert value(shown, BUDGET) == 4500
 
@@ -135,7 +135,7 @@ def test_learned_values_are_deleted_with_the_runs(shown):
     shown.now += 60 * DAY
     shown.read(through=shown.now)
     assert value(shown, NEXT) is not None
-    shown.now += LONGEST
+    shown.now += MAX_LEARN_INTERVAL
     shown.ledger.prune(shown.now, 30 * DAY)
     assert value(shown, NEXT) is None
 

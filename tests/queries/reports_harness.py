@@ -64,7 +64,7 @@ class ReportsHarness:
         self.bench.publisher.configure(self.config, self.bench.assembly.shown)
         self.bench.ledger._changed.everything = True
 
-    def tell(self, *runs, jobs=(), through=None, **fields):
+    def commit(self, *runs, jobs=(), through=None, **fields):
         """Commits a batch."""
         described = [*jobs, *(Job(job_id=name, name=name) for name in sorted({run.job_id for run in runs}))]
         known = {job.job_id: job for job in reversed(described)}

@@ -43,7 +43,7 @@ def conforms(body, schema_name, *, whole=True):
 
 def add_runs(harness):
     """Commits one of everything."""
-    harness.tell(
+    harness.commit(
         ended("good", NOW + 10),
         ended("bad/../é ?", NOW + 20, "failure", error_type="server"),
         running("open", NOW + 5),
@@ -170,7 +170,7 @@ def test_a_head_has_no_body(shared):
 
 @pytest.mark.parametrize("evil", HOSTILE)
 def test_hostile_names_and_ids_come_back_unchanged_and_can_be_queried(harness, evil):
-    harness.tell(
+    harness.commit(
         ended(evil, NOW + 10, "failure", job=evil, error_type=evil),
         jobs=[Job(job_id=evil, name=evil, project=evil, url="javascript:alert(1)")],
         steps={evil: [Step(name=evil, result=Result.FAILURE, duration=1.0)]},
@@ -194,7 +194,7 @@ def test_hostile_names_and_ids_come_back_unchanged_and_can_be_queried(harness, e
 
 @pytest.mark.parametrize("evil", ["", ".", ".."])
 def test_an_id_that_browsers_read_as_a_parent_folder_links_to_a_list(harness, evil):
-    harness.tell(ended(evil))
+    harness.commit(ended(evil))
     run = harness.client().get(ROOT + "/runs").json()["runs"][0]
     assert run["url"] == f"/runs?source=one&run_id={evil}"
 

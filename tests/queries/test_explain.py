@@ -34,8 +34,8 @@ STEPS = (
 
 @pytest.fixture
 def with_runs(harness):
-    harness.tell(ended("old", NOW - 50, "failure"), ended("older", NOW - 60))
-    harness.tell(
+    harness.commit(ended("old", NOW - 50, "failure"), ended("older", NOW - 60))
+    harness.commit(
         ended("a", NOW + 10, length=2.0, queue_duration=1.0, retries=2, recovered=True),
         ended("b", NOW + 20, "failure", length=30.0, error_type="server"),
         ended("c", NOW + 30, "failure", length=70.0, error_type="server"),
@@ -103,7 +103,7 @@ def test_every_counter_and_histogram_of_a_job_adds_up(with_runs):
 
 def test_retries_and_recoveries_are_explained(make):
     harness = make("strait")
-    harness.tell(ended("a", retries=2, recovered=True), ended("b", NOW + 20))
+    harness.commit(ended("a", retries=2, recovered=True), ended("b", NOW + 20))
     _, out, _ = explained(harness, "jobrun_run_retries_total")
     assert runs(out) == ["a"]
     assert out.startswith('jobrun_run_retries_total{source="one",project="",job_name="j"} 2\n')
@@ -118,7 +118,7 @@ def test_baseline_runs_are_reported_as_not_counted(with_runs):
 
 def test_pruned_runs_are_reported_as_pruned(with_runs):
     with_runs.bench.clock.advance(100_000)
-    with_runs.tell(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
+    with_runs.commit(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
     with_runs.bench.ledger.prune(NOW + 100_000, 50_000)
     _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert runs(out) == ["new"]
@@ -130,7 +130,7 @@ def test_pruned_runs_are_reported_as_pruned(with_runs):
 
 
 def test_a_run_changed_after_it_was_counted_is_reported_as_possible(with_runs):
-    with_runs.tell(ended("b", NOW + 20, "success"))
+    with_runs.commit(ended("b", NOW + 20, "success"))
     _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j"}')
     assert "1 come from runs that changed after they were counted: a counter never falls." in out
     assert "1 more are listed than counted" in out
@@ -138,9 +138,9 @@ def test_a_run_changed_after_it_was_counted_is_reported_as_possible(with_runs):
 
 def test_completions_of_a_reopened_run_are_reported_as_counted(make):
     harness = make("strait")
-    harness.tell(ended("r", NOW + 10, "failure"))
-    harness.tell(running("r", NOW + 20))
-    harness.tell(ended("r", NOW + 30, "failure"))
+    harness.commit(ended("r", NOW + 10, "failure"))
+    harness.commit(running("r", NOW + 20))
+    harness.commit(ended("r", NOW + 30, "failure"))
     _, out, _ = explained(harness, 'jobrun_runs_total{result="failure"}')
     assert "1 run listed, 1 together; the state says 2: not the same." in out
     assert "1 earlier completions of reopened runs are counted too" in out
@@ -148,7 +148,7 @@ def test_completions_of_a_reopened_run_are_reported_as_counted(make):
 
 def test_folded_jobs_are_explained_under_their_overflow_series(make):
     harness = make(metrics={"max_series": 30})
-    harness.tell(*(ended(f"r{n}", NOW + n + 1, "failure", job=f"job-{n}") for n in range(4)))
+    harness.commit(*(ended(f"r{n}", NOW + n + 1, "failure", job=f"job-{n}") for n in range(4)))
     folded = next(job.name for job in harness.bench.ledger.jobs_of("one") if job.folded)
     code, _, err = explained(harness, f'jobrun_runs_total{{job_name="{folded}"}}')
     assert code == 1
@@ -162,15 +162,15 @@ def test_folded_jobs_are_explained_under_their_overflow_series(make):
 
 def test_a_pending_series_is_reported_as_served_as_0(make):
     harness = make(metrics={"zero_first": "2m"})
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     assert (
         "It is still served as 0 (metrics.zero_first)." in explained(harness, 'jobrun_runs_total{result="success"}')[1]
     )
 
 
 def test_unobserved_seconds_are_explained_by_their_ranges(harness):
-    harness.tell(ended("a"))
-    harness.tell(unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 600, NOW - 300)])
+    harness.commit(ended("a"))
+    harness.commit(unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 600, NOW - 300)])
     code, out, _ = explained(harness, 'jobrun_source_unobserved_seconds_total{source="one"}')
     assert code == 0
     assert "2023-11-14T20:13:20Z  2023-11-14T21:13:20Z  3600" in out
@@ -178,7 +178,7 @@ def test_unobserved_seconds_are_explained_by_their_ranges(harness):
 
 
 def test_unmapped_statuses_are_explained_by_their_runs(harness):
-    harness.tell(running("a", state=None, unmapped="strange"), running("b"))
+    harness.commit(running("a", state=None, unmapped="strange"), running("b"))
     assert runs(explained(harness, 'jobrun_source_unmapped_status_total{status="strange"}')[1]) == ["a"]
 
 
@@ -211,7 +211,7 @@ def test_a_selector_without_a_match_is_reported(with_runs):
 
 @pytest.mark.parametrize("evil", HOSTILE)
 def test_hostile_names_stay_in_their_line(harness, evil):
-    harness.tell(ended(evil, job=evil, error_type=evil), jobs=[Job(job_id=evil, name=evil, project=evil)])
+    harness.commit(ended(evil, job=evil, error_type=evil), jobs=[Job(job_id=evil, name=evil, project=evil)])
     code, out, _ = explained(harness, 'jobrun_runs_total{result="success"}')
     assert code == 0
     assert len(out.splitlines()) == 4

@@ -30,7 +30,7 @@ def listed(harness, **wanted):
 
 
 def test_active_runs_come_first_then_completed_ones_newest_first(harness):
-    harness.tell(
+    harness.commit(
         ended("a", NOW + 10), ended("b", NOW + 30), running("o", NOW), running("p", NOW + 1), ended("c", NOW + 20)
     )
     assert listed(harness) == ["p", "o", "b", "c", "a"]
@@ -55,7 +55,7 @@ def test_active_runs_come_first_then_completed_ones_newest_first(harness):
     ],
 )
 def test_each_filter_lists_the_matching_runs(harness, wanted, found):
-    harness.tell(
+    harness.commit(
         ended("good", NOW + 10),
         ended("bad", NOW + 20, "failure"),
         ended("of-k", NOW + 30, job="k"),
@@ -68,9 +68,9 @@ def test_each_filter_lists_the_matching_runs(harness, wanted, found):
 
 
 def test_pages_have_no_gap_while_runs_are_added(harness):
-    harness.tell(*(ended(f"{n:03}", NOW + n) for n in range(50)), running("open", NOW))
+    harness.commit(*(ended(f"{n:03}", NOW + n) for n in range(50)), running("open", NOW))
     first = harness.reporter.runs(RunQuery(limit=20))
-    harness.tell(*(ended(f"new-{n}", NOW + 100 + n) for n in range(5)))
+    harness.commit(*(ended(f"new-{n}", NOW + 100 + n) for n in range(5)))
     second = harness.reporter.runs(RunQuery(limit=20, cursor=first.cursor))
     third = harness.reporter.runs(RunQuery(limit=20, cursor=second.cursor))
     assert [*ids(first), *ids(second), *ids(third)] == ["open", *(f"{n:03}" for n in reversed(range(50)))]
@@ -109,7 +109,7 @@ def test_the_list_of_many_jobs_has_the_runs_of_each(harness):
     names = [f"j{n}" for n in range(FEW_JOBS + 5)]
     runs = [ended(f"r{n}", NOW + rng.randrange(500), job=rng.choice(names)) for n in range(400)]
     harness.bench.clock.advance(500)
-    harness.tell(*runs, jobs=[Job(job_id=name, name=name, project="p") for name in names])
+    harness.commit(*runs, jobs=[Job(job_id=name, name=name, project="p") for name in names])
     expected = [run.run_id for run in sorted(runs, key=lambda run: (run.end, run.run_id), reverse=True)]
     assert listed(harness, project="p", limit=500) == expected
     keys = {job.key for job in harness.bench.ledger.jobs_of("one")}
@@ -119,10 +119,10 @@ def test_the_list_of_many_jobs_has_the_runs_of_each(harness):
 
 
 def test_a_run_without_an_end_is_placed_when_it_was_first_seen_completed(harness):
-    harness.tell(ended("a", NOW - 50), running("lost", NOW))
+    harness.commit(ended("a", NOW - 50), running("lost", NOW))
     harness.bench.clock.advance(10)
-    harness.tell(gone=["lost"])
-    harness.tell(ended("b", NOW + 20))
+    harness.commit(gone=["lost"])
+    harness.commit(ended("b", NOW + 20))
     assert listed(harness) == ["b", "lost", "a"]
 
 
@@ -144,13 +144,13 @@ def test_an_unknown_source_is_refused_with_the_known_ones(harness):
 
 
 def test_runs_of_an_excluded_job_are_still_listed(harness):
-    harness.tell(ended("a"), ended("b", job="k"))
-    harness.tell(jobs=[Job(job_id="k", name="k")], catalog=True)
+    harness.commit(ended("a"), ended("b", job="k"))
+    harness.commit(jobs=[Job(job_id="k", name="k")], catalog=True)
     assert sorted(listed(harness)) == ["a", "b"]
 
 
 def test_a_query_that_takes_too_long_is_interrupted(harness):
-    harness.tell(*(ended(f"r{n}", NOW + n) for n in range(50)))
+    harness.commit(*(ended(f"r{n}", NOW + n) for n in range(50)))
     ticks = iter(range(10**9))
     impatient = Reader(harness.bench.state, monotonic=lambda: float(next(ticks)), timeout=-1.0)
     with impatient.state() as snapshot, pytest.raises(Exception, match="interrupted"):
@@ -170,14 +170,14 @@ def test_an_unreadable_state_is_busy(harness):
 
 
 def test_reading_waits_for_no_transaction_and_delays_none(harness):
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     store = harness.bench.ledger.store()
     with harness.bench.ledger.locked(), store.transaction():
         store._db.execute("UPDATE runs SET tries = 9")
         assert listed(harness) == ["a"]
     with Reader(harness.bench.state).state() as snapshot:
         assert len(snapshot.runs_of(1)) == 1
-        harness.tell(ended("b", NOW + 20))
+        harness.commit(ended("b", NOW + 20))
         assert len(snapshot.runs_of(1)) == 1
     assert listed(harness) == ["b", "a"]
 

@@ -56,7 +56,7 @@ FROM_API = (
 
 
 def test_steps_come_from_the_api_with_their_starts_and_dependencies(harness):
-    harness.tell(ended("a", result="failure"))
+    harness.commit(ended("a", result="failure"))
     replaced(harness, FROM_API)
     page = harness.reporter.run("one", "a")
     assert (page.steps_from, page.failed_step, page.steps_error) == ("api", "model", "")
@@ -67,7 +67,7 @@ def test_steps_come_from_the_api_with_their_starts_and_dependencies(harness):
 
 
 def test_the_api_is_queried_with_a_short_timeout_and_once_per_minute(harness):
-    harness.tell(ended("a"), running("b"))
+    harness.commit(ended("a"), running("b"))
     vendor = replaced(harness, FROM_API)
     for _ in range(3):
         harness.reporter.run("one", "a")
@@ -89,7 +89,7 @@ def test_the_api_is_queried_with_a_short_timeout_and_once_per_minute(harness):
 )
 def test_without_the_api_steps_come_from_the_state(make, error):
     harness = make(vendors=VendorQueries(steps_seconds=0.2))
-    harness.tell(ended("a", result="failure"), steps={"a": FROM_API})
+    harness.commit(ended("a", result="failure"), steps={"a": FROM_API})
     replaced(harness, error)
     page = harness.reporter.run("one", "a")
     assert page.steps_from == "state"
@@ -102,7 +102,7 @@ def test_without_the_api_steps_come_from_the_state(make, error):
 
 
 def test_without_live_the_api_is_not_queried(harness):
-    harness.tell(ended("a"), steps={"a": FROM_API})
+    harness.commit(ended("a"), steps={"a": FROM_API})
     vendor = replaced(harness, FROM_API)
     assert harness.reporter.run("one", "a", live=False).steps_from == "state"
     assert vendor.asked == []
@@ -110,14 +110,14 @@ def test_without_live_the_api_is_not_queried(harness):
 
 def test_a_vendor_without_steps_is_not_queried_for_them(make):
     harness = make("northflank")
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     vendor = replaced(harness, ())
     page = harness.reporter.run("one", "a")
     assert (page.steps, page.steps_from, page.steps_error, vendor.asked) == ((), "", "", [])
 
 
 def test_a_run_comes_with_earlier_runs_and_usual_durations(harness):
-    harness.tell(
+    harness.commit(
         *(ended(f"r{n:02}", NOW + n, length=float(n)) for n in range(1, 31)),
         ended("bad", NOW + 31, "failure", length=500.0),
         steps={f"r{n:02}": (Step(name="load", result=Result.SUCCESS, duration=float(n)),) for n in range(1, 31)},
@@ -131,11 +131,11 @@ def test_a_run_comes_with_earlier_runs_and_usual_durations(harness):
 
 
 def test_marks_say_how_a_run_is_counted(harness):
-    harness.tell(ended("old", NOW - 100), running("open", NOW))
+    harness.commit(ended("old", NOW - 100), running("open", NOW))
     harness.bench.clock.advance(60)
-    harness.tell(ended("good", NOW + 10), through=NOW + 50)
-    harness.tell(ended("late", NOW + 20))
-    harness.tell(gone=["open"])
+    harness.commit(ended("good", NOW + 10), through=NOW + 50)
+    harness.commit(ended("late", NOW + 20))
+    harness.commit(gone=["open"])
     marks = {each: harness.reporter.run("one", each, live=False).run for each in ("old", "good", "late", "open")}
     assert {key: run.mark for key, run in marks.items()} == {
         "old": "baseline",
@@ -150,7 +150,7 @@ def test_links_use_the_external_url(make):
     harness = make(
         web={"external_url": "https://jobs.example.com/x/"}, run_url="https://v.example/{run_id}?p={project}"
     )
-    harness.tell(ended("a/b", result="failure"))
+    harness.commit(ended("a/b", result="failure"))
     run = harness.reporter.run("one", "a/b", live=False).run
     assert run.url == "https://jobs.example.com/x/runs/one/a%2Fb"
     assert run.vendor_url == "https://v.example/a%2Fb?p="
@@ -163,14 +163,14 @@ def test_links_use_the_external_url(make):
 
 @pytest.mark.parametrize(("source", "run_id"), [("one", "none"), ("two", "a"), ("", ""), ("one", "")])
 def test_an_unknown_run_is_an_error(harness, source, run_id):
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     with pytest.raises(UnknownError):
         harness.reporter.run(source, run_id)
 
 
 def test_a_run_of_a_source_that_a_reload_just_removed_is_shown_from_the_state(make):
     harness = make(web={"logs": True})
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     reporter = harness.reporter
     reporter._parts = reporter._parts._replace(sources=dict)
     page = reporter.run("one", "a")
@@ -184,7 +184,7 @@ def test_a_run_of_a_source_that_a_reload_just_removed_is_shown_from_the_state(ma
 
 def test_output_is_shown_only_if_configured(make):
     harness = make()
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     vendor = replaced(harness, StepLog(stdout="out", stderr="err"))
     with pytest.raises(LogsOffError, match=r"web\.logs"):
         harness.reporter.log("one", "a", "load")
@@ -196,7 +196,7 @@ def test_output_is_shown_only_if_configured(make):
 
 def test_output_is_fetched_each_time_and_only_its_tail_is_shown(make):
     harness = make(web={"logs": True})
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     vendor = replaced(harness, StepLog(stdout="x" * 300_000 + "end"))
     for _ in range(2):
         said = harness.reporter.log("one", "a", "load")
@@ -210,7 +210,7 @@ def test_output_is_fetched_each_time_and_only_its_tail_is_shown(make):
 )
 def test_an_api_that_does_not_respond_is_reported(make, failure, error):
     harness = make(web={"logs": True})
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     replaced(harness, failure)
     with pytest.raises(error, match=str(failure)):
         harness.reporter.log("one", "a", "load")
@@ -218,7 +218,7 @@ def test_an_api_that_does_not_respond_is_reported(make, failure, error):
 
 def test_too_many_queries_of_the_apis_are_refused(make):
     harness = make(web={"logs": True})
-    harness.tell(ended("a"), *(ended(f"r{n}", NOW + n) for n in range(10)))
+    harness.commit(ended("a"), *(ended(f"r{n}", NOW + n) for n in range(10)))
     go = threading.Event()
     vendor = replaced(harness, lambda: go.wait(10) and StepLog())
     threads = [threading.Thread(target=harness.reporter.log, args=("one", "a", "x")) for _ in range(2)]

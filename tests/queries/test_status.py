@@ -36,7 +36,7 @@ def varied(harness):
         )
     )
     harness.bench.clock.advance(HOUR + 60)
-    harness.tell(
+    harness.commit(
         ended("f1", NOW + 10, "failure", job="failing", error_type="server"),
         ended("f2", NOW + 20, "failure", job="failing"),
         ended("o", NOW + 10, job="overdue"),
@@ -87,7 +87,7 @@ def test_problems_come_most_urgent_first(harness):
 
 def test_a_job_is_not_overdue_while_nothing_can_be_read(harness):
     varied(begun(harness))
-    harness.tell(ended("ok2", NOW + HOUR - 1, job="overdue"))
+    harness.commit(ended("ok2", NOW + HOUR - 1, job="overdue"))
     before = kinds(harness)
     harness.bench.clock.advance(9 * HOUR)
     assert [each for each in kinds(harness) if each[0] != "JobrunSourceStale"] == before
@@ -122,19 +122,19 @@ def test_an_invalid_filter_is_refused(harness, wanted):
 
 
 def test_expectations_change_with_the_job_and_the_config(harness):
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     assert harness.reporter.jobs(JobQuery()).jobs[0].freshness is None
     harness.configure(objectives=(objective_of(freshness="1h"),))
     assert harness.reporter.jobs(JobQuery()).jobs[0].freshness == HOUR
-    harness.tell(ended("b", NOW + 20, "failure"), running("c"))
+    harness.commit(ended("b", NOW + 20, "failure"), running("c"))
     job = harness.reporter.jobs(JobQuery()).jobs[0]
     assert (job.streak, job.executing, job.oldest_start) == (1, 1, NOW)
-    harness.tell(ended("c", NOW + 30))
+    harness.commit(ended("c", NOW + 30))
     assert (harness.reporter.jobs(JobQuery()).jobs[0].executing) == 0
 
 
 def test_recent_runs_are_included_only_on_request(harness):
-    harness.tell(*(ended(f"r{n:02}", NOW + n) for n in range(25)))
+    harness.commit(*(ended(f"r{n:02}", NOW + n) for n in range(25)))
     assert [each.run_id for each in harness.reporter.jobs(JobQuery()).jobs[0].recent] == [
         f"r{n:02}" for n in range(5, 25)
     ]
@@ -161,7 +161,7 @@ def test_a_source_reports_its_status(harness):
 def test_a_long_age_is_rounded(harness):
     varied(begun(harness))
     harness.bench.clock.advance(2 * HOUR)
-    harness.tell(ended("ok2", NOW + 10, job="ok"))
+    harness.commit(ended("ok2", NOW + 10, job="ok"))
     sentences = [problem.sentence for problem in harness.reporter.problems()]
     assert "A run has been running for 3h1m; the limit is 10m." in sentences
 
@@ -189,7 +189,7 @@ def test_a_source_that_cannot_be_read_is_a_problem_with_its_reason(harness):
 
 
 def test_unobserved_time_is_a_problem_for_a_day(harness):
-    harness.tell(ended("a"), unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 3700, NOW - 600)])
+    harness.commit(ended("a"), unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 3700, NOW - 600)])
     source = harness.reporter.sources()[0]
     assert source.unobserved_seconds == 6600
     assert [(each.start, each.end) for each in source.unobserved] == [(NOW - 7200, NOW - 600)]
@@ -201,14 +201,14 @@ def test_unobserved_time_is_a_problem_for_a_day(harness):
 
 
 def test_an_unreadable_scope_is_a_problem(harness):
-    harness.tell(ended("a"))
-    harness.tell(scope="customer-7", readable=False)
+    harness.commit(ended("a"))
+    harness.commit(scope="customer-7", readable=False)
     assert harness.reporter.sources()[0].unreadable == ("customer-7",)
     assert ("JobrunSourceScopeUnreadable", "one") in kinds(harness)
 
 
 def test_a_source_of_which_a_poll_read_a_part_is_not_reported_as_down(harness):
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     report = PollReport(ended=NOW, duration=1.0, outcome="partial", error="customer 1: 503", scope_failed=True)
     harness.bench.ledger.finish_poll("one", report)
     harness.bench.publisher.publish()
@@ -217,16 +217,16 @@ def test_a_source_of_which_a_poll_read_a_part_is_not_reported_as_down(harness):
 
 
 def test_a_source_without_a_readable_scope_is_a_problem_with_a_reason(harness):
-    harness.tell(ended("a"))
-    harness.tell(scope="", readable=False)
+    harness.commit(ended("a"))
+    harness.commit(scope="", readable=False)
     harness.bench.ledger.finish_poll("one", PollReport(ended=NOW + 60, duration=1.0, outcome="partial"))
     harness.bench.publisher.publish()
     problem = next(each for each in harness.reporter.problems() if each.kind == "JobrunSourceDown")
-    assert problem.sentence == "The credential may read none of its customers or projects."
+    assert problem.sentence == "The credential cannot read any customer or project."
 
 
 def test_problems_of_the_exporter_itself_have_sentences(harness):
-    harness.tell(ended("a"))
+    harness.commit(ended("a"))
     harness.bench.publisher.refused("sources.0.name: is required")
     harness.bench.ledger.error = "disk full"
     problems = harness.reporter.problems()
@@ -241,7 +241,7 @@ def test_problems_of_the_exporter_itself_have_sentences(harness):
 
 def test_a_job_is_not_overdue_while_it_has_an_active_run(harness):
     varied(begun(harness))
-    harness.tell(running("now", NOW + HOUR, job="overdue"))
+    harness.commit(running("now", NOW + HOUR, job="overdue"))
     assert ("JobrunOverdue", "overdue") not in kinds(harness)
 
 
@@ -253,7 +253,7 @@ def test_every_alert_has_a_problem_on_the_page_or_a_reason_why_not():
 def test_jobs_that_fail_together_are_a_problem_of_their_project(harness):
     begun(harness)
     harness.bench.clock.advance(HOUR)
-    harness.tell(
+    harness.commit(
         *(ended(f"f{number}", NOW + 3500 + number, "failure", job=f"job{number}") for number in range(10)),
         through=NOW + HOUR,
     )
@@ -265,6 +265,6 @@ def test_jobs_that_fail_together_are_a_problem_of_their_project(harness):
 def test_a_run_that_succeeded_but_took_too_long_and_a_failure_that_is_over_are_problems(harness):
     harness.configure(objectives=(objective_of(match={"job_name": "long"}, duration_budget="10s"),))
     begun(harness)
-    harness.tell(ended("l", NOW + 60, job="long", length=30))
-    harness.tell(ended("f", NOW + 10, "failure", job="well"), ended("s", NOW + 20, job="well"))
+    harness.commit(ended("l", NOW + 60, job="long", length=30))
+    harness.commit(ended("f", NOW + 10, "failure", job="well"), ended("s", NOW + 20, job="well"))
     assert {("JobrunRunSlow", "long"), ("JobrunFailureRecovered", "well")} <= set(kinds(harness))

@@ -12,19 +12,19 @@ PASSWORD = "correct horse"
 SALT = "saltThatIsAlwaysTheSue"  # always the same, as hashes are part of tests' names
 
 
-def hashed(password=PASSWORD, cost=4):
+def bcrypt_hash(password=PASSWORD, cost=4):
     return bcrypt.hashpw(password.encode(), f"$2b${cost:02}${SALT}".encode()).decode()
 
 
-def written(folder, *, authority=AUTHORITY, name="localhost", stem="server", more=""):
+def write_certificate(folder, *, authority=AUTHORITY, name="localhost", stem="server", extra_keys=""):
     """Writes a certificate with its key, and gives the lines of a web config that use them."""
     certificate = authority.issue_cert(name, "127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(folder / f"{stem}.pem")
     certificate.private_key_pem.write_to_path(folder / f"{stem}.key")
-    return f"tls_server_config: {{cert_file: {stem}.pem, key_file: {stem}.key{more}}}\n"
+    return f"tls_server_config: {{cert_file: {stem}.pem, key_file: {stem}.key{extra_keys}}}\n"
 
 
-def trusting(authority=AUTHORITY, client=None):
+def client_context(authority=AUTHORITY, client=None):
     """A client's context that trusts an authority, and shows the client certificate of another."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
@@ -37,6 +37,6 @@ def client_certificate(authority=AUTHORITY, name="prometheus.example.com", **mor
     return authority.issue_cert(name, **more)
 
 
-def expired(authority=AUTHORITY):
+def expired_certificate(authority=AUTHORITY):
     past = datetime.now(UTC) - timedelta(days=1)
     return client_certificate(authority, not_before=past - timedelta(days=1), not_after=past)

@@ -15,7 +15,7 @@ import pytest
 from exporter.web.application import application
 from exporter.web.connections import MAX_CONNECTIONS, Accepted, Acceptor, Connections, connection_limit
 from exporter.web.server import WebServer
-from tests.web.certificates import AUTHORITY, trusting
+from tests.web.certificates import AUTHORITY, client_context
 
 MOST = 8
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -149,7 +149,7 @@ def test_unfinished_handshakes_are_bounded_too(small_with_tls, caplog):
     with contextlib.ExitStack() as stack:
         for _ in range(10 * MOST):
             stack.enter_context(connected(small_with_tls, hello))
-        assert scraped(small_with_tls, trusting()) == 200
+        assert scraped(small_with_tls, client_context()) == 200
         assert len(small_with_tls._server.servers[0]._connections) <= MOST
     assert caplog.messages == []
 

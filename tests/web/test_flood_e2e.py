@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.web.certificates import trusting, written
+from tests.web.certificates import client_context, write_certificate
 from tests.web.test_web_config_e2e import CONFIG, Process
 
 FILES = 256
@@ -63,8 +63,8 @@ def flooded(tmp_path):
 
 @pytest.fixture
 def flooded_with_tls(tmp_path):
-    (tmp_path / "web.yaml").write_text(written(tmp_path))
-    daemon = Flooded(tmp_path, "--web.config.file=web.yaml", trusting())
+    (tmp_path / "web.yaml").write_text(write_certificate(tmp_path))
+    daemon = Flooded(tmp_path, "--web.config.file=web.yaml", client_context())
     yield daemon
     daemon.end()
 

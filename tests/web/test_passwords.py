@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from exporter.web.passwords import MAX_CHECKS_PER_CLIENT, REMEMBERED, Credentials, Passwords, TooManyChecksError
+from exporter.web.passwords import MAX_CACHED, MAX_CHECKS_PER_CLIENT, Credentials, Passwords, TooManyChecksError
 
 USERS = {b"anna": b"hash of a", b"bert": b"hash of b"}
 RIGHT = {(b"a", b"hash of a"), (b"b", b"hash of b")}
@@ -70,17 +70,17 @@ def test_user_and_password_are_not_confused(passwords):
 
 
 def test_guesses_do_not_push_out_passwords_in_use(passwords, bcrypt):
-    guesses = [(b"anna", b"guess %d" % number) for number in range(3 * REMEMBERED)]
+    guesses = [(b"anna", b"guess %d" % number) for number in range(3 * MAX_CACHED)]
 
     asked(passwords, (b"anna", b"a"), *guesses, (b"anna", b"a"))
     assert bcrypt.compared.count((b"a", b"hash of a")) == 1
-    assert len(bcrypt.compared) == 1 + 3 * REMEMBERED
+    assert len(bcrypt.compared) == 1 + 3 * MAX_CACHED
 
 
 def test_memory_is_bounded_and_has_no_password(passwords):
-    asked(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * REMEMBERED)))
+    asked(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * MAX_CACHED)))
 
-    assert len(passwords._wrong) == REMEMBERED
+    assert len(passwords._wrong) == MAX_CACHED
     assert all(len(key) == 32 and b"guess" not in key for key in passwords._wrong)
 
 

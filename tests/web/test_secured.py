@@ -25,14 +25,14 @@ from tests.web.certificates import (
     AUTHORITY,
     PASSWORD,
     STRANGER,
+    bcrypt_hash,
     client_certificate,
-    expired,
-    hashed,
-    trusting,
-    written,
+    client_context,
+    expired_certificate,
+    write_certificate,
 )
 
-HASH = hashed()
+HASH = bcrypt_hash()
 USERS = f"basic_auth_users: {{anna: '{HASH}'}}\n"
 ALL_PATHS = ["/", "/metrics", "/-/healthy", "/-/ready", "/nowhere", "//metrics", "/%2e%2e/metrics"]
 CLIENTS = ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem"
@@ -73,7 +73,7 @@ class Served:
 
     def peer(self):
         """Returns the serial number of the certificate that a new connection gets."""
-        context = trusting()
+        context = client_context()
         with (
             socket.create_connection(("127.0.0.1", self.server.port)) as plain,
             context.wrap_socket(plain, server_hostname="localhost") as wrapped,
@@ -156,7 +156,7 @@ def test_other_schemes_than_basic_auth_are_refused(serve, header):
 
 
 def test_passwords_of_any_length_and_script_work(serve):
-    served = serve(f"basic_auth_users: {{'änne': '{hashed('ß' * 36)}'}}\n")
+    served = serve(f"basic_auth_users: {{'änne': '{bcrypt_hash('ß' * 36)}'}}\n")
 
     assert served.get(user="änne", password="ß" * 36).status_code == 200
     assert served.get(user="änne", password="ß" * 36 + "more that bcrypt does not see").status_code == 200
@@ -186,7 +186,7 @@ def test_changed_users_apply_to_the_next_request_even_on_an_open_connection(serv
 def test_an_old_password_is_refused_after_the_hash_changed(serve):
     served = serve(USERS)
     assert served.get(user="anna").status_code == 200
-    served.write(f"basic_auth_users: {{anna: '{hashed('another')}'}}\n")
+    served.write(f"basic_auth_users: {{anna: '{bcrypt_hash('another')}'}}\n")
 
     assert served.get(user="anna").status_code == 401
     assert served.get(user="anna", password="another").status_code == 200
@@ -234,7 +234,7 @@ def test_a_reload_loads_the_file_or_reports_its_problems(serve):
 
 def test_https_cannot_be_enabled_or_disabled_while_running(serve, tmp_path):
     served = serve(USERS)
-    served.write(written(tmp_path) + USERS)
+    served.write(write_certificate(tmp_path) + USERS)
     with pytest.raises(ConfigError, match="cannot be enabled or disabled by a reload"):
         served.file.reload()
     assert served.get(user="anna").status_code == 200
@@ -258,7 +258,7 @@ def test_basic_auth_without_tls_logs_a_warning(serve, lines):
 
 
 def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
-    (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{anna: '{HASH}', bert: '{hashed('b')}'}}\n")
+    (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{anna: '{HASH}', bert: '{bcrypt_hash('b')}'}}\n")
     asked, go_on = threading.Event(), threading.Event()
 
     def check(password, _against):
@@ -366,20 +366,20 @@ def test_large_bodies_are_ignored(serve):
 
 
 def test_https_is_served_to_clients_that_trust_the_authority(serve, tmp_path):
-    served = serve(written(tmp_path) + USERS)
+    served = serve(write_certificate(tmp_path) + USERS)
 
-    assert served.get(user="anna", verify=trusting()).text == "well\n"
-    assert served.get(verify=trusting()).status_code == 401
+    assert served.get(user="anna", verify=client_context()).text == "well\n"
+    assert served.get(verify=client_context()).status_code == 401
     with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-        served.get(user="anna", verify=trusting(STRANGER))
+        served.get(user="anna", verify=client_context(STRANGER))
 
 
 def test_plain_http_on_the_tls_port_fails_cleanly(serve, tmp_path, lines):
-    served = serve(written(tmp_path))
+    served = serve(write_certificate(tmp_path))
 
     with pytest.raises(httpx.TransportError):
         httpx.get(f"http://127.0.0.1:{served.server.port}/metrics")
-    assert served.get(verify=trusting()).status_code == 200
+    assert served.get(verify=client_context()).status_code == 200
     assert lines.getvalue() == ""
 
 
@@ -395,8 +395,8 @@ def test_plain_http_on_the_tls_port_fails_cleanly(serve, tmp_path, lines):
     ],
 )
 def test_versions_and_cipher_suites_are_enforced(serve, tmp_path, keys, version, works):
-    served = serve(written(tmp_path, more=keys))
-    context = trusting()
+    served = serve(write_certificate(tmp_path, extra_keys=keys))
+    context = client_context()
     context.minimum_version = context.maximum_version = version
 
     if works:
@@ -407,17 +407,17 @@ def test_versions_and_cipher_suites_are_enforced(serve, tmp_path, keys, version,
 
 
 def test_the_next_connection_gets_a_rotated_certificate(serve, tmp_path):
-    served = serve(written(tmp_path))
+    served = serve(write_certificate(tmp_path))
     before = served.peer()
-    with served.client(verify=trusting()) as open_before:
+    with served.client(verify=client_context()) as open_before:
         open_before.get("/-/healthy")
-        written(tmp_path)
+        write_certificate(tmp_path)
         assert served.peer() not in (before, None)
         assert open_before.get("/-/healthy").status_code == 200
 
 
 def test_a_certificate_without_its_key_is_not_used_until_both_are_there(serve, tmp_path, lines):
-    served = serve(written(tmp_path))
+    served = serve(write_certificate(tmp_path))
     before = served.peer()
     other = AUTHORITY.issue_cert("localhost")
     other.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
@@ -429,22 +429,22 @@ def test_a_certificate_without_its_key_is_not_used_until_both_are_there(serve, t
 
 
 def test_named_files_are_loaded_once_they_exist(serve, tmp_path):
-    served = serve(written(tmp_path))
+    served = serve(write_certificate(tmp_path))
     before = served.peer()
     served.write("tls_server_config: {cert_file: later.pem, key_file: later.key}\n")
     assert served.peer() == before
-    written(tmp_path, stem="later")
+    write_certificate(tmp_path, stem="later")
     served.now += RETRY_INTERVAL
 
     assert served.peer() != before
 
 
 def test_changed_tls_settings_apply_too(serve, tmp_path):
-    served = serve(written(tmp_path))
-    old = trusting()
+    served = serve(write_certificate(tmp_path))
+    old = client_context()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     assert served.get(verify=old).status_code == 200
-    served.write(written(tmp_path, more=", min_version: TLS13"))
+    served.write(write_certificate(tmp_path, extra_keys=", min_version: TLS13"))
     with pytest.raises(httpx.ConnectError):
         served.get(verify=old)
 
@@ -458,31 +458,33 @@ def connects(served, context):
 
 
 def test_clients_need_a_certificate_of_the_authority(serve, tmp_path, lines):
-    served = serve(written(tmp_path, more=CLIENTS))
+    served = serve(write_certificate(tmp_path, extra_keys=CLIENTS))
 
-    assert connects(served, trusting(client=client_certificate()))
-    assert not connects(served, trusting())
-    assert not connects(served, trusting(client=client_certificate(STRANGER)))
-    assert not connects(served, trusting(client=expired()))
+    assert connects(served, client_context(client=client_certificate()))
+    assert not connects(served, client_context())
+    assert not connects(served, client_context(client=client_certificate(STRANGER)))
+    assert not connects(served, client_context(client=expired_certificate()))
     assert lines.getvalue() == ""
 
 
 def test_clients_need_no_certificate_if_it_is_optional(serve, tmp_path):
-    served = serve(written(tmp_path, more=CLIENTS.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven")))
+    served = serve(
+        write_certificate(tmp_path, extra_keys=CLIENTS.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven"))
+    )
 
-    assert connects(served, trusting())
-    assert connects(served, trusting(client=client_certificate()))
-    assert not connects(served, trusting(client=client_certificate(STRANGER)))
+    assert connects(served, client_context())
+    assert connects(served, client_context(client=client_certificate()))
+    assert not connects(served, client_context(client=client_certificate(STRANGER)))
 
 
 def test_a_removed_authority_is_no_longer_trusted(serve, tmp_path):
-    served = serve(written(tmp_path, more=CLIENTS))
-    context = trusting(client=client_certificate())
+    served = serve(write_certificate(tmp_path, extra_keys=CLIENTS))
+    context = client_context(client=client_certificate())
     assert connects(served, context)
     STRANGER.cert_pem.write_to_path(tmp_path / "ca.pem")
 
     assert not connects(served, context)
-    assert connects(served, trusting(client=client_certificate(STRANGER)))
+    assert connects(served, client_context(client=client_certificate(STRANGER)))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -490,8 +492,10 @@ def test_a_removed_authority_is_no_longer_trusted(serve, tmp_path):
     ("name", "works"), [("good.example.com", True), ("bad.example.com", False), ("10.0.0.7", True), ("a@b.org", True)]
 )
 def test_only_clients_of_allowed_names_connect(serve, tmp_path, name, works, version):
-    served = serve(written(tmp_path, more=CLIENTS + ", client_allowed_sans: [good.example.com, 10.0.0.7, a@b.org]"))
-    context = trusting(client=client_certificate(name=name))
+    served = serve(
+        write_certificate(tmp_path, extra_keys=CLIENTS + ", client_allowed_sans: [good.example.com, 10.0.0.7, a@b.org]")
+    )
+    context = client_context(client=client_certificate(name=name))
     context.minimum_version = context.maximum_version = version
 
     assert [connects(served, context) for _ in range(2)] == [works, works]

@@ -15,7 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.web.certificates import AUTHORITY, PASSWORD, client_certificate, hashed, trusting, written
+from tests.web.certificates import (
+    AUTHORITY,
+    PASSWORD,
+    bcrypt_hash,
+    client_certificate,
+    client_context,
+    write_certificate,
+)
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = shutil.which("prometheus")
@@ -134,7 +141,9 @@ def test_prometheus_scrapes_over_tls_with_a_certificate_and_a_password(daemon, s
         ", client_ca_file: ca.pem, client_auth_type: RequireAndVerifyClientCert"
         ", client_allowed_sans: [prometheus.example.com]"
     )
-    _, port = daemon(written(tmp_path, more=clients) + f"basic_auth_users: {{anna: '{hashed()}'}}\n")
+    _, port = daemon(
+        write_certificate(tmp_path, extra_keys=clients) + f"basic_auth_users: {{anna: '{bcrypt_hash()}'}}\n"
+    )
     (tmp_path / "scrape.yaml").write_text(SCRAPE % {"password": PASSWORD, "target": f"127.0.0.1:{port}"})
     prometheus = start(
         *(PROMETHEUS, "--config.file=scrape.yaml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0")
@@ -150,17 +159,19 @@ def test_prometheus_scrapes_over_tls_with_a_certificate_and_a_password(daemon, s
 
 
 def test_sighup_loads_a_web_config_or_refuses_it_with_its_problems(daemon, tmp_path):
-    process, port = daemon(written(tmp_path) + f"basic_auth_users: {{anna: '{hashed()}'}}\n")
+    process, port = daemon(write_certificate(tmp_path) + f"basic_auth_users: {{anna: '{bcrypt_hash()}'}}\n")
 
     def status(user):
-        return httpx.get(f"https://127.0.0.1:{port}/-/healthy", auth=(user, PASSWORD), verify=trusting()).status_code
+        return httpx.get(
+            f"https://127.0.0.1:{port}/-/healthy", auth=(user, PASSWORD), verify=client_context()
+        ).status_code
 
     assert (status("anna"), status("bert")) == (200, 401)
     (tmp_path / "web.yaml").write_text("basic_auth_users: {bert: plain-word}\n")
     process.signal(signal.SIGHUP)
     process.wait_for("reload refused.*basic_auth_users.bert: must be a bcrypt hash")
     assert (status("anna"), status("bert")) == (200, 401)
-    (tmp_path / "web.yaml").write_text(written(tmp_path) + f"basic_auth_users: {{bert: '{hashed()}'}}\n")
+    (tmp_path / "web.yaml").write_text(write_certificate(tmp_path) + f"basic_auth_users: {{bert: '{bcrypt_hash()}'}}\n")
     process.signal(signal.SIGHUP)
     process.wait_for("configuration reloaded")
     assert (status("anna"), status("bert")) == (401, 200)

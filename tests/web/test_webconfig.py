@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization as form
+from cryptography.hazmat.primitives import serialization
 
 from exporter.config import ConfigError
 from exporter.web.config import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
 from exporter.web.tls import alternative_names, server_context
-from tests.web.certificates import AUTHORITY, hashed, written
+from tests.web.certificates import AUTHORITY, bcrypt_hash, write_certificate
 
 
-def tls_of(config) -> Any:
+def tls_section(config) -> Any:
     return config.tls_server_config
 
 
-HASH = hashed()
+HASH = bcrypt_hash()
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 PROMTOOL = shutil.which("promtool")
 
@@ -31,15 +31,15 @@ def problems_of(folder, text):
     return list(map(str, caught.value.problems))
 
 
-def tls(folder, keys):
+def tls_settings(folder, keys):
     """Returns TLS settings with these keys and the required ones."""
     AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
-    return web_config(folder / "web.yaml", written(folder, more=f", {keys}")).tls_server_config
+    return web_config(folder / "web.yaml", write_certificate(folder, extra_keys=f", {keys}")).tls_server_config
 
 
 def tls_problems(folder, keys):
     AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
-    return problems_of(folder, written(folder, more=f", {keys}"))
+    return problems_of(folder, write_certificate(folder, extra_keys=f", {keys}"))
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "tls_server_config:\nbasic_auth_users:\n"])
@@ -52,7 +52,7 @@ def test_an_empty_file_means_plain_http_without_passwords(tmp_path, text):
 
 
 def test_every_supported_key_is_accepted(tmp_path):
-    settings = tls(
+    settings = tls_settings(
         tmp_path,
         "client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: [a.example.com], "
         "min_version: TLS12, max_version: TLS13, prefer_server_cipher_suites: false, "
@@ -70,13 +70,13 @@ def test_every_supported_key_is_accepted(tmp_path):
 
 def test_paths_are_relative_to_the_file(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "web.yaml").write_text(written(tmp_path / "sub"))
+    (tmp_path / "sub" / "web.yaml").write_text(write_certificate(tmp_path / "sub"))
 
-    assert tls_of(load_web(tmp_path / "sub" / "web.yaml")).cert_file == str(tmp_path / "sub" / "server.pem")
+    assert tls_section(load_web(tmp_path / "sub" / "web.yaml")).cert_file == str(tmp_path / "sub" / "server.pem")
 
 
 def test_defaults_are_safe(tmp_path):
-    context = server_context(tls(tmp_path, ""))
+    context = server_context(tls_settings(tmp_path, ""))
 
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     assert context.verify_mode is ssl.CERT_NONE
@@ -157,8 +157,8 @@ def test_tls_needs_a_certificate_and_a_key(tmp_path, key):
     ],
 )
 def test_problems_of_headers_are_reported(tmp_path, headers, problem):
-    (problem_text,) = problems_of(tmp_path, f"http_server_config: {{headers: {{{headers}}}}}\n")
-    assert problem_text.startswith(f"http_server_config.headers.{problem}")
+    (found_problem,) = problems_of(tmp_path, f"http_server_config: {{headers: {{{headers}}}}}\n")
+    assert found_problem.startswith(f"http_server_config.headers.{problem}")
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,10 @@ def test_problems_of_headers_are_reported(tmp_path, headers, problem):
     ["secret", f"{HASH}=", HASH[:-1], HASH.replace("$04$", "$40$"), "$2b$10$" + "9" * 53, HASH.replace("2b", "1")],
 )
 def test_a_value_that_is_not_a_bcrypt_hash_is_refused_but_not_shown(tmp_path, bad):
-    (problem_text,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
+    (found_problem,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
 
-    assert problem_text.startswith("basic_auth_users.anna: ")
-    assert bad not in problem_text
+    assert found_problem.startswith("basic_auth_users.anna: ")
+    assert bad not in found_problem
 
 
 def test_hashes_of_every_kind_of_bcrypt_are_accepted(tmp_path):
@@ -179,8 +179,8 @@ def test_hashes_of_every_kind_of_bcrypt_are_accepted(tmp_path):
 
 
 def test_a_cost_that_would_take_minutes_is_refused(tmp_path):
-    (problem_text,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
-    assert problem_text == "basic_auth_users.anna: must have a cost from 4 to 18"
+    (found_problem,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
+    assert found_problem == "basic_auth_users.anna: must have a cost from 4 to 18"
 
 
 @pytest.mark.parametrize(
@@ -210,28 +210,28 @@ def test_a_config_never_shows_hashes(tmp_path):
 @pytest.mark.parametrize("key", UNSUPPORTED)
 def test_unsupported_keys_are_refused_with_advice(tmp_path, key):
     at_top = key == "rate_limit"
-    text = f"{key}: x\n" if at_top else written(tmp_path, more=f", {key}: x")
+    text = f"{key}: x\n" if at_top else write_certificate(tmp_path, extra_keys=f", {key}: x")
     path = key if at_top else f"tls_server_config.{key}"
 
     assert problems_of(tmp_path, text) == [f"{path}: {UNSUPPORTED[key]}"]
 
 
 def test_a_key_of_another_certificate_is_reported(tmp_path):
-    text = written(tmp_path)
+    text = write_certificate(tmp_path)
     AUTHORITY.issue_cert("localhost").private_key_pem.write_to_path(tmp_path / "server.key")
 
     with pytest.raises(ConfigError, match="key_file: is not the key of cert_file"):
-        server_context(tls_of(web_config(tmp_path / "w", text)))
+        server_context(tls_section(web_config(tmp_path / "w", text)))
 
 
 def test_files_without_certificates_are_reported_together(tmp_path):
     AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
-    text = written(tmp_path, more=", client_ca_file: ca.pem, client_auth_type: VerifyClientCertIfGiven")
+    text = write_certificate(tmp_path, extra_keys=", client_ca_file: ca.pem, client_auth_type: VerifyClientCertIfGiven")
     (tmp_path / "server.pem").write_text("x")
     (tmp_path / "ca.pem").write_text("x")
 
     with pytest.raises(ConfigError) as caught:
-        server_context(tls_of(web_config(tmp_path / "w", text)))
+        server_context(tls_section(web_config(tmp_path / "w", text)))
     assert [problem.path for problem in caught.value.problems] == [
         "tls_server_config",
         "tls_server_config.client_ca_file",
@@ -239,15 +239,15 @@ def test_files_without_certificates_are_reported_together(tmp_path):
 
 
 def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):
-    text = written(tmp_path)
-    key = form.load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
-    locked = form.BestAvailableEncryption(b"passphrase")
+    text = write_certificate(tmp_path)
+    key = serialization.load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"passphrase")
     (tmp_path / "server.key").write_bytes(
-        key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, locked),
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked),
     )
 
     with pytest.raises(ConfigError, match="do not contain a usable certificate and key"):
-        server_context(tls_of(web_config(tmp_path / "w", text)))
+        server_context(tls_section(web_config(tmp_path / "w", text)))
 
 
 def test_all_kinds_of_alternative_names_are_accepted():
@@ -257,23 +257,23 @@ def test_all_kinds_of_alternative_names_are_accepted():
     assert alternative_names({}) == frozenset()
 
 
-def documented():
+def documented_example():
     """The example in the documentation."""
     return re.findall(r"```yaml\n(tls_server_config:.*?)```", SECURITY.read_text(), re.DOTALL)[0]
 
 
-def with_files_of_the_example(folder):
-    written(folder)
+def write_documented_example(folder):
+    write_certificate(folder)
     AUTHORITY.cert_pem.write_to_path(folder / "clients-ca.pem")
-    (folder / "web.yaml").write_text(documented())
+    (folder / "web.yaml").write_text(documented_example())
     return folder / "web.yaml"
 
 
 def test_the_documented_example_has_every_key_and_is_valid(tmp_path):
-    config = load_web(with_files_of_the_example(tmp_path))
+    config = load_web(write_documented_example(tmp_path))
 
-    assert server_context(tls_of(config)).verify_mode is ssl.CERT_REQUIRED
-    for section in (config, tls_of(config), config.http_server_config):
+    assert server_context(tls_section(config)).verify_mode is ssl.CERT_REQUIRED
+    for section in (config, tls_section(config), config.http_server_config):
         assert section.model_fields_set == set(type(section).model_fields)
     assert set(config.http_server_config.headers) == set(HEADERS)
 
@@ -287,7 +287,7 @@ def test_the_documentation_names_what_is_not_supported():
 @pytest.mark.e2e
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
 def test_promtool_accepts_the_documented_example(tmp_path):
-    file = with_files_of_the_example(tmp_path)
+    file = write_documented_example(tmp_path)
     newer = re.compile("  client_allowed_sans.*\n")  # older versions do not know the key
     file.write_text(newer.sub("", file.read_text()))
     checked = subprocess.run([str(PROMTOOL), "check", "web-config", file], capture_output=True, text=True, check=False)  # noqa: S603  # ours

@@ -56,15 +56,15 @@ ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] 
 
 # --- gauges about runs ---
 
-Behind = Callable[[JobState, Sequence[StoredRun], Labels], list[StoredRun]]
+FindRuns = Callable[[JobState, Sequence[StoredRun], Labels], list[StoredRun]]
 
 
-def _only(chosen: Callable[[JobState], LastRun | LastFailure | LastSteps | None]) -> Behind:
+def _run_named_by(last_event: Callable[[JobState], LastRun | LastFailure | LastSteps | None]) -> FindRuns:
     """Return a function that finds the run that a record names."""
 
     def find(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
-        named = chosen(job)
-        return [row for row in rows if named is not None and row.run.run_id == named.run_id]
+        event = last_event(job)
+        return [row for row in rows if event is not None and row.run.run_id == event.run_id]
 
     return find
 
@@ -75,8 +75,8 @@ def _last_success(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> 
 
 def _streak(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
     since = float("-inf") if job.last_success is None else job.last_success
-    noted = {CountState.COUNTED, CountState.BASELINE}
-    return [row for row in rows if row.run.result in FAILING and row.mark in noted and ended_at(row) > since]
+    marks = {CountState.COUNTED, CountState.BASELINE}
+    return [row for row in rows if row.run.result in FAILING and row.mark in marks and ended_at(row) > since]
 
 
 def _active(_job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
@@ -88,9 +88,9 @@ def _oldest_active(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> 
     return [min(active, key=lambda row: row.origin)] if active else []
 
 
-_last, _last_failure = _only(lambda job: job.last_run), _only(lambda job: job.last_failure)
+_last, _last_failure = _run_named_by(lambda job: job.last_run), _run_named_by(lambda job: job.last_failure)
 
-BEHIND: Mapping[str, Behind] = {
+RUNS_BEHIND: Mapping[str, FindRuns] = {
     "jobrun_active_runs": _active,
     "jobrun_oldest_active_run_start_timestamp_seconds": _oldest_active,
     "jobrun_last_run_status": _last,
@@ -102,8 +102,8 @@ BEHIND: Mapping[str, Behind] = {
     "jobrun_last_failed_run_info": _last_failure,
     "jobrun_consecutive_failures": _streak,
     "jobrun_failing_since_timestamp_seconds": lambda *found: _streak(*found)[-1:],
-    "jobrun_last_run_steps": _only(lambda job: job.last_steps),
+    "jobrun_last_run_steps": _run_named_by(lambda job: job.last_steps),
 }
 
-NUMBERS = frozenset({"jobrun_active_runs", "jobrun_consecutive_failures"})
+RUN_COUNTS = frozenset({"jobrun_active_runs", "jobrun_consecutive_failures"})
 """Gauges whose value is a number of runs."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from exporter.assembly import configured
-from exporter.commands.explain.contributions import ADDED_TO_SOURCE, BEHIND
+from exporter.commands.explain.contributions import ADDED_TO_SOURCE, RUNS_BEHIND
 from exporter.commands.explain.selector import Selector, SelectorError, parse
 from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject, utc
 from exporter.commands.explain.series import explain as explain_series
@@ -35,7 +35,7 @@ OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_tim
 """Families whose series depend only on active runs."""
 
 ADDED = {family.name for family in FAMILIES if family.level is Level.JOB and family.kind is not Kind.GAUGE}
-EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *BEHIND, UNOBSERVED}
+EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *RUNS_BEHIND, UNOBSERVED}
 """Families that are computed from runs or time ranges in the state."""
 
 

@@ -14,8 +14,8 @@ PAIR = re.compile(
     r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)\s*"""
 )
 ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{3}|.)", re.DOTALL)
-LETTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
-SAME = frozenset("\\\"'")
+CONTROL_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+LITERAL_ESCAPES = frozenset("\\\"'")
 
 EXAMPLE = 'write it like jobrun_runs_total{job_name="x",result="failure"}'
 
@@ -88,7 +88,7 @@ def _matchers(text: str, position: int) -> Iterator[Matcher]:
 
 
 def _matcher(label: str, operator: str, quoted: str) -> Matcher:
-    value = quoted[1:-1] if quoted[0] == "`" else ESCAPE.sub(_meant, quoted[1:-1])
+    value = quoted[1:-1] if quoted[0] == "`" else ESCAPE.sub(_unescaped, quoted[1:-1])
     if operator in {"=~", "!~"}:
         try:
             re.compile(value)
@@ -97,13 +97,13 @@ def _matcher(label: str, operator: str, quoted: str) -> Matcher:
     return Matcher(label, operator, value)
 
 
-def _meant(escape: re.Match[str]) -> str:
+def _unescaped(escape: re.Match[str]) -> str:
     """Return the character of an escape."""
     code = escape[1]
-    if code in SAME:
+    if code in LITERAL_ESCAPES:
         return code
-    if code in LETTERS:
-        return LETTERS[code]
+    if code in CONTROL_ESCAPES:
+        return CONTROL_ESCAPES[code]
     try:
         if code[0] in "xuU" and len(code) > 1:
             return chr(int(code[1:], 16))

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 import msgspec
 
-from exporter.commands.explain.contributions import ADDED_TO_SOURCE, BEHIND, NUMBERS, adder
+from exporter.commands.explain.contributions import ADDED_TO_SOURCE, RUN_COUNTS, RUNS_BEHIND, adder
 from exporter.commands.explain.selector import Selector
 from exporter.counting.classify import CountState
 from exporter.counting.records import Counted, JobState
@@ -132,9 +132,9 @@ def _of_source(subject: Subject, view: SourceView, family: Family, own: Own, ser
 
 
 def _gauge(subject: Subject, job: JobState, family: Family, series: Explained) -> Explained:
-    behind = BEHIND[family.name](job, [row for _, row in subject.rows()], series.labels)
-    counts = family.name in NUMBERS
-    lines = [SeriesLine(job, row, 1.0 if counts else series.value) for row in behind]
+    rows = RUNS_BEHIND[family.name](job, [row for _, row in subject.rows()], series.labels)
+    counts = family.name in RUN_COUNTS
+    lines = [SeriesLine(job, row, 1.0 if counts else series.value) for row in rows]
     missing = [] if lines or not series.value else ["Its runs are no longer in the state."]
     series = msgspec.structs.replace(series, lines=lines, summed=counts, notes=missing)
     return _compared(subject, series) if counts else series
@@ -181,8 +181,8 @@ def _compared(subject: Subject, series: Explained) -> Explained:
         return series
     if difference < 0:
         note = (
-            f"{-difference:g} more are listed than counted: the series started again at 0 after them (the job was "
-            "renamed, gone or folded for a while), or they changed after they were counted."
+            f"{-difference:g} more are listed than counted: later the series started again at 0 (the job was renamed, "
+            "gone or folded for a while), or the runs changed after they were counted."
         )
     elif subject.forgotten is not None:
         note = (
