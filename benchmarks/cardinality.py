@@ -121,9 +121,9 @@ def cost(jobs, histograms, runs_each=2):
         state = Path(folder) / "state.db"
         ledger = Ledger(lambda: open_state(state, time.time))
         ledger.load()
-        metrics, holds = RequestMetrics(registry), ZeroFirst(0, time.monotonic)
-        exposition = Exposition(registry, holds)
-        publisher = Publisher(ledger, exposition, holds, monotonic=time.monotonic)
+        metrics, pending_series = RequestMetrics(registry), ZeroFirst(0, time.monotonic)
+        exposition = Exposition(registry, pending_series)
+        publisher = Publisher(ledger, exposition, pending_series, monotonic=time.monotonic)
         assembly = Assembly(config, ledger, metrics, publisher, outside)
         rules = {name: shown.rules for name, shown in assembly.shown.items()}
         ledger.configure(rules, counting_rules(config), histograms)

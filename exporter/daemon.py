@@ -95,14 +95,14 @@ class Daemon:
         PlatformCollector(registry=registry)
         self._metrics = RequestMetrics(registry)
         build = Build(version=__version__, python_version=platform.python_version())
-        self._holds = ZeroFirst(config.metrics.zero_first, clocks.monotonic)
+        self._pending_series = ZeroFirst(config.metrics.zero_first, clocks.monotonic)
         self._shared = shared_state(config, clocks.boottime)
         self._exposition = Exposition(
-            registry, self._holds, shared=self._shared is not None, monotonic=clocks.monotonic
+            registry, self._pending_series, shared=self._shared is not None, monotonic=clocks.monotonic
         )
         self._ledger = Ledger(self._open)
         self._publisher = Publisher(
-            self._ledger, self._exposition, self._holds, monotonic=clocks.monotonic, build=build
+            self._ledger, self._exposition, self._pending_series, monotonic=clocks.monotonic, build=build
         )
         self._reloading = threading.Lock()
         self._housekeeping_done = clocks.monotonic()
@@ -203,7 +203,7 @@ class Daemon:
             publish=self._publisher.publish,
             generation=lambda: -1 if self._exposition.page is None else self._exposition.page.generation,
         )
-        self._publisher.sharing = shared.join(self._ledger, self._holds, handlers)
+        self._publisher.sharing = shared.join(self._ledger, self._pending_series, handlers)
 
     def _end_polls(self, names: Collection[str]) -> None:
         self._assembly.interrupt_sources(names)
@@ -215,7 +215,7 @@ class Daemon:
         return [each for each in assembly.polled if owned is None or each.name in owned]
 
     def _scraped(self, generation: int) -> None:
-        self._holds.scraped(generation)
+        self._pending_series.scraped(generation)
         if self._shared is not None:
             self._shared.replica.scraped(generation)
 
@@ -230,7 +230,7 @@ class Daemon:
 
     def _activate(self, assembly: Assembly) -> None:
         assembly.configure()
-        self._holds.zero_first = assembly.config.metrics.zero_first
+        self._pending_series.zero_first = assembly.config.metrics.zero_first
         self._publisher.configure(assembly.config, assembly.shown)
 
     def reload(self) -> Decision:

@@ -137,7 +137,7 @@ FAMILIES: tuple[Family, ...] = (
     counter(STEPS, "Steps of completed runs by result.", "step_name", "result"),
     counter(
         ROOT_FAILURES,
-        "Completed runs in which this step failed first; steps skipped after it are not blamed.",
+        "Completed runs in which this step failed first; steps that were skipped because of it do not count.",
         "step_name",
     ),
     histogram(STEP_DURATION, "How long steps took, from start to end.", "step_name"),
@@ -255,7 +255,7 @@ FAMILIES: tuple[Family, ...] = (
     source_counter(POLL_ERRORS, "Errors of polls by reason.", "reason", zero_first=False, seeds=REASONS),
     source_counter(
         FETCHED,
-        "Rows of runs by disposition, which is what the row meant.",
+        "Rows of runs by disposition, the meaning of the row.",
         "disposition",
         zero_first=False,
         seeds=tuple(map(str, Disposition)),

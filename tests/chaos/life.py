@@ -53,10 +53,10 @@ class Life:
         self._config = configured(settings)
         self._registry = CollectorRegistry()
         self._metrics = RequestMetrics(self._registry)
-        self._holds = ZeroFirst(self._config.metrics.zero_first, around.monotonic)
-        self._exposition = Exposition(CollectorRegistry(), self._holds)
+        self._pending_series = ZeroFirst(self._config.metrics.zero_first, around.monotonic)
+        self._exposition = Exposition(CollectorRegistry(), self._pending_series)
         self.ledger = around.ledger(self._open)
-        self._publisher = Publisher(self.ledger, self._exposition, self._holds, monotonic=around.monotonic)
+        self._publisher = Publisher(self.ledger, self._exposition, self._pending_series, monotonic=around.monotonic)
         self._outside = Clocks(
             clock=self._clock, monotonic=around.monotonic, sleep=around.sleep, transport=around.transport
         )
@@ -90,7 +90,7 @@ class Life:
     def _take_up(self, config: Config) -> None:
         rules = {name: shown.rules for name, shown in self._assembly.shown.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
-        self._holds.zero_first = config.metrics.zero_first
+        self._pending_series.zero_first = config.metrics.zero_first
         self._publisher.configure(config, self._assembly.shown)
 
     @property
@@ -131,7 +131,7 @@ class Life:
         self._publisher.publish()
         page = self._exposition.page
         assert page is not None
-        self._holds.scraped(page.generation)
+        self._pending_series.scraped(page.generation)
         return bytes(page.text).decode()
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """One simulated vendor, and the exporter that reads it: real HTTP and a real state, but one clock that a test moves.
 
-The harness and the tests are written once for all vendors of `exporter.simulators.SIMULATORS`; what a vendor cannot do
-stands in the table ABILITIES, and nowhere else.
+The harness and the tests are written once for all vendors of `exporter.simulators.SIMULATORS`. Only the table ABILITIES
+says what a vendor cannot do.
 """
 
 import io
@@ -40,7 +40,7 @@ from exporter.state.opening import open_state
 NOW = 1_700_000_000.0
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 JOBS = ("job-0", "job-1", "job-2", "stuck")
-"""Jobs of the tests that exist from the start, where what holds them must."""
+"""Jobs that exist from the start at vendors that are `announced`."""
 
 RUNS = "jobrun_runs_total"
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
@@ -50,22 +50,21 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     """What a vendor can and cannot do.
 
     Attributes:
-        lists: Short names of the endpoints that show runs, where wrong answers and errors are injected. None: all.
+        lists: Short names of the endpoints that show runs. Wrong answers and errors are injected there. None: all.
         pages: Short names of the endpoints that list runs. None: all.
-        by_id: Short names of the endpoints that show one run by its ID; none if there are none.
-        job_path: Makes of a job's name a text that is in the paths of all requests about its runs, and in no others.
-            None: no request is about one job alone.
-        paged: Runs that two pages of one list hold, at least; 0 if its lists have no pages.
-        steps: The endpoint of the steps of one run, "" if there is none.
-        step_name: What it calls a step, made of the world's `name` and of `number`, its place in the run.
-        results: The results that its rows can show; the world's other failures look like `failure` there.
-        errors: Whether a listing that fails whole makes the whole poll fail.
-        catches_up: How far back it shows ended runs, in seconds, at least.
-        forgets: Whether it has a reach beyond which nothing is shown.
-        announced: Whether what holds the jobs must exist before the first poll: what appears later has a baseline
-            time of its own.
+        by_id: Short names of the endpoints that show one run by its ID.
+        job_path: Returns for a job's name a part of the path of each request about the job's runs. No other path has
+            this part. None: no request is about a single job.
+        paged: Number of runs that need at least two pages of a list; 0 if lists have no pages.
+        steps: The endpoint of the steps of one run; "" if there is none.
+        step_name: Template of a step's name, from the world's `name` and `number`, its position in the run.
+        results: The results that its rows can show. Other failures of the world are shown as `failure`.
+        errors: Whether the poll fails if a list fails as a whole.
+        catches_up: Minimum seconds for which it shows completed runs.
+        forgets: Whether it shows nothing beyond a certain age.
+        announced: Whether projects must exist before the first poll. A later project has its own baseline.
         silent: Whether it provides neither output nor error texts.
-        quiet: Seconds without anything new after which all that happened has been read, at most.
+        quiet: Maximum seconds without changes until everything has been read.
     """
 
     lists: tuple[str, ...] | None = None
@@ -123,18 +122,18 @@ ABILITIES: Mapping[str, Ability] = {
         announced=True,
     ),
 }
-"""By vendor; one that is not here can do what the defaults of `Ability` say."""
+"""Abilities by vendor. A vendor that is missing here has the defaults of `Ability`."""
 
 
 class Bench:
     """A world, a simulator, a clock, and an exporter that can be restarted at will.
 
     Args:
-        vendor: A word of SIMULATORS.
-        folder: Where the state is.
-        metrics: Changes to the part `metrics` of the configuration.
-        build: Makes another source of the settings and the client.
-        wire: Makes what takes the place of HTTP of the simulator, which then does not listen.
+        vendor: A key of SIMULATORS.
+        folder: Folder of the state.
+        metrics: Changes to the section `metrics` of the config.
+        build: Builds a different source from the settings and the client.
+        wire: Returns a transport to use instead of HTTP. The simulator then does not listen.
         settings: Changes to the source's configuration.
     """
 
@@ -172,7 +171,7 @@ class Bench:
     # --- the exporter ---
 
     def start(self) -> None:
-        """Starts the exporter on the state as it is."""
+        """Start the exporter with the current state."""
         block = {**self.simulator.source_config("one"), **self.settings}
         text = yaml.safe_dump({"sources": [block], "metrics": self.metrics, "state": {"path": str(self.state)}})
         config = loads(text, {}, SETTINGS)
@@ -184,11 +183,11 @@ class Bench:
         monotonic = self.clock
         registry = CollectorRegistry()
         self_metrics = RequestMetrics(registry)
-        self.holds = ZeroFirst(config.metrics.zero_first, monotonic)
-        self.exposition = Exposition(registry, self.holds)
+        self.pending_series = ZeroFirst(config.metrics.zero_first, monotonic)
+        self.exposition = Exposition(registry, self.pending_series)
         self.ledger = Ledger(lambda: open_state(self.state, self.local))
         self.ledger.load()
-        self.publisher = Publisher(self.ledger, self.exposition, self.holds, monotonic=monotonic)
+        self.publisher = Publisher(self.ledger, self.exposition, self.pending_series, monotonic=monotonic)
         outside = Clocks(clock=self.local, monotonic=monotonic, sleep=self._sleep, transport=self.wire)
         self.assembly = Assembly(config, self.ledger, self_metrics, self.publisher, outside)
         rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
@@ -196,14 +195,14 @@ class Bench:
         self.publisher.configure(config, self.assembly.shown)
         self.publisher.publish()
         self.poller = self.assembly.polled[0].poller
-        # A page is made when a test looks at one: those of every poll would take most of the time.
+        # Pages are rendered only when a test reads one. Rendering one per poll would take most of the time.
         self.poller._pages = NoPages()
         if self.build is not None:
             source: Any = self.assembly.sources["one"]
             self.poller._source = self.build(source._settings, source._client)
 
     def _sleep(self, seconds: float) -> bool:
-        """Waiting moves the clock."""
+        """Move the clock instead of waiting."""
         self.clock.advance(seconds)
         return False
 
@@ -215,7 +214,7 @@ class Bench:
         return self.poller.poll()
 
     def run(self, seconds: float, every: float = MINUTE) -> None:
-        """Polls for so long, from start to start, as the schedule does: a poll may take a part of its interval."""
+        """Poll for this many seconds, once per interval, as the schedule does. A poll takes a part of its interval."""
         begun = self.clock()
         for number in range(1, math.ceil(seconds / every) + 1):
             start = begun + min(number * every, seconds)
@@ -223,40 +222,40 @@ class Bench:
             self.poll()
 
     def settle(self, polls: int = 4) -> None:
-        """Polls until all that happened can be known."""
+        """Poll until everything that happened has been read."""
         self.run(max(polls * MINUTE, self.ability.quiet))
 
     def stop(self) -> None:
-        """Ends the exporter; what is not committed never happened."""
+        """Stop the exporter. Uncommitted changes are lost."""
         self.assembly.close()
         self.ledger.close()
 
     def restart(self, down: float = 0.0) -> None:
-        """Ends the exporter, and starts another some time later."""
+        """Stop the exporter, and start another one `down` seconds later."""
         self.stop()
         self.clock.advance(down)
         self.start()
 
     def close(self) -> None:
-        """Ends all."""
+        """Stop the exporter and the simulator."""
         self.stop()
         self.simulator.stop()
         structlog.reset_defaults()
 
-    # --- what it shows ---
+    # --- pages ---
 
     def page(self) -> str:
-        """Scrapes."""
+        """Return a scraped page."""
         self.publisher.publish()
         page = self.exposition.page
         assert page is not None
-        self.holds.scraped(page.generation)
+        self.pending_series.scraped(page.generation)
         text = bytes(page.text).decode()
         self.pages.append(text)
         return text
 
     def samples(self, family: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """Samples of a name with their values of these labels."""
+        """Return the samples of a family by their values of these labels."""
         found: dict[tuple[str, ...], float] = {}
         for metric in text_string_to_metric_families(self.page()):
             for sample in metric.samples:
@@ -274,14 +273,14 @@ class Bench:
         return sum(self.counted().values())
 
     def value(self, family: str, **labels: str) -> float:
-        """The sum of the samples of a name that have these labels."""
+        """Return the sum of the samples of a family that have these labels."""
         names = tuple(labels)
         return sum(value for key, value in self.samples(family, *names).items() if key == tuple(labels.values()))
 
-    # --- what truly happened ---
+    # --- ground truth ---
 
     def truth(self, since: float | None = None, until: float = float("inf")) -> dict[tuple[str, str, str], int]:
-        """Completed runs as they really were since the baseline."""
+        """Return the real number of completed runs since the baseline, by project, job and result."""
         born = (self.born or NOW) if since is None else since
         endings = Counter[tuple[str, str, str]]()
         for run in self.simulator.truth(born, until).endings:
@@ -290,24 +289,24 @@ class Bench:
         return dict(endings)
 
     def seen_as(self, result: Result) -> str:
-        """A result in the vendor's words."""
+        """Return a result as the vendor shows it."""
         return str(result if result in self.ability.results else Result.FAILURE)
 
     def step(self, name: str, number: int = 0) -> str:
-        """A step in the vendor's words."""
+        """Return the vendor's name of a step."""
         return self.ability.step_name.format(name=name, number=number)
 
     def disruption(self, kind: Callable[..., AnyDisruption], **fields: object) -> None:
-        """Add a disruption at the endpoints that list runs to those in force."""
+        """Add a disruption of the endpoints that show runs."""
         endpoints: Collection[str | None] = self.ability.lists or (None,)
         self.simulator.disruptions.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints))
 
     def at(self, endpoints: Collection[str] | None, kind: Callable[..., AnyDisruption], **fields: object) -> None:
-        """Add a disruption at these endpoints, or at all of them, to those in force."""
+        """Add a disruption of these endpoints, or of all."""
         self.simulator.disruptions.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints or (None,)))
 
     def busy(self, seconds: float, jobs: int = 3, every: float = 5 * MINUTE, **fields: object) -> None:
-        """Runs of some jobs from now on for so long, of all lengths and with all endings."""
+        """Add runs of some jobs for this many seconds from now, with all durations and results."""
         now = self.clock()
         results = sorted(self.ability.results)
         for job in range(jobs):
@@ -324,7 +323,7 @@ class Bench:
 
 
 class Offset:
-    """The exporter's own clock: the world's, but for what it is wrong by."""
+    """The exporter's own clock: the world's clock plus an error of `wrong` seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

@@ -22,7 +22,7 @@ metrics: {zero_first: %s, startup_hold: %s}
 
 
 class PageHarness(LedgerHarness):
-    """Scrape it."""
+    """A ledger whose pages can be scraped."""
 
     def __init__(self, path, zero_first="2m", startup_hold="30s", more="", source="", **changes):
         text = CONFIG % (source, zero_first, startup_hold) + more
@@ -36,13 +36,13 @@ class PageHarness(LedgerHarness):
         known = {key: value for key, value in self.changes.items() if key != "identity"}
         self.rules = msgspec.structs.replace(rules_of(settings, self.config), **known)
         self.ledger.configure({"s": self.rules}, counting_rules(self.config), "on")
-        self.holds = ZeroFirst(self.config.metrics.zero_first, lambda: self.now)
+        self.pending_series = ZeroFirst(self.config.metrics.zero_first, lambda: self.now)
         registry = CollectorRegistry()
-        self.exposition = Exposition(registry, self.holds)
+        self.exposition = Exposition(registry, self.pending_series)
         self.publisher = Publisher(
             self.ledger,
             self.exposition,
-            self.holds,
+            self.pending_series,
             monotonic=lambda: self.now,
             sleep=lambda _: self.meanwhile(),
         )
@@ -50,14 +50,14 @@ class PageHarness(LedgerHarness):
         self.publisher.publish()
 
     def meanwhile(self):
-        """Called where others may use the ledger between two parts of rendering a page."""
+        """Called between two parts of rendering a page, when other threads may use the ledger."""
 
     def scrape(self, family, *labels):
         """Return the values of a name's samples on the served page."""
         self.publisher.publish()
         self.publisher.tick()
         page: Any = self.exposition.page
-        self.holds.scraped(page.generation)
+        self.pending_series.scraped(page.generation)
         found = {}
         for metric in text_string_to_metric_families(bytes(page.text).decode()):
             for sample in metric.samples:

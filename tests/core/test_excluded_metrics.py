@@ -21,9 +21,9 @@ class ExcludingHarness(PageHarness):
         """Reload the config without a restart."""
         metrics = self.config.metrics.model_copy(update={"exclude": names, **changes})
         self.config = self.config.model_copy(update={"metrics": metrics})
-        holds, exposition, publisher = self.holds, self.exposition, self.publisher
+        pending_series, exposition, publisher = self.pending_series, self.exposition, self.publisher
         self.configure()
-        self.holds, self.exposition, self.publisher = holds, exposition, publisher
+        self.pending_series, self.exposition, self.publisher = pending_series, exposition, publisher
         settings = self.config.sources[0]
         publisher.configure(self.config, {"s": ConfiguredSource(settings=settings, rules=self.rules)})
         publisher.publish()

@@ -13,7 +13,7 @@ DAY = 86400.0
 
 
 def assert_series_are_unique(harness):
-    """All series of the page: name and labels. No series may stand there twice."""
+    """Assert that no series is on the page twice."""
     harness.publisher.publish()
     text = bytes(harness.exposition.page.text).decode()
     found = [
@@ -22,7 +22,6 @@ def assert_series_are_unique(harness):
         for sample in family.samples
     ]
     assert len(found) == len(set(found))
-    return set(found)
 
 
 @pytest.fixture
@@ -143,7 +142,7 @@ def test_names_stay_bounded_no_matter_how_many_jobs_have_the_same_one(page_harne
 
 
 def unlist_jobs(harness, jobs=()):
-    """Discovery shows a job no more, for long enough."""
+    """List only these jobs, until the others expire."""
     for _ in range(3):
         harness.read(jobs=jobs, catalog=True)
         harness.now += 1000

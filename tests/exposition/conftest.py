@@ -19,10 +19,10 @@ def clock():
 
 
 @pytest.fixture
-def holds(clock):
+def pending_series(clock):
     return ZeroFirst(120.0, clock)
 
 
 @pytest.fixture
-def exposition(holds):
-    return Pages(prometheus_client.CollectorRegistry(), holds)
+def exposition(pending_series):
+    return Pages(prometheus_client.CollectorRegistry(), pending_series)

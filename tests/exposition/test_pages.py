@@ -19,8 +19,8 @@ def registry():
 
 
 @pytest.fixture
-def exposition(registry, holds):
-    return Pages(registry, holds)
+def exposition(registry, pending_series):
+    return Pages(registry, pending_series)
 
 
 def runs(amount, key=1, *, released=True):
@@ -123,50 +123,50 @@ def test_readers_never_see_half_a_change(exposition):
     assert torn == []
 
 
-def test_a_page_starts_the_wait_of_series_it_first_shows_as_0(exposition, holds, clock):
+def test_a_page_starts_the_wait_of_series_it_first_shows_as_0(exposition, pending_series, clock):
     exposition.update(jobs=[runs(1, released=False)])
-    assert len(holds) == 0
+    assert len(pending_series) == 0
     page = exposition.publish()
-    holds.scraped(page.generation)
+    pending_series.scraped(page.generation)
     clock.now += 120
-    assert holds.due() == [(("job", 1), "jobrun_runs_total", "success")]
+    assert pending_series.due() == [(("job", 1), "jobrun_runs_total", "success")]
 
 
-def test_a_later_page_does_not_restart_the_wait(exposition, holds, clock):
+def test_a_later_page_does_not_restart_the_wait(exposition, pending_series, clock):
     exposition.update(jobs=[runs(1, released=False)])
-    holds.scraped(exposition.publish().generation)
+    pending_series.scraped(exposition.publish().generation)
     clock.now += 60
     exposition.update(jobs=[runs(2, released=False)])
     exposition.publish()
     clock.now += 60
-    assert len(holds.due()) == 1
+    assert len(pending_series.due()) == 1
 
 
-def test_an_exposed_removed_or_withheld_series_is_no_longer_pending(exposition, holds):
+def test_an_exposed_removed_or_withheld_series_is_no_longer_pending(exposition, pending_series):
     withheld = view(runs(1, released=False).state, withheld=True)
     for change in ({"jobs": [runs(1)]}, {"removed_jobs": [1]}, {"jobs": [withheld]}):
         exposition.update(jobs=[runs(1, released=False)])
         exposition.publish()
-        assert len(holds) == 1
+        assert len(pending_series) == 1
         exposition.update(**change)
         exposition.publish()
-        assert len(holds) == 0
+        assert len(pending_series) == 0
 
 
-def test_a_series_never_on_a_page_was_never_pending(exposition, holds):
+def test_a_series_never_on_a_page_was_never_pending(exposition, pending_series):
     exposition.update(jobs=[runs(1, released=False)])
     exposition.update(removed_jobs=[1])
     exposition.publish()
-    assert len(holds) == 0
+    assert len(pending_series) == 0
 
 
-def test_a_series_of_the_exporter_is_pending_as_one_of_the_exporter(exposition, holds, clock):
+def test_a_series_of_the_exporter_is_pending_as_one_of_the_exporter(exposition, pending_series, clock):
     counted = Counted()
     counted.count("jobrun_exporter_state_cold_starts_total", "lost")
     exposition.update(exporter=counted)
-    holds.scraped(exposition.publish().generation)
+    pending_series.scraped(exposition.publish().generation)
     clock.now += 120
-    assert holds.due() == [(("exporter",), "jobrun_exporter_state_cold_starts_total", "lost")]
+    assert pending_series.due() == [(("exporter",), "jobrun_exporter_state_cold_starts_total", "lost")]
 
 
 def test_jobs_with_exemplars_are_rendered_one_after_another(exposition):

@@ -24,7 +24,7 @@ def assert_unique(harness):
     harness.publisher.publish()
     harness.publisher.tick()
     page = harness.exposition.page
-    harness.holds.scraped(page.generation)
+    harness.pending_series.scraped(page.generation)
     for text in (page.text, page.openmetrics):
         lines = [line for line in bytes(text).decode().splitlines() if not line.startswith("#")]
         twice = [

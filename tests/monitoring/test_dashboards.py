@@ -63,12 +63,12 @@ def is_counter(name):
 def is_filter(node, above):
     """Whether a selector only chooses among the series of others: it stands right of `and` or `unless`."""
     return any(
-        isinstance(each, promql.BinaryExpr) and str(each.op) in {"and", "unless"} and holds(each.rhs, node)
+        isinstance(each, promql.BinaryExpr) and str(each.op) in {"and", "unless"} and pending_series(each.rhs, node)
         for each in above
     )
 
 
-def holds(tree, node):
+def pending_series(tree, node):
     return any(each is node or str(each) == str(node) for each, _ in walk(tree))
 
 

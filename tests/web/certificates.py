@@ -9,7 +9,7 @@ import trustme
 AUTHORITY = trustme.CA()
 STRANGER = trustme.CA()
 PASSWORD = "correct horse"
-SALT = "saltThatIsAlwaysTheSue"  # always the same, as hashes are part of tests' names
+SALT = "saltThatIsAlwaysTheSue"  # constant, because hashes are part of tests' names
 
 
 def bcrypt_hash(password=PASSWORD, cost=4):
@@ -17,7 +17,7 @@ def bcrypt_hash(password=PASSWORD, cost=4):
 
 
 def write_certificate(folder, *, authority=AUTHORITY, name="localhost", stem="server", extra_keys=""):
-    """Writes a certificate with its key, and gives the lines of a web config that use them."""
+    """Write a certificate and its key. Return lines of a web config that use them."""
     certificate = authority.issue_cert(name, "127.0.0.1")
     certificate.cert_chain_pems[0].write_to_path(folder / f"{stem}.pem")
     certificate.private_key_pem.write_to_path(folder / f"{stem}.key")
@@ -25,7 +25,7 @@ def write_certificate(folder, *, authority=AUTHORITY, name="localhost", stem="se
 
 
 def client_context(authority=AUTHORITY, client=None):
-    """A client's context that trusts an authority, and shows the client certificate of another."""
+    """Return a client's TLS context that trusts an authority and presents this client certificate."""
     context = ssl.create_default_context()
     authority.configure_trust(context)
     if client is not None:
