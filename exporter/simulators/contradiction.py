@@ -1,4 +1,4 @@
-"""Responses that show a run twice, the copy in another state. Rows are copied as JSON, for any vendor."""
+"""Makes responses that show a run twice, the copy in another state. Rows are copied as JSON, for any vendor."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ PAGING = frozenset({"cursor", "offset_job_id", "prev", "page"})
 """Parameters of pages other than the first."""
 
 EVERY_RUN = 1.0
-"""The share of runs of which a copy is made; which of them are shown is decided afterwards."""
+"""Fraction of runs that are copied. Which copies are shown is decided afterwards."""
 
 Row = dict[str, object]
 
@@ -70,7 +70,7 @@ def _strikes(disruption: Contradict, run_id: object, generator: random.Random) -
 
 
 def _rows(document: object) -> list[Row] | None:
-    """Return the first list of objects with IDs in a document, None if it has none."""
+    """Return the first list of objects with IDs in a document; None if it has none."""
     if isinstance(document, list):
         return document if any(_id(row) is not None for row in document) else None
     if isinstance(document, dict):

@@ -23,7 +23,7 @@ TRUTH_REACH = 8 * 86400.0
 
 
 class TrueStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step. `result` None: it has not completed."""
+    """A step. `result`: None while it is active."""
 
     name: str
     result: Result | None
@@ -58,7 +58,7 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def truth(world: World, now: float, since: float, until: float) -> Truth:
-    """Return every run that completed in [since, until) by now, and every run that is active now."""
+    """Return all runs that completed in [since, until) and not later than now, and all runs that are active now."""
     runs = [run for run in world.runs(since, math.nextafter(max(now, since), math.inf)) if run.created <= now]
     ended = [run for run in runs if run.end is not None and since <= run.end < until and run.end <= now]
     still_open = [run for run in runs if run.end is None or run.end > now]

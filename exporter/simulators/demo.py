@@ -33,7 +33,7 @@ SHOP, RISK = "acme-shop", "acme-risk"
 ACME, GLOBEX = "acme", "globex"
 QUIET_SINCE = HISTORY - 36 * HOUR
 SWITCHED_OFF = HISTORY + 40 * MINUTE
-"""At speed 60, 40 seconds after the demo starts: a user can watch it."""
+"""At speed 60 this is 40 seconds after the demo starts, so that a user can watch it."""
 
 PLANS: Mapping[str, tuple[JobPlan, ...]] = {
     "snowplow": (  # one job that always fails, one that fails now and then, one that is slow every other day
@@ -74,13 +74,13 @@ TEAMS = {PROD: "marketing", QA: "analytics", ACME: "operations", GLOBEX: "operat
 def demo_world(
     vendor: str, clock: Callable[[], float], speed: float = 1.0, seed: int = 0, id_digits: int = 64
 ) -> GeneratedWorld:
-    """Return a vendor's world, with a past of a week at speed 1 and shorter at others."""
+    """Return a vendor's world. Its past is a week at speed 1, and shorter at higher speeds."""
     birth = clock() - HISTORY / speed
     return GeneratedWorld(PLANS[vendor], seed=seed, speed=speed, birth=birth, id_digits=id_digits, clock=clock)
 
 
 def objectives(speed: float) -> list[dict[str, object]]:
-    """Return the demo's objectives at a speed; only jobs with problems miss them."""
+    """Return the demo's objectives at a speed. Only jobs with problems miss them."""
 
     def seconds(length: float, least: float = 1.0) -> str:
         return f"{max(least, round(length / speed)):.0f}s"

@@ -25,10 +25,10 @@ class Wire(Protocol):
         """Send bytes as they are."""
 
     def pause(self, seconds: float | None) -> bool:
-        """Wait in real time (None: until the simulator stops); return False if the simulator has stopped."""
+        """Wait in real time; None waits until the simulator stops. Return False if the simulator has stopped."""
 
     def close(self, *, abruptly: bool = False) -> None:
-        """Close the connection after what was sent; abruptly: with a TCP reset."""
+        """Close the connection after the sent bytes. `abruptly`: with a TCP reset."""
 
 
 class Disruption(
@@ -37,10 +37,10 @@ class Disruption(
     """Base class of disruptions: selects the requests that are affected.
 
     Attributes:
-        endpoint: Short name or path template of a route; None: all of the vendor's.
-        path: Only requests whose path holds this text, such as the ID of a run; "": all.
-        probability: The share of requests that it affects.
-        count: How many requests it affects; None: no limit.
+        endpoint: Short name or path template of a route; None for all of the vendor's.
+        path: Text that a path must contain, such as the ID of a run; "" for all paths.
+        probability: Fraction of the requests that it affects.
+        count: Maximum number of affected requests; None for no limit.
         since: When it begins, by the simulator's clock.
         until: When it ends.
     """
@@ -58,7 +58,7 @@ class Disruption(
 
 
 class AnswerDisruption(Disruption, frozen=True, kw_only=True):
-    """Another response; the vendor's handler is not called."""
+    """Replaces the response. The vendor's handler is not called."""
 
     def answer(self, vendor_error: Response, now: float) -> Response:
         """Return the response; `vendor_error` is an error of `error_status` in the vendor's shape."""
@@ -141,7 +141,7 @@ class Huge(AnswerDisruption, frozen=True, kw_only=True, tag="huge"):
 
 
 class DeliveryDisruption(Disruption, frozen=True, kw_only=True):
-    """Delivers a correct response in a wrong way."""
+    """Delivers a correct response incorrectly."""
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
         """Send the response, or a part of it."""
@@ -149,7 +149,7 @@ class DeliveryDisruption(Disruption, frozen=True, kw_only=True):
 
 
 class Hang(DeliveryDisruption, frozen=True, kw_only=True, tag="hang"):
-    """A response only after some real seconds; None: never."""
+    """A response after some real seconds; None for never."""
 
     seconds: float | None = None
 
@@ -162,7 +162,7 @@ class Hang(DeliveryDisruption, frozen=True, kw_only=True, tag="hang"):
 
 
 class Slow(DeliveryDisruption, frozen=True, kw_only=True, tag="slow"):
-    """A slow body: `chunk` bytes, `pause` real seconds, and so on."""
+    """A slow body: `chunk` bytes at a time, `pause` real seconds apart."""
 
     chunk: int = 16
     pause: float = 0.1
@@ -178,7 +178,7 @@ class Slow(DeliveryDisruption, frozen=True, kw_only=True, tag="slow"):
 
 
 class Half(DeliveryDisruption, frozen=True, kw_only=True, tag="half"):
-    """A connection that closes after a share of the promised body."""
+    """A connection that closes after a fraction of the promised body."""
 
     share: float = 0.5
 
@@ -228,14 +228,14 @@ class Stale(WrongAnswer, frozen=True, kw_only=True, tag="stale"):
 
 
 class Late(WrongAnswer, frozen=True, kw_only=True, tag="late"):
-    """A share of the runs whose changes become visible only after some seconds."""
+    """A fraction of the runs shows changes only after some seconds."""
 
     seconds: float
     share: float = 1.0
 
 
 class LostEnd(WrongAnswer, frozen=True, kw_only=True, tag="lost_end"):
-    """Runs that never show their end: those of the given IDs and jobs, and a share of all."""
+    """Runs that never show their end: those of the given IDs and jobs, and a fraction of all."""
 
     run_ids: tuple[str, ...] = ()
     job_ids: tuple[str, ...] = ()
@@ -251,14 +251,14 @@ class Shorter(WrongAnswer, frozen=True, kw_only=True, tag="shorter"):
 
 
 class Drop(WrongAnswer, frozen=True, kw_only=True, tag="drop"):
-    """A random share of the rows is missing, and those of the given runs."""
+    """The rows of the given runs are missing, and a random fraction of all rows."""
 
     share: float = 0.5
     run_ids: tuple[str, ...] = ()
 
 
 class Duplicate(WrongAnswer, frozen=True, kw_only=True, tag="duplicate"):
-    """A random share of the rows appears twice."""
+    """A random fraction of the rows appears twice."""
 
     share: float = 0.5
 
@@ -268,7 +268,7 @@ class Shuffle(WrongAnswer, frozen=True, kw_only=True, tag="shuffle"):
 
 
 class Nameless(WrongAnswer, frozen=True, kw_only=True, tag="nameless"):
-    """Rows lack their ID: those of the given runs, and a random share of all."""
+    """The rows of the given runs lack their ID, and a random fraction of all rows."""
 
     run_ids: tuple[str, ...] = ()
     share: float = 0.0
@@ -279,10 +279,10 @@ class Contradict(Disruption, frozen=True, kw_only=True, tag="contradict"):
 
     Attributes:
         run_ids: Runs of which every list shows a copy.
-        share: The random share of all other rows that are copied.
+        share: Random fraction of the other rows that are copied.
         copy: The state of the copy: active; completed earlier; or as it was `seconds` ago.
         seconds: See `copy`.
-        copy_first: Whether the copy comes right before its row or right after it; None: by chance.
+        copy_first: Whether the copy comes right before its row, or right after it; None for a random choice.
         on: Where the copy is: in the same answer as its row; or, for the given runs, on the first page or on every
             later page that lacks the row.
     """

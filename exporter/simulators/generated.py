@@ -13,13 +13,13 @@ from exporter.simulators.script import RunScript, StepScript, make_run
 from exporter.simulators.world import SimJob, SimRun, overlaps
 
 FORGOTTEN_AFTER = 8 * 86400.0
-"""Seconds after its creation from which a run that never completes is no longer part of a range."""
+"""A run that never completes is part of ranges for this many seconds after its creation."""
 
 CACHE_LENGTH = 200_000
 
 
 class StepPlan(msgspec.Struct, frozen=True):
-    """A step of a job: its share of the job's duration, and its parents (None: the step before)."""
+    """A step of a job: its fraction of the job's duration, and its parents; None for the previous step."""
 
     name: str
     weight: float = 1.0
@@ -30,14 +30,14 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     """How a job behaves; all durations are seconds at speed 1.
 
     Attributes:
-        failing: The share of runs that fail, at a random step.
-        skipping: The share of runs that are skipped as a whole.
-        no_op: The share of runs that stop early and succeed.
-        slow_every: Length of a cycle of runs whose later half takes `slow_factor` times as long; 0: no cycle.
-        stuck_every: Every n-th run never completes; 0: all complete.
+        failing: Fraction of runs that fail, at a random step.
+        skipping: Fraction of runs that are skipped as a whole.
+        no_op: Fraction of runs that stop early and succeed.
+        slow_every: Number of runs of a cycle. Its later half takes `slow_factor` times as long. 0 for no cycle.
+        stuck_every: Every n-th run never completes; 0 if all complete.
         queue: How long runs wait before they start.
         edit_every: Runs between two edits of the job's definition.
-        until: Seconds after the birth of the world from which no run begins.
+        until: Seconds after the birth of the world after which no run starts.
         switched_off: Whether the vendor shows the job as disabled from then on.
     """
 
@@ -185,7 +185,7 @@ class GeneratedWorld:
 
 
 def read_id(run_id: str) -> tuple[int, int] | None:
-    """Return the job's index and the run's number that an ID encodes, None if it is not such an ID."""
+    """Return the job's index and the run's number that an ID encodes; None if it is not such an ID."""
     try:
         both = int(run_id[:16], 16) ^ _mask(run_id[16:])
     except ValueError:

@@ -65,7 +65,7 @@ class Injector:
         return self._struck(request, Contradict)
 
     def random(self) -> random.Random:
-        """Return a generator for one response, seeded by this one."""
+        """Return a random generator for one response, seeded by the injector's generator."""
         with self._lock:
             return random.Random(self._random.getrandbits(64))
 

@@ -49,7 +49,7 @@ def enveloped(rows: Sequence[object], key: str) -> object:
 
 
 class Refused(Exception):  # noqa: N818  # it is a response, not an error
-    """The vendor refuses a request. The simulator returns the vendor's error text."""
+    """The vendor refuses a request. The simulator then returns the vendor's error text."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -70,7 +70,7 @@ class Route(msgspec.Struct, frozen=True):
     handler: Handler
 
     def match(self, method: str, segments: list[str]) -> dict[str, str] | None:
-        """Return the decoded variable segments; None if method or path differ."""
+        """Return the decoded variable segments; None if the method or the path does not match."""
         wanted = self.template.split("/")
         if method != self.method or len(wanted) != len(segments):
             return None

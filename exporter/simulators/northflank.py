@@ -35,11 +35,11 @@ class NorthflankOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """Limits, and behavior that the vendor does not document.
 
     Attributes:
-        requests_per_hour: In each fixed window.
-        order: Of the runs. `shuffled` is the same at every request.
+        requests_per_hour: Limit per fixed window of an hour.
+        order: Order of the runs. `shuffled` is the same for every request.
         forbidden: Short names of endpoints that answer 403.
-        unreadable: Projects that are listed and answer with this status.
-        hidden_projects: Projects that are not listed; their own paths answer.
+        unreadable: Listed projects whose paths answer with this status.
+        hidden_projects: Projects that are not listed, although their own paths answer.
         missing_jobs: IDs (`project/job`) of jobs that are neither listed nor found.
         reach: Runs that started longer ago are gone.
         errors: Whether errors are objects, or raw text.
@@ -164,7 +164,7 @@ class NorthflankSimulator(Simulator):
         return _answer("projects", *_page(request, self.view(request).rows(rows)))
 
     def _login(self, request: Request) -> Response:  # noqa: ARG002  # the token alone decides
-        """Answer the vendor's command line, which only checks that this is not an error."""
+        """Answer the vendor's command line, which only checks that the response is not an error."""
         return json_response({"data": {}})
 
     def _project(self, request: Request) -> Response:

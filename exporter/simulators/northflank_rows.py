@@ -17,11 +17,11 @@ class NorthflankShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         no_end: What replaces a missing `concludedAt`.
-        endless_share: The share of completed runs that lack their `concludedAt`.
+        endless_share: Fraction of the completed runs that lack `concludedAt`.
         words: Other words for states, by the usual word (`{"FAILED": "ERRORED"}`) or by our own
             (`{"cancellation": "ABORTED"}`, to give single runs an unknown word).
-        succeeded: What a success shows: the vendor's sample has 0.
-        backoff_limit: Of every job.
+        succeeded: Value of a success. The vendor's sample has 0.
+        backoff_limit: Value of every job.
     """
 
     no_end: Literal["absent", "null", "empty"] = "absent"
@@ -37,7 +37,7 @@ WORDS: Mapping[Result | State, str] = {
     Result.SUCCESS: "SUCCESS",
     Result.SKIP: "SUCCESS",
 }
-"""The vendor's words; every other result is FAILED."""
+"""The vendor's statuses. Every other result is FAILED."""
 
 NO_END: Mapping[str, Mapping[str, object]] = {
     "absent": {},

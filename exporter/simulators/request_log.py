@@ -11,7 +11,7 @@ LOG_LENGTH = 10_000
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
-    """A request. `status` 0: a disruption affected the delivery. Of headers only the names are kept."""
+    """A request, with the names of its headers. `status`: 0 if a disruption affected the delivery."""
 
     time: float
     method: str
@@ -46,7 +46,7 @@ class RequestLog:
             self._counts[line.endpoint, status] += 1
 
     def lines(self, endpoint: str | None = None) -> list[Received]:
-        """Return the latest requests, oldest first; of one endpoint if given."""
+        """Return the latest requests, oldest first. `endpoint`: only requests to it."""
         with self._lock:
             return [line for line in self._lines if endpoint in (None, line.endpoint)]
 

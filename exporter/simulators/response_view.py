@@ -69,7 +69,7 @@ class ResponseView:
 
 
 def chosen(run_id: str, share: float) -> bool:
-    """Return whether a run belongs to a share of all runs; the same run always does or never."""
+    """Return whether a run belongs to a fraction of all runs. The answer for a run never changes."""
     digest = hashlib.blake2b(run_id.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") < share * 2**32
 

@@ -12,7 +12,7 @@ DEFAULT_DURATION = 60.0
 
 
 class StepScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A short description of a step. `dependencies` None: the step before. `result` None: it never completes."""
+    """A short description of a step. `dependencies`: None for the step before. `result`: None if it never completes."""
 
     name: str
     duration: float | None = None

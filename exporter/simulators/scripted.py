@@ -35,7 +35,7 @@ class ScriptedWorld:
         return self.add_script(msgspec.convert({"job": job, **fields}, RunScript))
 
     def add(self, runs: Iterable[SimRun]) -> None:
-        """Add runs; one of a known ID and creation time replaces the known one."""
+        """Add runs. A run with a known ID and creation time replaces the known run."""
         with self._lock:
             for run in runs:
                 self._lives[run.run_id, run.created] = run
@@ -85,7 +85,7 @@ class ScriptedWorld:
 
 
 class _Index:
-    """Runs by creation, with the largest end so far: bisection skips what ended before a time."""
+    """Runs by creation, with the largest end so far, so that a bisection skips runs that ended before a time."""
 
     def __init__(self, runs: Iterable[SimRun]) -> None:
         ordered = sorted(runs, key=lambda run: run.created)

@@ -30,7 +30,7 @@ class Place(TypedDict, total=False):
 
 
 class Simulator:
-    """A vendor's API on loopback; a subclass adds `routes` and the form of errors.
+    """A vendor's API on loopback. A subclass adds `routes` and the form of errors.
 
     Handlers take `request.received` as now, so that one response is of one time.
     Use it as a context manager, or `start` and `stop` it; after a stop it can start again on the same port.
@@ -90,7 +90,7 @@ class Simulator:
         return json_response(self.options)
 
     def _set_options(self, request: Request) -> Response:
-        # Options that the request does not name go back to their defaults.
+        # Options that are not in the request get their defaults.
         self.options = decoded(request, type(self.options))
         return self._show_options(request)
 
@@ -107,7 +107,7 @@ class Simulator:
         raise NotImplementedError
 
     def view(self, request: Request) -> ResponseView:
-        """Return what a response shows of the world, wrong answers included. Call it once per response."""
+        """Return the part of the world that a response shows, including wrong answers. Call it once per response."""
         if request.wrong_answers is None:
             wrong_answers = self.disruptions.wrong_answers(request)
         else:
@@ -120,14 +120,14 @@ class Simulator:
         return f"http://{self._host}:{self._port}"
 
     def start(self) -> Self:
-        """Listen; return once requests are answered."""
+        """Listen, and return as soon as requests are answered."""
         self._server = Listener((self._host, self._port), self)
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(STOP_LATENCY,), daemon=True).start()
         return self
 
     def stop(self) -> None:
-        """Stop listening, and end all connections, hanging ones too."""
+        """Stop listening, and end all connections, including those that hang."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()
@@ -151,7 +151,7 @@ class Simulator:
             return self.error(refusal.status, refusal.message).with_headers({**headers, **refusal.headers})
 
     def _contradicted(self, request: Request, route: Route) -> Response:
-        """Return the handler's response, with the contradictions in force."""
+        """Return the handler's response with the active contradictions."""
         response = route.handler(request)
         for disruption in self.disruptions.contradictions(request):
             response = contradicted(request, response, disruption, route.handler, self.disruptions.random())

@@ -30,17 +30,17 @@ class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Limits, and behavior that the vendor does not document.
 
     Attributes:
-        longest_window: Largest `to - from`, in seconds.
+        longest_window: Maximum `to - from`, in seconds.
         reach: How old `from` may be; runs that started (or were created, if they never started) earlier are gone.
-        event_limit: The number of latest state changes whose runs a response has.
-        select: Whether a window holds the runs that started in it, or those with any state change in it.
-        as_of: Whether rows show their state now, or as it was at `to`.
-        order: Of the list.
+        event_limit: Number of the latest state changes whose runs a response has.
+        select: Whether a window has the runs that started in it, or those with any state change in it.
+        as_of: Whether rows show their current state, or the state at `to`.
+        order: Order of the list.
         steps_late: Seconds by which steps lag behind, so that a completed run can have active steps.
-        future_to: Whether a `to` after now is refused.
-        token_lifetime: Seconds.
-        token_field: Where the key flows' answer holds the token; the password flow's is always `access_token`.
-        flows: The ways to sign in; others answer 404.
+        future_to: Whether a `to` in the future is refused.
+        token_lifetime: Lifetime of a token, in seconds.
+        token_field: Field with the token in the response to a sign-in by key. By password it is always `access_token`.
+        flows: The supported sign-ins. Others answer 404.
         forbidden: Short names of endpoints that answer 403.
         requests_per_minute: 0: no limit, as far as is known.
         rows: The look of rows.
@@ -197,7 +197,7 @@ class SnowplowSimulator(Simulator):
         return [one for one in view.see(runs) if _listed_start(one) >= now - self.options.reach]
 
     def _selected(self, seen: list[Seen], window: Window) -> list[Seen]:
-        """Return the runs of a window, by their start; with `event` all that may have an event in it."""
+        """Return the runs that started in a window; with `event`, all runs that may have an event in it."""
         if self.options.select == "start":
             seen = [one for one in seen if window.start <= _listed_start(one) < window.end]
         if self.options.as_of == "to":

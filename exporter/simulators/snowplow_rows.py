@@ -14,16 +14,16 @@ from exporter.simulators.world import MARK, SimRun, SimStep
 
 
 class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How rows look. The defaults are what the vendor's clients have seen.
+    """How rows look. The defaults are the rows that the vendor's clients have seen.
 
     Attributes:
-        envelope: The key of an object that holds the list of runs; "": a bare array.
+        envelope: Key of the object around the list of runs; "" for a bare array.
         steps_envelope: The same for the list of steps.
-        run_envelope: The key of an object that holds the answer for one run; "": the run itself.
-        steps_key: Where the answer for one run holds its steps.
+        run_envelope: Key of the object around a single run; "" for no object.
+        steps_key: Key of the steps of a single run.
         names: Other names for fields of runs and steps, by the usual name (`{"runId": "id"}`).
         omit: Fields of runs and steps to omit, by their usual names.
-        omit_share: The share of runs (and of steps, by name) from which they are omitted.
+        omit_share: Fraction of runs (and of steps, by name) from which they are omitted.
         empty: Whether a field without a value is omitted or null.
         extra: More fields of every row.
         words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`) or by our own
@@ -34,10 +34,10 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         fraction_digits: Digits after the second in ISO times and durations.
         durations: `iso` PT1H2M3.4S, `seconds` PT3723.4S, `days` P1DT60S, `weeks` P1WT60S, `number` 3723.4,
             `milliseconds` 3723400, `clock` 01:02:03.400, `words` 3723.4 seconds, `object` {"seconds": 3723.4}.
-        negate_durations: Whether durations are negative, as with differing clocks.
-        end_time: The name of a field with the end of a completed run; "": no such field, as usual.
+        negate_durations: Whether durations are negative, as if clocks differed.
+        end_time: Name of a field with the end of a completed run; "" for no such field, as usual.
         running_duration: Whether rows of running runs and steps have a duration "so far".
-        waiting_start: What a waiting run has as its start: nothing, or its creation.
+        waiting_start: The start that a waiting run shows: none, or its creation.
         dependencies: Names, objects with `name`, null, or no field.
     """
 
@@ -185,7 +185,7 @@ def _word(what: Result | State, shape: SnowplowShape, *, no_op: bool = False) ->
 def _written_span(
     start: float | None, end: float | None, what: Result | State, now: float, shape: SnowplowShape
 ) -> object:
-    """Return the duration of what has completed, the duration so far of what runs, else None."""
+    """Return the duration, or the duration so far of an active run or step; None if it has not started."""
     if start is None or what is State.PENDING:
         return None
     if what is State.EXECUTING:

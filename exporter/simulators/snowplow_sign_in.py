@@ -8,7 +8,7 @@ from exporter.simulators.message import Refused, Request
 
 
 class SnowplowCredentials(msgspec.Struct, frozen=True, kw_only=True):
-    """Credentials: a key with its id (v3), the key alone (v2), or a person's password (the older flow)."""
+    """Credentials: a key with its ID (version 3), only a key (version 2), or a user's password (for older consoles)."""
 
     api_key_id: str = "simulated-key-id"
     api_key: str = "simulated-key"

@@ -86,14 +86,14 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         lists: Whether a list is an object with a cursor, or the bare array of the vendor's page.
-        scopes: What the key may do; no scope is full access.
+        scopes: Scopes of the key; an empty list gives full access.
         requests_per_minute: The key's limit; 0: no limit, for tests with a fixed clock. The real server's
             default is 1,000. Headers show each limit.
-        address_requests_per_minute: The limit by address; 0: no limit. The real server's default is 100.
-        largest_body: Bytes of an answer; what is larger is refused with 413.
-        hidden: The share of runs that a key bound to an environment does not get, which leaves pages short or empty.
-        unknown_words: Status words that this server is too old for.
-        workflows: Whether this server has workflows at all.
+        address_requests_per_minute: Limit per address; 0 for no limit. The real server's default is 100.
+        largest_body: Maximum bytes of a response. A larger one is refused with 413.
+        hidden: Fraction of runs that a key of one environment does not see, so that pages are short or empty.
+        unknown_words: Statuses that this server does not know, because it is too old.
+        workflows: Whether this server has workflows.
         export: What the export of runs answers: all IDs with stale states, a CSV that is cut off or empty, or an
             error of this status.
         rows: The look of rows.

@@ -29,7 +29,7 @@ USUAL_ROWS, MOST_ROWS = 50, 100
 
 
 class PagedRow(NamedTuple):
-    """What makes a row if a page shows it, and the time by which it is listed, in microseconds."""
+    """A function that builds a row, and the time by which the row is listed, in microseconds."""
 
     created: int
     identity: str
@@ -37,7 +37,7 @@ class PagedRow(NamedTuple):
 
 
 class Paging(NamedTuple):
-    """How a list is shown: as a bare array or not, up to how many bytes, without which share of its rows."""
+    """How a list is shown: as a bare array or not, its maximum bytes, and the fraction of rows that are hidden."""
 
     bare: bool
     largest_body: int

@@ -19,7 +19,7 @@ EXPORTED = ("id", "job_id", "status", "attempt", "triggered_by", "created_at", "
 """Columns of the export of runs."""
 
 RETRY_PART = 0.1
-"""Part of its time that each attempt but the first spends waiting in the queue."""
+"""Fraction of its time that each attempt after the first waits in the queue."""
 
 
 class StraitShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,7 +58,7 @@ RUN_WORDS: Mapping[Result | State, str] = {
     Result.SKIP: "expired",
     Result.UNKNOWN: "evaporated",
 }
-"""How a run's result is worded; a failure after retries is a dead letter. The last is an unknown word."""
+"""Statuses by result. A failure after retries is a dead letter. The last status is unknown."""
 
 WORKFLOW_WORDS: Mapping[Result | State, str] = {
     **RUN_WORDS,

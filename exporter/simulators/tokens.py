@@ -9,7 +9,7 @@ import msgspec
 
 
 class Tokens:
-    """Issues JWTs that look signed, and knows which of them are still valid."""
+    """Issues JWTs that look signed, and checks whether they are still valid."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -37,15 +37,15 @@ class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Limits, and behavior that the vendor does not document.
 
     Attributes:
-        mode: Which API the token is good for.
-        page_size: Jobs per page, whatever the request says.
+        mode: The API for which the token is valid.
+        page_size: Jobs per page. The request cannot change it.
         retention: For how long jobs are kept after their end, or after their creation while they are open, in seconds.
-        counts: Whether the counts of recipes are of all jobs ever, or of those that are kept.
+        counts: Whether the counts of recipes include all jobs ever, or only those that are kept.
         counts_late: How many seconds the counts lag behind the lists.
         order: Of the list of jobs: newest creation or newest end first.
-        unreadable: Status by external id of customers that cannot be read.
+        unreadable: Response status of customers that cannot be read, by external ID.
         forbidden: Short names of endpoints that answer 403.
-        jobs_per_minute: Limit of the requests for jobs, in lists or alone; None: that of the mode; 0: no limit.
+        jobs_per_minute: Limit of requests for lists of jobs and single jobs; None for the mode's limit, 0 for no limit.
         recipes_per_minute: The same for lists of recipes.
         users_per_minute: The same for lists of managed users.
         ignored: Parameters that are ignored, such as the number of a page.
@@ -69,7 +69,7 @@ class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rows: WorkatoShape = WorkatoShape()
 
     def limit(self, kind: str) -> int:
-        """Return the requests per minute of a kind; 0: no limit."""
+        """Return the requests per minute of a kind; 0 for no limit."""
         own = {"jobs": self.jobs_per_minute, "recipes": self.recipes_per_minute, "users": self.users_per_minute}[kind]
         return LIMITS[self.mode][kind] if own is None else own
 
@@ -79,7 +79,7 @@ LIMITS: Mapping[str, Mapping[str, int]] = {
     "developer": {"jobs": 60, "recipes": 60, "users": 60},
 }
 KINDS: Mapping[str, str] = {"users": "users", "jobs": "jobs", "job": "jobs"}
-"""The limit that applies to an endpoint; that of recipes applies to the others."""
+"""The limit of an endpoint. All other endpoints have the limit of recipes."""
 
 
 class WorkatoSimulator(Simulator):

@@ -19,20 +19,20 @@ MADE = "2023-01-02T03:04:05.000-08:00"
 
 
 class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How rows look. The defaults are what current clients see.
+    """How rows look. The defaults are the rows that current clients see.
 
     Attributes:
-        users_envelope: The key that holds the list of managed users; "": a bare array.
+        users_envelope: Key of the object around the list of managed users; "" for a bare array.
         recipes_envelope: The same for recipes; None: `result` for customers, `items` in a workspace of one's own, as
             clients of either have seen it.
         excluded_code: Whether recipes have an empty code or no code where it is excluded.
         status: Whether rows of the list of jobs have a status word.
-        words: Other status words, by the usual one or by our own results.
+        words: Other statuses, by the usual status or by our own result.
         error_parts: Whether rows of the list show the kind of an error.
         repeats: Whether rows of the list show which job they repeat.
         last_run_at: Whether recipes show when they ran last.
         scope_count: Whether pages show how many jobs pass the filter.
-        waiting_start: What a waiting job has as its start: null, or its creation.
+        waiting_start: The start that a waiting job shows: null, or its creation.
         offset_minutes: The UTC offset of times.
         numeric_ids: Whether IDs of customers and recipes are numbers, or texts of digits.
     """
@@ -124,7 +124,7 @@ def recipe_row(job: SimJob, tally: Tally, shape: WorkatoShape, *, code: bool) ->
 
 
 def stop_cause(job: SimJob) -> str:
-    """Return why a recipe was stopped, "" if it was not."""
+    """Return why a recipe was stopped; "" if it was not stopped."""
     return "" if job.enabled else "trigger_errors_limit"
 
 

@@ -30,7 +30,7 @@ class SimJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step's whole life. `start` None: it never starts. `end` None: it never ends. `no_op`: it stopped early."""
+    """A step's whole life. `start`, `end`: None if it never starts or ends. `no_op`: whether it stops early."""
 
     name: str
     start: float | None = None
@@ -81,7 +81,7 @@ class World(Protocol):
         """Return runs created before `until` that had not completed before `since`, oldest creation first."""
 
     def find(self, run_id: str, now: float) -> SimRun | None:
-        """Return the run of an ID; of several lives the latest that had been created by `now`."""
+        """Return the run with this ID. If it has several lives, return the latest one created by `now`."""
 
 
 def overlaps(run: SimRun, since: float, until: float) -> bool:
