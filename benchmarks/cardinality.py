@@ -100,7 +100,7 @@ class Api:
         shown = [row for start, row in self.runs if begin <= start < end]
         return httpx.Response(200, content=json.dumps(shown))
 
-    def tell(self, jobs, runs_each, begin):
+    def add_runs(self, jobs, runs_each, begin):
         """Add runs that alternately succeed and fail, evenly spread over the time between two polls."""
         count = jobs * runs_each
         for number in range(count):
@@ -130,7 +130,7 @@ def cost(jobs, histograms, runs_each=2):
         publisher.configure(config, assembly.shown)
         poll = assembly.polled[0].poller.poll
         poll()
-        api.tell(jobs, runs_each, now[0])
+        api.add_runs(jobs, runs_each, now[0])
         now[0] += SECONDS
         assert poll() == "success"
         publisher.publish()

@@ -42,14 +42,14 @@ def busy_jobs(number):
     """Return jobs that each complete one run per minute, and their page."""
     with polling() as one:
         shown = Pages()
-        costs = [cost(lambda: a_minute(one, shown, number, number)) for _ in range(4)]
+        costs = [cost(lambda: cpu_of_a_minute(one, shown, number, number)) for _ in range(4)]
         series = sum(shown.exposition.series_by_family().values())
     note = f"{series:,} series, {number:,} endings a minute"
     what = f"{number:,} jobs that end a run each minute"
     return Figure(group=GROUP, what=what, value=middle(costs[1:]) / MINUTE * 100, unit="%", note=note)
 
 
-def a_minute(one, pages, jobs, runs):
+def cpu_of_a_minute(one, pages, jobs, runs):
     """Return the CPU seconds of a poll and its page."""
     begun, one.now = one.now, one.now + MINUTE
     one.api.body = body(rows(runs, begun - 300, MINUTE, jobs=jobs))

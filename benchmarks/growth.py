@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.customers import poll_of
 from benchmarks.measure import Figure, exponent, least, show
-from benchmarks.memory import SERIES_A_JOB, daemon, resident
+from benchmarks.memory import SERIES_PER_JOB, daemon, resident
 from benchmarks.render import Pages, view
 from benchmarks.vendor import body, polling, rows, stamp
 from exporter.assembly import counting_rules, rules_of
@@ -44,7 +44,7 @@ def measure(smallest=EVENT_LIMIT + 1, *, memory=True):
     yield fitted("steps of a run", steps, jobs, "steps", target=1.1)
     yield fitted("poll, nothing new", scopes, jobs, "scopes", target=1.1)
     if memory:
-        yield fitted("memory above idle", held, 250, "jobs")
+        yield fitted("memory above idle", memory_of_jobs, 250, "jobs")
 
 
 def fitted(what, costs, smallest, unit, target=1.05):
@@ -59,10 +59,10 @@ def fitted(what, costs, smallest, unit, target=1.05):
 def known(runs):
     """Return a poll of known runs of which one changes."""
     with polling() as one:
-        return least(going_on(one, runs), 5)
+        return least(poll_with_a_changed_run(one, runs), 5)
 
 
-def going_on(one, runs):
+def poll_with_a_changed_run(one, runs):
     seen = one.hour(runs)
     running = rows(1, one.now, state="RUNNING")[0]
 
@@ -89,12 +89,12 @@ def new(runs, jobs):
 def sources(number, runs):
     """Return a poll of several sources with known runs."""
     with polling(number) as many:
-        return least(going_on(many, runs), 5)
+        return least(poll_with_a_changed_run(many, runs), 5)
 
 
 def steps(number):
     """Return the commit of a run with new and known steps."""
-    with booked() as ledger:
+    with ledger_of_one_source() as ledger:
         count = [0]
 
         def another():
@@ -110,7 +110,7 @@ def steps(number):
 
 def scopes(number):
     """Return the cost of an idle poll of a source with this many scopes, each read separately."""
-    with booked() as ledger:
+    with ledger_of_one_source() as ledger:
         poll = idle_poll(ledger, "s", number, NOW)
         poll()
         return least(lambda: poll, 3)
@@ -134,7 +134,7 @@ def idle_poll(ledger, source, scopes, start):
 
 
 @contextmanager
-def booked():
+def ledger_of_one_source():
     """Return a ledger of one source, without the source."""
     config = loads(CONFIG, {}, SETTINGS)
     ledger = Ledger(lambda: open_state(Path(":memory:"), lambda: NOW))
@@ -162,7 +162,7 @@ def rendered_again(jobs):
     return least(change)
 
 
-def held(jobs):
+def memory_of_jobs(jobs):
     """Return the bytes of memory that a daemon needs for a number of jobs, in addition to an idle one."""
     with daemon(0) as (idle, _):
         base = resident(idle)
@@ -171,5 +171,5 @@ def held(jobs):
 
 
 if __name__ == "__main__":
-    print(f"A job has about {SERIES_A_JOB} series.")
+    print(f"A job has about {SERIES_PER_JOB} series.")
     show(measure(*map(int, sys.argv[1:2])))

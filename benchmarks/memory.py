@@ -26,19 +26,19 @@ from exporter.sources import SETTINGS, SOURCES
 from exporter.state.store import Store
 
 ROOT = Path(__file__).parent.parent
-SERIES_A_JOB = 73
+SERIES_PER_JOB = 73
 TARGETS = {0: 50, 10_000: 65, 100_000: 140}
 
 
 def measure(*sizes):
     for size in sizes or TARGETS:
-        with daemon(round(size / SERIES_A_JOB)) as (pid, series):
-            held = resident(pid)
-        what = f"{series:,} series" if size else "idle"
+        with daemon(round(size / SERIES_PER_JOB)) as (pid, series):
+            resident_bytes = resident(pid)
+        label = f"{series:,} series" if size else "idle"
         yield Figure(
             group="memory",
-            what=what,
-            value=held / 1e6,
+            what=label,
+            value=resident_bytes / 1e6,
             unit="MB",
             target=TARGETS.get(size),
             note="resident, after scrapes",
@@ -50,14 +50,14 @@ def daemon(jobs):
     """Run a daemon that has polled, was scraped in both formats, and is idle; yield it and its number of series."""
     with TemporaryDirectory() as name, SnowplowSimulator(GeneratedWorld((), birth=time.time() - 86400)) as simulator:
         folder, port = Path(name), free_port()
-        settings = {
+        config = {
             "sources": [simulator.source_config("snowplow-prod")],
             "state": {"path": str(folder / "state.db")},
             "metrics": {"zero_first": "0s", "max_series": 1_000_000},
         }
-        text = yaml.safe_dump(settings)
+        text = yaml.safe_dump(config)
         (folder / "config.yaml").write_text(text)
-        fill(folder / "state.db", text, jobs)
+        write_state(folder / "state.db", text, jobs)
         command = [sys.executable, "-m", "exporter", "run", f"--config.file={folder / 'config.yaml'}"]
         child = subprocess.Popen(  # noqa: S603  # ours
             [*command, f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"], cwd=ROOT
@@ -74,16 +74,16 @@ def daemon(jobs):
             child.wait()
 
 
-def fill(path, text, jobs):
+def write_state(path, text, jobs):
     """Write the state after a poll one minute ago."""
     [settings] = loads(text, {}, SETTINGS).sources
-    read = ScopeState(baseline=1.7e9, watermark=time.time() - 60, complete=True)
+    scope_state = ScopeState(baseline=1.7e9, watermark=time.time() - 60, complete=True)
     source = SourceState(
         name="snowplow-prod",
         identity=SOURCES["snowplow"].identity(settings),
         baseline=1.7e9,
         complete=True,
-        scopes={"": read},
+        scopes={"": scope_state},
         last_sweep=time.time(),
     )
     store = Store(path)
@@ -105,8 +105,8 @@ def wait_until_ready(port, seconds=60):
 
 
 def series(port):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        return sum(not line.startswith(b"#") for line in answer)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+        return sum(not line.startswith(b"#") for line in response)
 
 
 def resident(pid):
