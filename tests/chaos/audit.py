@@ -1,4 +1,4 @@
-"""The auditor: compares what the exporter has counted with what truly happened at each simulated vendor."""
+"""The auditor: compares the exporter's counts with the ground truth of each simulated vendor."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ LABELS = {
 
 
 def audit(harness: ScenarioHarness) -> int:
-    """Add all discrepancies to the findings; return the number of completed runs that were compared."""
+    """Add all discrepancies to the findings. Return the number of compared runs."""
     compared = 0
     for word in harness.words:
         checked, wrong = source(harness, word)
@@ -61,7 +61,7 @@ def source(harness: ScenarioHarness, word: str) -> tuple[int, list[str]]:
 
 
 def baseline(harness: ScenarioHarness, word: str, timestamp: float) -> Iterator[str]:
-    """Yield what is wrong with a baseline: it must be the start of a poll, and the same for all jobs."""
+    """Yield problems of a baseline: it must be the start of a poll, and the same for all jobs."""
     if not any(abs(begun - timestamp) < SKEW for begun in harness.polls_begun[word]):
         yield f"the baseline {timestamp:.0f} is the start of no poll"
     for job in harness.life.ledger.jobs_of(word):
@@ -70,7 +70,7 @@ def baseline(harness: ScenarioHarness, word: str, timestamp: float) -> Iterator[
 
 
 def ranges(harness: ScenarioHarness, word: str, unobserved: Sequence[Range]) -> Iterator[str]:
-    """Yield what is wrong with unobserved ranges: the metric must agree, and each must have a cause."""
+    """Yield problems of unobserved ranges: the metric must agree, and each range must have a cause."""
     exposed = harness.watch.value("jobrun_source_unobserved_seconds_total", source=word) or 0.0
     if abs(exposed - seconds(unobserved)) > 1:
         yield f"{exposed:.0f} s are reported as unobserved, the ranges are of {seconds(unobserved):.0f} s"

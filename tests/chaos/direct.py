@@ -17,7 +17,7 @@ TIMEOUT = 60.0
 
 
 class Delivery:
-    """What arrives of a response: the wire that disruptions use."""
+    """The received part of a response. Disruptions use it as their wire."""
 
     def __init__(self, pass_time: Callable[[float], object]) -> None:
         self.data = b""

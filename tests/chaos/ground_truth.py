@@ -21,7 +21,7 @@ FIRST_PAGE = 100
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """A completed run. `doubtful`: the API may never have shown it, as the run came back to life before."""
+    """A completed run. `doubtful`: the API may never have shown this completion, because the run was reopened."""
 
     end: float
     result: Result
@@ -30,7 +30,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobTruth:
-    """One job's runs. A run that never ends is given up after `max_run_age`, as `unknown`."""
+    """One job's runs. A run that never completes expires as `unknown` after `max_run_age`."""
 
     def __init__(self, word: str, runs: Sequence[SimRun], max_run_age: float) -> None:
         known = vendor(word)
@@ -168,7 +168,7 @@ class GroundTruth:
         must: Counter[Key],
         may: Counter[Key],
     ) -> None:
-        """Count a run that never completes: it expires, unless it was too old from the first."""
+        """Count a run that never completes. It expires, unless it was too old at the baseline."""
         since, until, unobserved = stretch
         expired = run.start + self.max_run_age
         if since - 3600 < expired < until:

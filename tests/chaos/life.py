@@ -25,7 +25,7 @@ from tests.chaos.crashable import Crashable
 HOUSEKEEPING = 3600.0
 
 LedgerKind = Callable[[Callable[[], OpenedState]], Ledger]
-"""Makes a ledger: the auditor's tests replace it by a broken one."""
+"""Returns a ledger. The auditor's tests replace it by a broken one."""
 
 
 class Around(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +83,7 @@ class Life:
     def _assembled(self, config: Config, before: Assembly | None = None) -> Assembly:
         assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._outside, before=before)
         for polled in assembly.polled:
-            # A page is made when one is scraped: those of every poll would take most of the time.
+            # Pages are rendered only for scrapes. Rendering one per poll would take most of the time.
             polled.poller._pages = NoPages()
         return assembly
 

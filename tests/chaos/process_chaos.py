@@ -37,7 +37,7 @@ from tests.e2e.processes import Daemon, Trap, eventually, free_port
 from tests.e2e.vendors import simulators
 
 OVERLAP = "60s"
-"""Longer than any wrong answer lasts."""
+"""Seconds. Every wrong answer ends sooner."""
 
 QUIET = 90.0
 """Seconds after which an uncounted run is lost: some jobs are read every tenth poll only."""
@@ -93,7 +93,7 @@ class ProcessChaos:
         self._replace()
 
     def start(self, connect: Callable[..., sqlite3.Connection] | None = None) -> Daemon:
-        """Start a daemon with its sources in random order, one of them missing at times."""
+        """Start a daemon with its sources in random order. Sometimes one is missing."""
         return Daemon(self._config(), self.scraper.port, connect=connect or sqlite3.connect)
 
     def _config(self, *, whole: bool = False) -> Path:
@@ -183,7 +183,7 @@ class ProcessChaos:
         return {each.vendor: truth(each, baseline(self.state, each.vendor)) for each in self._vendors}
 
     def settle(self, world: LiveWorld) -> int:
-        """Run a last undisturbed process, which must catch up; return the number of completed runs compared."""
+        """Run a last process without disruptions, which must catch up. Return the number of compared runs."""
         daemon = Daemon(self._config(whole=True), self.scraper.port)
         world.rest()
         eventually(lambda: all(self.counted().values()), seconds=QUIET)
@@ -204,7 +204,7 @@ class ProcessChaos:
         return sum(count for counts in expected.values() for series, count in counts.items() if series[0] == runs)
 
     def _at_rest(self, expected: Counts) -> Counts:
-        """Return the counts once they are as expected, or once nothing has changed for long: a busy machine is slow."""
+        """Return the counts once they are as expected, or have not changed for long: the machine may be slow."""
         seen: Counts = {}
         while seen != expected:
             before, seen = seen, eventually(self.counted, lambda counts, last=seen: counts != last, QUIET)  # type: ignore[misc]  # bound at once

@@ -36,7 +36,7 @@ def renamed_job() -> SimJob:
 
 
 def runs_of(seed: str, begin: float, end: float) -> Sequence[SimRun]:
-    """Return short runs, spread over a scenario; no two end at the same time."""
+    """Return short runs, spread over a scenario, all with different ends."""
     dice = random.Random(f"{seed}/renamed")
     starts = sorted(dice.sample(range(int(begin - HOUR), int(end - HOUR), 200), RUNS))
     return [

@@ -1,1 +1,1 @@
-"""Replicas that share a state in PostgreSQL, in real time: everything goes wrong at once, and one series stays true."""
+"""Replicas that share a state in PostgreSQL, in real time. Everything goes wrong at once, and no counter may fall."""

@@ -1,4 +1,4 @@
-"""The auditor of replicas: scrapes them through a proxy as one target, and compares with what truly happened."""
+"""The auditor of replicas: scrapes them through a proxy as one target, and compares with the ground truth."""
 
 import bisect
 import http.client
@@ -32,7 +32,7 @@ AFTER_DEATH = 0.3
 
 
 class Sent(NamedTuple):
-    """A request that a simulated vendor got. `family`: whose credential it used; `replica`: whose request it was."""
+    """A request to a simulated vendor. `family`: owner of its credential. `replica`: replica that sent it."""
 
     at: float
     family: str
@@ -60,7 +60,7 @@ class Spending:
                 del self._waiting[family]
 
     def died(self, replica: int) -> list[str]:
-        """Note that a replica was killed; return the credentials that it used last."""
+        """Record that a replica was killed. Return the credentials that it was the last to use."""
         with self._lock:
             now = time.monotonic()
             owned = [family for family, sent in self.sent.items() if sent[-1].replica == replica]
@@ -75,7 +75,7 @@ class Spending:
             return sum(each.at >= begin for each in self.sent[family])
 
     def waiting(self) -> bool:
-        """Return whether what a dead owner polled is not polled again yet."""
+        """Return whether sources of a killed owner are not polled yet."""
         return bool(self._waiting)
 
     def owner(self, family: str) -> int | None:
@@ -109,7 +109,7 @@ class Spending:
 
 
 class Holders(threading.Thread):
-    """Asks the database all the time who holds which lease. `connect`: returns a connection to the primary."""
+    """Reads the holder of each lease from the database all the time. `connect`: returns a connection to the primary."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection], sources: Mapping[str, str]) -> None:
         super().__init__(daemon=True)
@@ -133,7 +133,7 @@ class Holders(threading.Thread):
         self.join()
 
     def at(self, family: str, when: float) -> str | None:
-        """Return who held the lease of a credential around a time; None if nobody held it all the while."""
+        """Return the replica that held the lease of a credential around a time; None if it changed."""
         first = bisect.bisect_left(self._times, when - HANDING_OVER)
         until = bisect.bisect_right(self._times, when)
         if not (0 < first < until < len(self._times)):
@@ -153,7 +153,7 @@ class _Log(RequestLog):
 
 
 class _Door:
-    """A simulator as one replica reaches it."""
+    """A simulator behind the proxy of one replica."""
 
     def __init__(self, simulator: Simulator, log: RequestLog) -> None:
         self._simulator = simulator
@@ -170,7 +170,7 @@ def door(simulator: Simulator, spending: Spending, replica: int) -> Listener:
 
 
 class Scrape(NamedTuple):
-    """When an answer came, and the counters on it."""
+    """Time of a response, and its counters."""
 
     ended: float
     values: Mapping[str, float]
@@ -197,7 +197,7 @@ class Auditor(threading.Thread):
         self.started: list[str] = []
         """Series that started with a value."""
         self.fallen: list[str] = []
-        """Counters of polls and cold starts that fell, which lost commits explain: nothing shows them again."""
+        """Counters of polls and cold starts that fell. Lost commits explain that, because no API shows them again."""
 
     def run(self) -> None:
         while not self._ended.wait(BETWEEN_SCRAPES):
@@ -212,7 +212,7 @@ class Auditor(threading.Thread):
         return dict(counters(self.last))
 
     def scrape(self) -> str:
-        """Scrape once; return the page, "" if there was none."""
+        """Scrape once. Return the page; "" if there was none."""
         begun = time.monotonic()
         try:
             status, _, body = fetch(self._port, timeout=10)
@@ -244,7 +244,7 @@ class Auditor(threading.Thread):
 
 
 def counters(text: str) -> Iterator[tuple[str, float]]:
-    """Return all samples of counters and histograms, but the sums, which are not whole numbers."""
+    """Return all samples of counters and histograms, except sums, which are not whole numbers."""
     wanted = False
     for line in text.splitlines():
         if line.startswith("# TYPE "):

@@ -1,4 +1,4 @@
-"""A primary with its standby, and PgBouncer, which are killed, frozen, rewound and failed over."""
+"""A primary with its standby, and PgBouncer: troubles kill, freeze, rewind and fail over them."""
 
 import os
 import shutil
@@ -75,7 +75,7 @@ class Database:
         return self._primary.port
 
     def connect(self) -> psycopg.Connection:
-        """Connect to the primary, past all wires. Nothing waits for long: it may be frozen."""
+        """Connect to the primary without wires. Statements have a short timeout, because it may be frozen."""
         return psycopg.connect(self._primary.url(NAME), autocommit=True, connect_timeout=3, options=IMPATIENT)
 
     # --- what troubles do ---
@@ -103,11 +103,11 @@ class Database:
         self._primary.start(*FAST)
 
     def fall_behind(self) -> None:
-        """Let the standby receive nothing more."""
+        """Cut the standby off from the primary."""
         self._standby.fall_behind()
 
     def synchronize(self) -> bool:
-        """Let no commit be answered before the standby has it; return whether that is in force."""
+        """Acknowledge commits only after the standby has them. Return whether this took effect."""
         with self.connect() as connection:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             connection.execute("SELECT pg_reload_conf()")
@@ -125,7 +125,7 @@ class Database:
             connection.execute("SELECT pg_reload_conf()")
 
     def return_of_the_old(self) -> None:
-        """Start the former primary as if nothing had happened: it takes writes."""
+        """Start the former primary as a primary, which accepts writes."""
         self._standby.start(*FAST)
 
     def rebuild(self) -> None:

@@ -1,4 +1,4 @@
-"""Three replicas of the product as processes, simulated vendors, and an auditor: all that a trouble can touch."""
+"""Three replicas as processes, simulated vendors, and an auditor. Troubles act on these."""
 
 import os
 import random
@@ -36,7 +36,7 @@ SOURCES = {"first": "snowplow", "second": "snowplow", "strait": "strait", "worka
 """Sources and their vendors; those of one vendor share a credential."""
 
 SETTLED = 90.0
-"""Seconds without any change after which what is not counted is lost."""
+"""Seconds without any change after which uncounted runs are lost."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,11 +58,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Prepare = Callable[[], object] | None
-"""What each replica does before it starts: a broken one breaks itself."""
+"""Code that each replica runs before it starts. A mutant breaks itself there."""
 
 
 class Replica:
-    """One replica and its wires. `busy`: what a trouble does to it, "" if nothing."""
+    """One replica and its wires. `busy`: name of the trouble that acts on it; "" if there is none."""
 
     def __init__(self, number: int, config: Path, older: Path, wires: Sequence[Wire], prepare: Prepare):
         self.number, self.wires = number, wires
@@ -132,7 +132,7 @@ class Fleet:
         self.tally: Counter[str] = Counter()
         self.kills = 0
         self.split = False
-        """Whether two primaries take writes: a replica that starts now could not know which is the right one."""
+        """Whether two primaries accept writes. A replica that starts now cannot know which is the right one."""
         self.wrong: list[str] = []
         self.spending = Spending()
         self.world = LiveWorld(random.Random(seed).getrandbits(32), pause=0.4).start()
@@ -182,7 +182,7 @@ class Fleet:
         return [replica for replica in self.replicas if not replica.busy]
 
     def owner(self, dice: random.Random) -> Replica | None:
-        """Return a free replica, most likely one that polls something; None if two of three are in trouble."""
+        """Return a replica without trouble, preferably one that polls; None if two of three have a trouble."""
         free = self.free()
         if len(free) < REPLICAS - 1 or self.split:
             return None
@@ -190,7 +190,7 @@ class Fleet:
         return dice.choices(free, [1 + 4 * owners[replica.number] for replica in free])[0]
 
     def kill(self, replica: Replica) -> None:
-        """Kill a replica; what it polled waits for another from now on."""
+        """Kill a replica. From now on its sources wait for another replica."""
         self.spending.died(replica.number)
         replica.kill()
         self.kills += 1
@@ -250,7 +250,7 @@ class Fleet:
         return found == truths
 
     def _compare_bytes(self) -> None:
-        """Compare the pages of all replicas while every poll fails: then polls, and so commits, become rare."""
+        """Compare the pages of all replicas while every poll fails, so that commits are rare."""
         for simulator in self.simulators.values():
             simulator.disruptions.set([Status(code=503)])
         pages = eventually(self._pages, lambda found: len(set(found)) == 1, seconds=40)

@@ -16,7 +16,7 @@ from exporter.state.leases import Leases, Row
 
 
 class _Versionless(Replica):
-    """Believes its memory, whatever the database has forgotten."""
+    """Uses its memory, although the database has lost commits."""
 
     def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
         super()._drop(rows, dict.fromkeys(before, 0))
@@ -48,7 +48,7 @@ def _no_version() -> None:
 
 
 class _Fenceless(Leases):
-    """Takes what it has had once for its own."""
+    """Takes every lease that it once had for its own."""
 
     def renew(self) -> None:
         with self._lock:
@@ -101,7 +101,7 @@ def _fence_outside() -> None:
 
 
 class _Clocked(Session):
-    """Asks this machine for the time, not the database."""
+    """Uses this machine's time instead of the database's."""
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
         return super().execute(query.replace("clock_timestamp()", f"to_timestamp({time.time()})"), values)
@@ -133,7 +133,7 @@ BROKEN: Mapping[str, tuple[Callable[[], None], Collection[str]]] = {
 
 
 def apply(name: str) -> None:
-    """Break this process, if it is to be broken."""
+    """Break this process if the environment names a mutant."""
     if name:
         BROKEN[name][0]()
 

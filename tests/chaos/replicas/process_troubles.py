@@ -28,7 +28,7 @@ def killed(fleet: Fleet, dice: random.Random) -> Iterator[float]:
 
 
 def killed_and_replaced(fleet: Fleet, dice: random.Random) -> Iterator[float]:
-    """SIGKILL, and nothing more until what it polled is polled again."""
+    """SIGKILL, and no other trouble until its sources are polled again."""
     victim = fleet.owner(dice)
     if victim is None or fleet.spending.waiting():
         return
@@ -46,7 +46,7 @@ def killed_and_replaced(fleet: Fleet, dice: random.Random) -> Iterator[float]:
 
 
 def _trapped(fleet: Fleet, victim: Replica, trap: Trap) -> Iterator[float]:
-    """Set a trap on the wires of a replica; wait until it was sprung, or for some seconds."""
+    """Set a trap on the wires of a replica. Wait until it is sprung, or for some seconds."""
     for wire in victim.wires:
         wire.trap = trap
     for _ in range(24):
@@ -85,7 +85,7 @@ def killed_at_statement(fleet: Fleet, dice: random.Random) -> Iterator[float]:
 
 
 def killed_in_commit(fleet: Fleet, dice: random.Random) -> Iterator[float]:
-    """SIGKILL when a COMMIT is on its way, there or back."""
+    """SIGKILL while a COMMIT or its answer is on the wire."""
     how = {"forward": dice.random() < 0.7, "at_answer": dice.random() < 0.5}
     yield from _killed_at(fleet, dice, dice.randint(1, 3), COMMIT, **how)
 
@@ -123,7 +123,7 @@ def frozen_in_transaction(fleet: Fleet, dice: random.Random) -> Iterator[float]:
 
 
 def frozen_at_lease(fleet: Fleet, dice: random.Random) -> Iterator[float]:
-    """SIGSTOP when a transaction has written its lease, for longer than that holds."""
+    """SIGSTOP after a transaction has written its lease, for longer than the lease lasts."""
     yield from _frozen_at(fleet, dice, dice.randint(1, 5), LEASE, 2 * TTL)
 
 
@@ -204,7 +204,7 @@ def cut(fleet: Fleet, dice: random.Random) -> Iterator[float]:
 
 
 def half_open(fleet: Fleet, dice: random.Random) -> Iterator[float]:
-    """The database's side of all connections of one replica ends; the replica learns nothing."""
+    """The database's side of all connections of one replica ends, and the replica does not notice."""
     for wire in dice.choice(fleet.replicas).wires:
         wire.half_open()
     yield 0.0

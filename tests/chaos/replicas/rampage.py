@@ -1,4 +1,4 @@
-"""Replicas that share a state in PostgreSQL, in real time: everything goes wrong at once, and one series stays true."""
+"""Plays troubles of replicas that share a state in PostgreSQL, in real time, several at once."""
 
 import random
 import subprocess
@@ -34,7 +34,7 @@ LOSING = frozenset({"failover, commits lost", "dump restored", "old primary retu
 
 
 UNMADE = (psycopg.Error, AssertionError, subprocess.SubprocessError)
-"""Errors of what makes troubles, of which several are in progress at once."""
+"""Errors while a trouble is made. Several troubles are in progress at once."""
 
 
 class CutShortError(Exception):
@@ -45,14 +45,14 @@ STALLING = ("SIGSTOP", "SIGSTOP in a transaction", "SIGSTOP after the lease's st
 
 
 class Going(msgspec.Struct):
-    """A trouble in progress, and when it goes on."""
+    """A trouble in progress, and the time of its next part."""
 
     due: float
     entry: Entry
     steps: Iterator[float]
 
     def go_on(self) -> bool:
-        """Do its next part; return False if that was the last."""
+        """Do its next part. Return False if that was the last part."""
         try:
             wait = next(self.steps, None)
         except UNMADE as error:
@@ -72,7 +72,7 @@ class Rampage:
         self._next = ""
 
     def run(self, kills: int, seconds: float) -> None:
-        """Let things go wrong until there were enough kills, or for some seconds; then undo what is in progress."""
+        """Play troubles until there were enough kills, or for some seconds. Then undo the troubles in progress."""
         until = time.monotonic() + seconds
         begin = time.monotonic()
         while self._fleet.kills < kills and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""A network between a replica and its database that loses, holds and cuts, and acts at a chosen message."""
+"""A network between a replica and its database that can lose, delay and reset, at any time or at a chosen message."""
 
 import random
 import socket
@@ -30,7 +30,7 @@ def steady_port() -> int:
 
 
 class Trap:
-    """What happens at the n-th message of a replica's transactions, or at the n-th that holds a text.
+    """Acts at the n-th message of a replica's transactions, or at the n-th that contains a text.
 
     Args:
         left: Messages until then.
@@ -50,7 +50,7 @@ class Trap:
         self.acted = False
 
     def is_at(self, data: bytes, *, inside: bool) -> bool:
-        """Count a message; return whether it is the one to act at."""
+        """Count a message. Return whether to act at it."""
         if self.text in data if self.text else inside:
             self._left -= 1
             return self._left == 0
@@ -125,7 +125,7 @@ class Wire:
             pair.close(abruptly=True)
 
     def half_open(self) -> None:
-        """End all connections to the database, of which the replica learns nothing."""
+        """End all connections to the database without the replica noticing."""
         for pair in self._all():
             end(pair.server)
 
