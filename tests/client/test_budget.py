@@ -18,7 +18,7 @@ def make_budget(moved, requests_per_minute=60.0):
 
 
 def densest(timestamps, period):
-    """The most requests in any stretch of this length."""
+    """Return the maximum number of requests in any period of this length."""
     return max(sum(first <= other < first + period - 1e-6 for other in timestamps) for first in timestamps)
 
 
@@ -183,7 +183,7 @@ def test_the_wait_is_reported_while_it_lasts(moved):
 
 
 def as_people(budget, count, patience=0.0):
-    """How many of this many requests for people may go."""
+    """Return how many of these requests for a person are allowed."""
     granted = 0
     for _ in range(count):
         with for_a_person(), contextlib.suppress(RateLimitedError):

@@ -58,7 +58,7 @@ class Ledger(RequestRecorder):
 
 
 class Api(httpx.BaseTransport):
-    """Answers with each of these in turn, then with the last again: a response, or an exception to raise."""
+    """Answers each request with the next response or exception, and then always with the last one."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -73,7 +73,7 @@ class Api(httpx.BaseTransport):
 
 
 class Trickle(httpx.SyncByteStream):
-    """A body that comes in pieces, with something happening after each."""
+    """A body in pieces, which calls a function after each piece."""
 
     def __init__(self, pieces, after=lambda: None):
         self.pieces, self.after, self.taken = pieces, after, 0

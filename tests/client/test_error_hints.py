@@ -1,4 +1,4 @@
-"""Errors of connections and answers say what to do, and a proxy's refusal is the proxy's."""
+"""Errors of connections and responses say what to do, and a proxy's refusal is reported as such."""
 
 import contextlib
 import socket
@@ -26,7 +26,7 @@ def server_context():
 
 @pytest.fixture
 def serve(moved):
-    """Starts a server that answers every request so; gives it and a client."""
+    """Start a server that answers every request with this response. Return the server and a client."""
     with contextlib.ExitStack() as stack:
 
         def started(answer, root, *, tls=None, proxy="", **files):

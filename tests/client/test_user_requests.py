@@ -1,4 +1,4 @@
-"""What people's pages may take of a budget, from the question to the API."""
+"""Pages that people open use only a part of the request budget."""
 
 import httpx
 import pytest
@@ -13,7 +13,7 @@ from exporter.queries.vendor import VendorQueries
 
 
 class Steps:
-    """A source that has nothing but steps, each run's asked with one request."""
+    """A source that only has steps, and needs one request for the steps of a run."""
 
     def __init__(self, client):
         self.client = client
@@ -43,7 +43,7 @@ def asking(moved):
 
 
 def opened(asking, client, numbers):
-    """How many of these runs' pages show steps, and why the others do not."""
+    """Return how many pages of these runs show steps, and why the others do not."""
     shown, refusals = 0, set()
     for number in numbers:
         try:

@@ -13,7 +13,7 @@ PATIENCE = 1.0
 
 
 class Balancer(ThreadingHTTPServer):
-    """A proxy that asks the next replica each time, and the one after it on 503, on a refusal and on silence."""
+    """A proxy that sends each request to the next replica, and tries another one after 503, a refusal or a timeout."""
 
     daemon_threads = True
 

@@ -81,7 +81,7 @@ def polled(port: int) -> bool:
 # --- a daemon that polls `simulate` ---
 
 OPTIONAL = {"bcrypt", "jinja2", "markdown_it", "psycopg", "re2", "exporter.simulators", "exporter.web.config"}
-"""What costs memory and is only for pages, web config files, PostgreSQL, patterns in the config, and the demo."""
+"""Modules that use memory, and are only for pages, web config files, PostgreSQL, patterns or the demo."""
 
 
 def test_a_daemon_that_is_only_scraped_imports_nothing_optional(tmp_path: Path, start: Start, simulated: dict) -> None:

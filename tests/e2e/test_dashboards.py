@@ -25,7 +25,7 @@ RARE = {
     "jobrun_source_owner": "one process has the state for itself",
     "jobrun_exporter_lease_lost_total": "one process has the state for itself",
 }
-"""Series that exist only while there is a problem or many replicas, and what is true in the demo instead."""
+"""Series that exist only while there is a problem or many replicas, and their replacement in the demo."""
 NEVER = {
     "jobrun-exporter-Endpoints in this time-B": "no request is refused",
     "jobrun-job-Results, runs, and what was wrong-C": "no run is as late as that yet",
@@ -40,7 +40,7 @@ JOBS = [
 ]
 """Values of the variables of a job's page; no job of the demo has everything."""
 USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'
-"""What takes longest to record: five successes."""
+"""The series that takes longest to be recorded, because it needs five successes."""
 EVERYTHING = dict.fromkeys(("source", "project", "job_name", "team"), ".*") | {"job": ".+", "instance": ".+"}
 
 

@@ -1,4 +1,4 @@
-"""docs/first-alert.md as it stands: its commands are run one after the other, up to the first message on a phone."""
+"""Runs the commands of docs/first-alert.md one after the other, until the first message on a phone."""
 
 import os
 import re
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parents[2]
 STEPS = re.split(r"^\d\. ", (ROOT / "docs/first-alert.md").read_text(), flags=re.MULTILINE)[1:]
 WAITING = {"30s": "1s", "1m": "1s", "2m": "2s", "5m": "3s"}
-"""What is waited for in the files that users load, and what is waited for here."""
+"""Waits in the files that users load, and the shorter waits in this test."""
 
 
 def commands(step: int) -> list[str]:
@@ -106,7 +106,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
 
 
 def hurried(file: Path, *, moved: Shell) -> None:
-    """Shorten what is waited for in a file, and replace its ports."""
+    """Shorten the waits in a file, and replace its ports."""
     text = re.sub(
         r"((?:interval|wait|for|timeout): )(\d+[sm])", lambda m: m[1] + WAITING.get(m[2], m[2]), file.read_text()
     )

@@ -31,19 +31,19 @@ KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
 """Kills of both variants together."""
 
 LAST = KILLS * 9 // 20
-"""The life of a variant from which no new runs start."""
+"""Number of the life of a variant after which no new runs start."""
 
 FIRST_LONG = 3
 """The first life that is long enough for a poll of every source; earlier ones create tables."""
 
 TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
-"""The share of kills inside a transaction, and inside one that exposes new series."""
+"""Fraction of kills inside a transaction, and inside a transaction that exposes new series."""
 
 LIVES = ((0.5, 0.06, 0.4), (0.4, 0.4, 1.0), (0.1, 1.2, 1.8))
-"""Shares of the lives and their seconds: most end in the first polls, some after a few."""
+"""Fractions of the lives and their seconds. Most end during the first polls, some after a few polls."""
 
 USUAL = 1.0
-"""Seconds in which a daemon polls all sources; on a slower machine lives last longer in proportion."""
+"""Seconds in which a daemon polls all sources. On a slower machine lives are proportionally longer."""
 
 PATIENCE = 1.5
 """Seconds in which a daemon must reach the statement at which it kills itself."""

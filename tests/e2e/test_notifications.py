@@ -190,7 +190,7 @@ PLACES = {
     "Source sp, scrape job jobs": {"job": "jobs", "source": "sp"},
     "Source sp, project prod, scrape job jobs": {"job": "jobs", "source": "sp", "project": "prod"},
 }
-"""What is said about the place of an alert that is not about a job."""
+"""Labels of alerts that are not about a job, by the text that describes their place."""
 
 
 def test_an_alert_about_no_job_says_what_it_is_about(sent):
@@ -247,7 +247,7 @@ def test_a_mail_has_the_title_as_its_subject_and_the_text_as_its_body(edition, m
 
 
 def intervals():
-    """The time interval that the docs show, around the clock instead of on Sunday morning."""
+    """Return the time interval of the docs, but for the whole week instead of Sunday morning."""
     section = DOCS.read_text().split("## Planned maintenance")[1]
     shown = yaml.safe_load(re.findall(r"```yaml\n(time_intervals:.*?)```", section, re.DOTALL)[0])["time_intervals"]
     (times,) = shown[0]["time_intervals"]

@@ -1,4 +1,4 @@
-"""Replicas on one PostgreSQL: what scrapes get of them, one after the other, is one exporter that never lies."""
+"""Replicas on one PostgreSQL: scraped one after the other, they look like one exporter with correct counters."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 SOURCES = ("one", "two", "three")
 
 BETWEEN_SCRAPES = 2.5
-"""Seconds; more than `exporter.replica.FRESH`, as it is of every Prometheus."""
+"""Seconds between scrapes: more than `exporter.replica.FRESH`, like the interval of every Prometheus."""
 
 TAKE_OVER = 30.0
 

@@ -23,9 +23,9 @@ from tests.e2e.test_alerting import hurried_routes, hurried_rules
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 FLAGS = ("--rules.alert.resend-delay=4s", "--rules.alert.for-grace-period=10s")
-"""Faster than the defaults, though less than the rules are: a restart of Prometheus takes seconds."""
+"""Intervals that are shorter than the defaults, but not as short as those of the rules: Prometheus restarts slowly."""
 KEPT = 25
-"""Seconds after which everything that wrongly ended would have been reported."""
+"""Seconds after which a wrong end of an alert would have been reported."""
 
 
 class Team:

@@ -1,4 +1,4 @@
-"""Jobs for the tests of what is shown of them."""
+"""Builds views for tests of their exposition."""
 
 import msgspec
 
@@ -91,7 +91,7 @@ def distribution(state, family, *labels, bounds):
 
 
 class Pages:
-    """An exposition, and the snapshot that its next page is made of."""
+    """An exposition, and the snapshot of its next page."""
 
     def __init__(self, registry, zero_first):
         self.now = 1000.0
@@ -114,6 +114,6 @@ class Pages:
         )
 
     def publish(self):
-        """Make the page of the snapshot."""
+        """Render the snapshot."""
         self.snapshot = msgspec.structs.replace(self.snapshot, generation=self.snapshot.generation + 1)
         return self.exposition.render(self.snapshot)

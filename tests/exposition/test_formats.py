@@ -1,4 +1,4 @@
-"""Both formats are read back by the client library's parsers, and are to Prometheus' own taste."""
+"""The client library's parsers and Prometheus accept both formats."""
 
 import gzip
 import shutil

@@ -1,4 +1,4 @@
-"""When pages are made, and of what."""
+"""The times at which pages are rendered, and their content."""
 
 import threading
 

@@ -15,7 +15,7 @@ ABOUT_PAGES = ("#", "jobrun_exporter_series{", "jobrun_exporter_state_commit_err
 
 
 def samples(page, *, openmetrics=False):
-    """The samples of a page but for those that every page has."""
+    """Return the samples of a page without those that every page has."""
     text = bytes(page.openmetrics if openmetrics else page.text).decode()
     return [line for line in text.splitlines() if not line.startswith(ABOUT_PAGES)]
 

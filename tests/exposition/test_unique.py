@@ -1,4 +1,4 @@
-"""Whatever happens to jobs and their names, no series stands on a page twice."""
+"""No series is on a page twice, no matter what happens to jobs and their names."""
 
 import tempfile
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Which labels an expression gives, by the tables of families; a name in it that does not exist is an error."""
+"""Finds the labels of an expression's result from the tables of families. Unknown names in it are errors."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ import yaml
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 
 TARGET = frozenset({"job", "instance"})
-"""What Prometheus adds to each series that it scrapes."""
+"""Labels that Prometheus adds to each scraped series."""
 
 HISTOGRAM_PARTS = {"_bucket": frozenset({"le"}), "_sum": frozenset(), "_count": frozenset(), "": frozenset()}
 """A native histogram is one series, without a suffix."""
@@ -29,7 +29,7 @@ def series_labels() -> dict[str, Labels]:
 
 
 class UnknownNameError(ValueError):
-    """An expression names a metric or a label that does not exist where it is named."""
+    """An expression names a metric or a label that does not exist."""
 
 
 class Inference:
@@ -86,7 +86,7 @@ class Inference:
         return self._of_match(node, left, right)
 
     def _of_match(self, node: promql.BinaryExpr, left: Labels, right: Labels) -> Labels:
-        """The labels of an operation on two vectors, which must agree in those that they are matched by."""
+        """Return the labels of an operation on two vectors. Both must have the labels on which they are matched."""
         modifier = node.modifier
         on = self._matched(node, left, right)
         group = frozenset(modifier.group_labels or ()) if modifier else frozenset()
@@ -114,7 +114,7 @@ class Inference:
         return named
 
     def _is_native(self, node: promql.Expr) -> bool:
-        """Whether it is about histograms that Prometheus keeps as one series each."""
+        """Return whether the expression is about native histograms, which are one series each."""
         words = set(re.findall(r"\w+", str(node)))
         return any(f"{word}_bucket" in self._series for word in words)
 

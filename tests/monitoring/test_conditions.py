@@ -1,4 +1,4 @@
-"""The alerts' conditions stand once: rules and page find the same problems, from the same minute to the same."""
+"""Rules and status page find the same problems in the same minutes."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ CONDITIONS = {
     "JobrunObjectiveMatchesNothing": ALERTS["JobrunObjectiveMatchesNothing"]["expr"],
     "JobrunExporterConfigReloadFailed": ALERTS["JobrunExporterConfigReloadFailed"]["expr"],
 }
-"""The conditions of alerts, without what keeps an alert from starting while another says the same."""
+"""The conditions of alerts, without the parts that prevent an alert while a more severe one fires."""
 
 APART = {
     "JobrunExporterStateNotCommitting": "the page knows that the last write failed, a rule only that some did of late",
@@ -115,7 +115,7 @@ def old(minute):
 
 
 def late(minute):
-    """Is due at 20; a run waits from 60 and begins at 170, which is later than it may."""
+    """Is due at 20. A run waits from 60 on and starts at 170, which is too late."""
     active = (
         {State.PENDING: (1, 3600.0)} if 60 <= minute < 170 else {State.EXECUTING: (1, 10200.0)} if minute >= 170 else {}
     )
@@ -123,7 +123,7 @@ def late(minute):
 
 
 def hourly(_minute):
-    """Waits since 1 for an interval of an hour that is all that is known of it."""
+    """Waits since 1. Only its interval of an hour is known."""
     return JobView(state=state(), active={State.PENDING: (1, 60.0)}, next_expected=3660.0)
 
 

@@ -1,4 +1,4 @@
-"""Whatever the order of an answer's rows, it means the same."""
+"""The order of a response's rows does not matter."""
 
 import json
 from itertools import permutations

@@ -34,7 +34,7 @@ class Exporter:
         self.start()
 
     def start(self) -> None:
-        """A new process on the same state."""
+        """Start a new process on the same state."""
         if self.source:
             self.source.close()
         config = Config(sources=(self.settings,))
@@ -71,7 +71,7 @@ class Exporter:
         return self.poller.poll()
 
     def live(self, seconds: float, each=lambda: None) -> list[str]:
-        """Polls at the interval for so long; `each` is called after each poll. Gives the outcomes."""
+        """Poll at the interval for this many seconds, call `each` after each poll, and return the outcomes."""
         until, outcomes = self.clock() + seconds, []
         while self.clock() < until:
             began = self.clock()
@@ -90,7 +90,7 @@ class Exporter:
         return next(job for job in self.ledger.jobs_of(self.name) if job.job.job_id == job_id)
 
     def counted(self) -> dict[tuple[str, str], float]:
-        """Endings above 0, by job id and result."""
+        """Return the numbers of counted completions above 0, by job ID and result."""
         return {
             (job.job.job_id, result): count.value
             for job in self.ledger.jobs_of(self.name)

@@ -1,4 +1,4 @@
-"""A part of Northflank that cannot be read costs itself: not the other parts, and not for long the watermark."""
+"""A part of Northflank that cannot be read does not affect other parts, and holds the watermark only for a while."""
 
 import itertools
 

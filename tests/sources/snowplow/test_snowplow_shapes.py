@@ -1,4 +1,4 @@
-"""Shapes, words and units that nobody has seen from this API, but that its documentation does not exclude."""
+"""Shapes, statuses and units that the API's documentation does not exclude, although none has been seen."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Runs created at one time, in larger numbers than a page can show: each is counted once, and each time read once."""
+"""More runs created at one time than a page can show: each run is counted once, and each time is read once."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is asked, how often, and what becomes of it where the server is odd."""
+"""Requests of a poll, and their results if the server behaves oddly."""
 
 import itertools
 from collections import Counter
@@ -18,7 +18,7 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 @pytest.fixture
 def asked(simulator):
-    """The requests since it was last asked: `{"runs": 8}`."""
+    """Return a function that returns the requests since its last call: `{"runs": 8}`."""
 
     def requests() -> Counter:
         lines = simulator.log.lines()
@@ -190,7 +190,7 @@ def test_a_refused_page_is_caught_up_later(world, clock, simulator, exporter):
 
 
 def endless(simulator, answers):
-    """Pages that are never the last: `answers` gives the page that follows that many others."""
+    """Replace the pages by pages that are never the last. `answers` returns the page after this number of pages."""
     numbers = itertools.count()
     original = simulator.answer
 

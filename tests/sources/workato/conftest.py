@@ -35,7 +35,7 @@ class Watch:
         self.start()
 
     def start(self) -> None:
-        """What happens when the process starts."""
+        """Start the process."""
         clock = self.clock
         config = self.config()
         (settings,) = config.sources
@@ -86,7 +86,7 @@ class Watch:
         self.start()
 
     def poll(self, after: float = 60.0, times: int = 1) -> str:
-        """Poll, each time after this many seconds; return the last outcome."""
+        """Poll several times, this many seconds apart. Return the last outcome."""
         outcome = ""
         for _ in range(times):
             self.clock.advance(after)
@@ -119,7 +119,7 @@ class Watch:
         return self.ledger.source(NAME).watermark()
 
     def counted(self) -> float:
-        """All endings that were counted."""
+        """Return all counted completions."""
         return sum(
             count.value
             for job in self.ledger.jobs_of(NAME)

@@ -1,4 +1,4 @@
-"""A customer, a recipe or a job that cannot be read costs no other, and lists that never end are refused."""
+"""A customer, recipe or job that cannot be read does not affect others, and lists that never end are refused."""
 
 import pytest
 
