@@ -54,7 +54,7 @@ def prose(page):
 
 
 def blocks(page, language):
-    """The fenced blocks of a language, without the indentation of the list that they stand in."""
+    """Return the fenced blocks of a language, without the indentation of a list around them."""
     return [
         "".join(line.removeprefix(indent) for line in body.splitlines(keepends=True))
         for indent, word, body in FENCE.findall(text_of(page))

@@ -193,7 +193,7 @@ def test_configuring_again_replaces_the_configuration(lines):
 
 @pytest.fixture
 def moving():
-    """Starts logging with a clock that a test moves; gives the clock and what reads the lines."""
+    """Start logging with a clock that a test moves. Return the clock and a function that reads the lines."""
     kept = logging.root.handlers[:], logging.root.level
     stream, now = io.StringIO(), [NOW]
     logs.configure(logs.LogOptions(), stream, lambda: now[0])

@@ -1,4 +1,4 @@
-"""A run that an API shows twice in one poll, open and ended, counts once, as ended, whatever the order of its rows."""
+"""A run that an API shows twice in one poll, active and completed, counts once, as completed, in any order of rows."""
 
 import msgspec
 import pytest

@@ -1,4 +1,4 @@
-"""Counters equal the truth, whatever happens on the way there."""
+"""Counters equal the ground truth, no matter what happens in between."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whatever a source shows in whatever order, and whenever the process ends, counters equal the truth that was shown."""
+"""Counters equal the runs that a source showed, in any order of its rows, and no matter when the process ends."""
 
 import shutil
 import tempfile

@@ -11,7 +11,7 @@ INFO = "jobrun_job_info"
 
 @pytest.fixture
 def page_of(tmp_path):
-    """A function that gives the page of some jobs under a configuration."""
+    """Return a function that returns the page of some jobs for a config."""
     committed = []
 
     def page(*jobs, more="", source=""):

@@ -1,4 +1,4 @@
-"""Replicas that share one state: whatever one believes, only the holder of a source's lease writes for it."""
+"""Replicas that share one state: only the holder of a source's lease can write for the source."""
 
 import psycopg
 import pytest

@@ -1,4 +1,4 @@
-"""One row per run, whatever an API shows."""
+"""One row per run is used, no matter how many rows an API shows."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""What must hold of the dashboards, whatever they show."""
+"""Rules that all dashboards follow."""
 
 import json
 import re
