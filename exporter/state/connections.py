@@ -6,7 +6,7 @@ connection.
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -203,22 +203,34 @@ def problem_of_url(url: str) -> str:
         parts = conninfo_to_dict(url)
     except psycopg.Error:
         return "is not a valid URL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    if _may_show_password(parts):
+        return "has special characters in its user or password: percent-encode them (@ is %40, / is %2F)"
+    if not all(number.isdecimal() for _, number in _hosts(parts) if number):
+        return "has a port that is not a number: postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
     return "" if parts.get("dbname") else "must name a database: postgresql://USER@HOST/DATABASE"
 
 
 def describe_url(url: str) -> str:
-    """Return a URL without user and password."""
+    """Return a URL without user and password; "postgresql" if that is not possible."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error:
         return "postgresql"
-    host, port = str(parts.get("host") or parts.get("hostaddr") or "localhost"), str(parts.get("port") or "")
-    hosts = [f"{each}:{number}" if number else each for each, number in _paired(host, port)]
+    if _may_show_password(parts):
+        return "postgresql"
+    hosts = [f"{name}:{number}" if number else name for name, number in _hosts(parts)]
     return f"postgresql://{','.join(hosts)}/{parts.get('dbname') or ''}"
 
 
-def _paired(hosts: str, ports: str) -> list[tuple[str, str]]:
-    names, numbers = hosts.split(","), ports.split(",")
+def _may_show_password(parts: Mapping[str, Any]) -> bool:
+    # In `u:p@ss@host/db` the host is taken for `ss@host`, and in `u:p/ss@host/db` the database for `ss@host/db`.
+    return any("@" in str(parts.get(name) or "") for name in ("host", "hostaddr", "port", "dbname"))
+
+
+def _hosts(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the hosts of a URL, each with its port; "" for the default port."""
+    host = str(parts.get("host") or parts.get("hostaddr") or "localhost")
+    names, numbers = host.split(","), str(parts.get("port") or "").split(",")
     return [(name, numbers[index] if index < len(numbers) else numbers[-1]) for index, name in enumerate(names)]
 
 

@@ -91,6 +91,8 @@ def test_errors_never_show_the_password(postgres_server):
         ("postgresql://u:p@db/jobrun", "postgresql://db/jobrun"),
         ("postgresql://u:p@a:1,b:2/jobrun?password=q", "postgresql://a:1,b:2/jobrun"),
         ("postgresql://u:p%zz@db/jobrun", "postgresql"),
+        ("postgresql://u:se@same@db/jobrun", "postgresql"),
+        ("postgresql://u:se/same@db/jobrun", "postgresql"),
     ],
 )
 def test_a_url_is_shown_without_credentials(url, shown):

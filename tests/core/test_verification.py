@@ -66,6 +66,10 @@ def test_a_database_that_does_not_respond_is_named_without_its_password():
         ("mysql://db/jobrun", "must begin with postgresql://"),
         ("postgresql://jobrun@db", "must name a database"),
         ("postgresql://u:p%zz@db/jobrun", "is not a valid URL"),
+        ("postgresql://u:se@same@db/jobrun", "has special characters in its user or password: percent-encode them"),
+        ("postgresql://u:se/same@db/jobrun", "has special characters in its user or password: percent-encode them"),
+        ("postgresql://jobrun@db:port/jobrun", "has a port that is not a number"),
+        ("postgresql://u:se%40same@db,db2:5433/jobrun", ""),
         ("postgresql://jobrun@db/jobrun", ""),
     ],
 )
