@@ -85,9 +85,10 @@ class LedgerView:
         return frozenset(self._ledger.rows(self._source, run_ids))
 
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return the IDs that are in the state as completed runs."""
+        """Return the IDs that are in the state as completed runs. An expired run may still complete."""
         rows = self._ledger.rows(self._source, run_ids)
-        return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.OPEN)
+        expired_or_open = {CountState.OPEN, CountState.EXPIRED}
+        return frozenset(run_id for run_id, row in rows.items() if row.mark not in expired_or_open)
 
     def step_counts(self) -> Mapping[str, int]:
         """Return the number of steps per job, by job ID."""

@@ -57,7 +57,7 @@ class View(Protocol):
         """Return the IDs that are in the state, as active or completed runs."""
 
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return the IDs that are in the state as completed runs."""
+        """Return the IDs that are in the state as completed runs. An expired run may still complete."""
 
     def step_counts(self) -> Mapping[str, int]:
         """Return the number of steps of each job's latest run with known steps, by job ID."""

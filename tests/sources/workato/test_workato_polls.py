@@ -546,6 +546,19 @@ def test_a_run_that_never_ends_expires(world, watching, clock, simulator):
     assert watch.counts() == {"unknown": 1}
 
 
+def test_the_late_end_of_an_expired_run_is_its_jobs_last_end(world, watching, clock):
+    world.add_job(RECIPE)
+    watch = watching(max_run_age="1h")
+    watch.poll()
+    end = clock() + 5001
+    world.run("a", start=clock() + 1, duration=5000.0, result="success")
+    watch.poll()
+    watch.poll(after=4000.0)
+    watch.poll(after=2000.0)
+    assert watch.counts() == {"unknown": 1}
+    assert watch.job("a").last_success == int(end)
+
+
 # --- customers' data ---
 
 
