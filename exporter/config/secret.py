@@ -14,6 +14,9 @@ from exporter.errors import AuthError
 MASK = "**********"
 """Text that is shown instead of a secret."""
 
+MAX_SIZE = 64 * 1024
+"""Maximum bytes of a secret's file: a device such as /dev/zero has no end."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Version = tuple[int, int, int]
@@ -53,7 +56,11 @@ class Secret:
         try:
             if (version := version_of(file)) == self._version:
                 return
-            text = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
+            with file.open("rb") as opened:
+                content = opened.read(MAX_SIZE + 1)
+            if len(content) > MAX_SIZE:
+                raise SecretError(f"the secret's file {file} is larger than {MAX_SIZE} bytes")
+            text = content.decode("utf-8-sig").rstrip("\r\n")
         except OSError as error:
             raise SecretError(f"the secret's file {file} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:  # its text would show bytes of the secret

@@ -5,7 +5,7 @@ import pickle
 import pytest
 from pydantic import BaseModel
 
-from exporter.config.secret import MASK, Secret, SecretError
+from exporter.config.secret import MASK, MAX_SIZE, Secret, SecretError
 
 
 class Holder(BaseModel):
@@ -38,6 +38,13 @@ def test_a_file_is_read_again_when_it_changed(tmp_path):
 
     file.write_text("second\r\n")
     assert secret.reveal() == "second"
+
+
+def test_a_file_that_is_too_large_for_a_secret_is_refused(tmp_path):
+    file = tmp_path / "key"
+    file.write_text("x" * (MAX_SIZE + 1))
+    with pytest.raises(SecretError, match="is larger than 65536 bytes"):
+        Secret(file=file).reveal()
 
 
 @pytest.mark.parametrize("kept", ["size and inode", "size and time"])

@@ -170,8 +170,14 @@ def test_no_file_is_overwritten_or_left_half_written(lived, tmp_path):
     assert (tmp_path / "past.om").read_text() == "precious"
     with pytest.raises(BackfillError, match="future"):
         write(lived, tmp_path, until=lived.clock() + HOUR, name="other")
-    with pytest.raises(BackfillError, match="cannot be written"):
+
+
+def test_an_unusable_folder_is_reported_before_anything_is_requested(lived, tmp_path):
+    lived.poll()
+    lived.simulator.log.clear()
+    with pytest.raises(BackfillError, match="does not exist; make it"):
         write(lived, tmp_path / "nowhere")
+    assert not lived.simulator.log.counts()
 
 
 def test_a_source_that_cannot_be_read_writes_nothing(lived, tmp_path):

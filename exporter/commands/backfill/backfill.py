@@ -23,6 +23,7 @@ from exporter.config import Config, load, secrets
 from exporter.config.source import SourceSettings
 from exporter.errors import JobrunError
 from exporter.sources import SETTINGS, SOURCES
+from exporter.state.files import problem_of
 
 BUDGET_FRACTION = 0.5
 """Fraction of the request budget that is used. The daemon may use the same credential."""
@@ -68,6 +69,9 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
         raise BackfillError("--until is in the future")
     if options.output.exists():
         raise BackfillError(f"{options.output} exists; give another name, or remove it")
+    # Reading may take an hour, so a folder that cannot be used is reported first.
+    if reason := problem_of(options.output):
+        raise BackfillError(f"{options.output} cannot be written: {reason}")
     with closing(Samples(options.labels)) as samples:
         with (
             cutoff_of_state(Path(config.state.path), config.state.database(), options.until) as cutoff,
