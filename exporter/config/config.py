@@ -185,12 +185,20 @@ class Config(Section):
             for index, source in enumerate(self.sources)
             for warning in _warnings(f"sources[{index}]", source, requests.get(source.type, 1))
         ]
-        return of_sources + [
+        names = [source.name for source in self.sources]
+        unmatched = [
+            ConfigProblem(f"objectives[{index}].match.source", f"matches no source: {', '.join(names)}")
+            for index, objective in enumerate(self.objectives)
+            if not any(map(objective.match.source.fullmatch, names))
+        ]
+        return [*of_sources, *unmatched] + [
             ConfigProblem(path, doubt) for path, value in values_of(self) if (doubt := doubt_of(value))
         ]
 
 
 def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator[ConfigProblem]:
+    if not source.jobs.include:
+        yield ConfigProblem(f"{path}.jobs.include", 'is empty: no job is watched; for all jobs write [".*"]')
     if source.base_url.startswith("http://") and not is_loopback(source.base_url):
         yield ConfigProblem(
             f"{path}.base_url", "http without TLS: the credential and the responses can be read on the network"

@@ -92,6 +92,15 @@ def test_a_variable_without_braces_as_a_secret_causes_a_warning():
     ]
 
 
+def test_what_can_select_no_job_causes_a_warning():
+    source = "sources: [{name: a, type: northflank, auth: {api_token: k}, jobs: {include: []}}]\n"
+    objectives = "objectives: [{match: {source: a|b}, freshness: 1d}, {match: {source: A}, freshness: 1d}]"
+    assert warned(loads(source + objectives, {}, SETTINGS)) == [
+        'sources[0].jobs.include: is empty: no job is watched; for all jobs write [".*"]',
+        "objectives[1].match.source: matches no source: a",
+    ]
+
+
 @pytest.mark.parametrize("word", ["Northflank", "northflnk", "nortflank"])
 def test_a_misspelled_source_type_gets_a_suggestion(word):
     with pytest.raises(ConfigError, match="did you mean northflank"):
