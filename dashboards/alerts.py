@@ -45,20 +45,25 @@ def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) 
         listed(with_runbook),
         size=size,
         defaults={"noValue": "No alert fires, if Prometheus evaluates the alert rules."},
-        options=sort_by(("Severity", False), ("For", False)),
+        options=sort_by(("Severity", False), ("Active for", False)),
         columns=(
             Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
             Column(field="alertname", title="Alert", link=RUNBOOK, defaults={"custom.minWidth": 220}),
-            *([Column(field="job_name", title="Job", width=220)] if whose else []),
-            Column(field="Value", title="For", unit="s", width=95, defaults={"decimals": 1}),
+            *([job_column()] if whose else []),
+            Column(field="Value", title="Active for", unit="s", width=95, defaults={"decimals": 1}),
             *(WHOSE if whose else []),
             Column(field="runbook", mappings=[ANCHORS]),
         ),
     )
 
 
+def job_column(link: tuple[str, str] | None = None) -> Column:
+    """Return the column of a job's name, which has all remaining width and wraps, because names often end alike."""
+    return Column(field="job_name", title="Job", cell="wrapped", link=link, defaults={"custom.minWidth": 180})
+
+
 WHOSE: Final = (
-    Column(field="team", title="Team", defaults={"custom.minWidth": 90}),
-    Column(field="project", title="Project", defaults={"custom.minWidth": 110}),
+    Column(field="team", title="Team", width=120, cell="wrapped"),
+    Column(field="project", title="Project", width=130, cell="wrapped"),
     Column(field="source", title="Source", width=100),
 )

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from dashboards.jobs import window_of
 from dashboards.model import Dashboard, Json, Row
 from dashboards.page import ANY, SOME, annotations, datasource_variable, label_variable, scrape_variable
 from dashboards.panels import Column, Tile, listed, over_time, panel, sort_by, tiles, timestamp
@@ -47,13 +48,13 @@ REFUSED: Final = 'code!~"2.."'
 COUNTS: Final[Json] = {"min": 0, "decimals": 0}
 UP: Final = [text_of((0, "down", BAD), (1, "up", GOOD))]
 NOTABLE: Final = steps("text", (0.5, WARNING))
-NO_EXPORTER: Final = "no exporter"
+NO_EXPORTER, NO_SOURCE, NO_JOB = "no exporter", "no source", "no job"
+JOBS = of_source("jobrun_source_jobs")
+ANY_JOB: Final = f"on () (sum({JOBS}) > 0)"
+"""Exists if a job is known. Without jobs, sources without problems prove nothing and must not be green."""
+UP_OF_SOURCE = of_source("jobrun_source_up")
+LOST = rise("jobrun_source_unobserved_seconds_total", DAY)
 FEW: Final = 'disposition!~"baseline|duplicate"'
-
-
-def at_a_glance(expression: str, of: str) -> str:
-    """Return the number of series of an expression; 0 if none, but no series if `of` has none."""
-    return f"count({expression}) or 0 * count({of})"
 
 
 def by_pattern(pattern: str, color: str) -> Json:
@@ -74,28 +75,34 @@ GLANCE = Row(
     panels=(
         tiles(
             "At a glance",
-            "Sources whose last poll could not read everything; the age of the data of the most outdated source; time "
-            "whose completed runs were never read, because the API no longer shows them; the used fraction of "
-            "metrics.max_series, above which new jobs are counted under __other__; how long ago the state was "
-            "written; and whether the last reload was applied.",
+            "Known jobs; sources whose last poll could not read everything; the age of the data of the most outdated "
+            "source; time whose completed runs were never read, because the API no longer shows them; the used "
+            "fraction of metrics.max_series, above which new jobs are counted under __other__; how long ago the state "
+            "was written; and whether the last reload was applied.",
+            Tile(
+                name="Jobs",
+                expression=f"sum({JOBS})",
+                otherwise=NO_SOURCE,
+                mappings=[text_of((0, "none", QUIET))],
+            ),
             Tile(
                 name="Sources down",
-                expression=at_a_glance(f"{of_source('jobrun_source_up')} == 0", of_source("jobrun_source_up")),
-                otherwise=NO_EXPORTER,
+                expression=f"count({UP_OF_SOURCE} == 0) or 0 * count({UP_OF_SOURCE}) and {ANY_JOB}",
+                otherwise=NO_JOB,
                 thresholds=ANY_IS_CRITICAL,
             ),
             Tile(
                 name="Oldest data {{source}}",
                 expression=f"topk(1, {LAGGING})",
-                otherwise=NO_EXPORTER,
+                otherwise=NO_SOURCE,
                 unit="s",
-                decimals=1,
+                decimals=0,
                 thresholds=LAG,
             ),
             Tile(
                 name="Lost, last day",
-                expression=f"max({rise('jobrun_source_unobserved_seconds_total', DAY)})",
-                otherwise=NO_EXPORTER,
+                expression=f"max({LOST}) > 0 or max({LOST}) and {ANY_JOB}",
+                otherwise=NO_JOB,
                 unit="s",
                 decimals=0,
                 thresholds=known(GOOD, (0.5, WARNING)),
@@ -118,10 +125,10 @@ GLANCE = Row(
                 thresholds=LAG,
             ),
             Tile(
-                name="Configuration",
+                name="Config",
                 expression=f"min({of_exporter('jobrun_exporter_config_last_reload_successful')})",
                 otherwise=NO_EXPORTER,
-                mappings=[text_of((0, "refused", WARNING), (1, "in force", GOOD))],
+                mappings=[text_of((0, "refused", WARNING), (1, "applied", GOOD))],
             ),
         ),
     ),
@@ -190,7 +197,7 @@ COVERAGE = Row(
             listed(of_source("jobrun_exporter_tracked_runs")),
             listed(of_source("jobrun_source_scopes", more='state="readable"')),
             listed(of_source("jobrun_source_scopes", more='state="unreadable"')),
-            listed(rise("jobrun_source_unobserved_seconds_total", DAY)),
+            listed(LOST),
             listed(rise("jobrun_source_runs_fetched_total", DAY, more='disposition="late"')),
             listed(rise("jobrun_source_truncated_responses_total", DAY)),
             listed(rise("jobrun_source_steps_lost_total", DAY)),
@@ -201,18 +208,19 @@ COVERAGE = Row(
             options=sort_by(("State", False), ("Source", False)),
             columns=(
                 Column(field="source", title="Source", defaults={"custom.minWidth": 110}),
-                Column(field="provider", title="System", width=100),
-                Column(field="Value #B", title="State", width=70, cell="color-background", mappings=UP),
-                Column(field="Value #C", title="Jobs", width=70),
-                Column(field="Value #D", title="Active runs", width=90),
-                Column(field="Value #E", title="Scopes", width=75),
-                Column(field="Value #F", title="Unreadable", width=100, cell="color-text", thresholds=NOTABLE),
-                Column(field="Value #G", title="Lost", unit="s", width=100, cell="color-text", thresholds=NOTABLE),
-                Column(field="Value #H", title="Late", width=70, cell="color-text", thresholds=NOTABLE),
-                Column(field="Value #I", title="Truncated", width=85, cell="color-text", thresholds=NOTABLE),
-                Column(field="Value #J", title="Steps lost", width=95, cell="color-text", thresholds=NOTABLE),
+                # A narrow screen shows the first columns only.
+                Column(field="Value #B", title="State", width=65, cell="color-background", mappings=UP),
+                Column(field="Value #G", title="Lost", unit="s", width=70, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #H", title="Late", width=60, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #F", title="Unreadable", width=95, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #I", title="Truncated", width=90, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #J", title="Steps lost", width=90, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #L", title="Unmapped", width=90, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #C", title="Jobs", width=60),
+                Column(field="Value #D", title="Active runs", width=95),
+                Column(field="Value #E", title="Scopes", width=70),
                 Column(field="Value #K", title="Steps to come", width=115),
-                Column(field="Value #L", title="Unmapped", width=95, cell="color-text", thresholds=NOTABLE),
+                Column(field="provider", title="System", width=100),
             ),
         ),
         panel(
@@ -244,8 +252,9 @@ COVERAGE = Row(
         ),
     ),
 )
-TAKEOVERS = f"max by (job, instance, source) (increase(jobrun_source_ownership_changes_total{{{SOURCE}}}[{ASKED}]))"
-LEASES_LOST = f"max by (job, instance) (increase(jobrun_exporter_lease_lost_total{{{INSTANCE}}}[{ASKED}]))"
+IN_STEP = window_of(ASKED)
+TAKEOVERS = f"max by (job, instance, source) (increase(jobrun_source_ownership_changes_total{{{SOURCE}}}{IN_STEP}))"
+LEASES_LOST = f"max by (job, instance) (increase(jobrun_exporter_lease_lost_total{{{INSTANCE}}}{IN_STEP}))"
 ENDPOINTS = panel(
     "table",
     "Endpoints in this time",

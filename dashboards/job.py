@@ -13,9 +13,12 @@ from dashboards.one_job import (
     FRESH,
     GRAVE,
     JOBS,
+    KNOWN_JOB,
     LAST_DURATION,
     LIMITS,
     OVERDUE,
+    PAGES,
+    PAGING,
     RUN_DURATION,
     RUNNING_FOR,
     SOURCE,
@@ -24,7 +27,9 @@ from dashboards.one_job import (
     STREAK_NOW,
     STUCK,
     UP,
+    in_step,
     last_result,
+    marked,
     of_source,
     one,
     recorded,
@@ -33,24 +38,28 @@ from dashboards.one_job import (
 )
 from dashboards.page import ANY, annotations, datasource_variable, label_variable, scrape_variable
 from dashboards.panels import Column, Tile, buckets, called, link, listed, over_time, panel, sort_by, tiles, timestamp
-from dashboards.problems import SHORT
+from dashboards.problems import SCRAPED, SHORT
 from dashboards.words import (
     BAD,
     DOWN,
     FAILED,
+    FEW_RUNS,
     GOOD,
     LAG,
     LATE,
     NEARLY,
     NEUTRAL,
     NO_NUMBER,
+    NO_RUN,
     NOTICE,
     OFF,
     QUIET,
+    REASONS,
     REDS,
     RESULTS,
     SHARE_USED,
     STATES,
+    UNKNOWN_JOB,
     WARNING,
     coded,
     fixed,
@@ -60,14 +69,14 @@ from dashboards.words import (
     steps,
     text_of,
 )
-from exporter.snapshot.conditions import FAILURES_TO_PAGE, RATIO_RUNS
+from exporter.snapshot.conditions import RATIO_RUNS
 
 TO_RUN = link("Open the run", "${__field.labels.run_url:raw}")
 TO_JOB = ("Open the job in its system", "${__data.fields.url:raw}")
 NOT_GIVEN: Final[Json] = {"noValue": "no data from vendor"}
 WHOLE = "$__range"
 ROOT_FAILURES = JOBS.series("jobrun_step_root_failures_total")
-EVER_FAILED: Final = f"max by ({JOB}, step_name) (increase({ROOT_FAILURES}[{WHOLE}] @ end()))"
+EVER_FAILED: Final = f"max by ({JOB}, step_name) (increase({ROOT_FAILURES}[{WHOLE}] @ end() offset -$__interval))"
 """Steps that failed first in the range. Their zeros stay, because Grafana draws a bar without neighbors very wide."""
 AGE_IS_CRITICAL: Final[Json] = {
     "matcher": {"id": "byFrameRefID", "options": "A"},
@@ -98,15 +107,17 @@ NOW = Row(
         tiles(
             "How it is",
             "All runs that completed longer ago than the age of the data are counted. While the source cannot be read, "
-            "the others are grey. A failed last result is orange, and red after many failures in a row. Canceled, "
-            "skipped and unknown runs are ignored.",
+            "the others are grey. Failures are orange, and red if the job fails so often in a row that it pages. "
+            "Canceled, skipped and unknown runs are ignored.",
             Tile(
                 name="Age of the data",
-                expression=f"time() - {of_source('jobrun_source_watermark_timestamp_seconds')}",
-                otherwise="no data",
+                expression=f"(time() - {of_source('jobrun_source_watermark_timestamp_seconds')}) and {KNOWN_JOB}"
+                f" or {UNKNOWN_JOB} + 0 * max({SCRAPED})",
+                otherwise="no exporter",
                 unit="s",
                 decimals=1,
                 thresholds=LAG,
+                mappings=[REASONS],
             ),
             Tile(
                 name="Source",
@@ -116,20 +127,21 @@ NOW = Row(
             ),
             Tile(name="Last result", expression=last_result(), otherwise="not known", mappings=last_results()),
             Tile(
-                name="Failed in a row",
-                expression=f"{STREAK_NOW} and {FRESH}",
+                name="Failed in a row{{is}}",
+                expression=marked(f"{STREAK_NOW} and {FRESH}", PAGING, PAGES),
                 otherwise=NOT_KNOWN_NOW,
-                thresholds=steps("transparent", (1, WARNING), (FAILURES_TO_PAGE, BAD)),
+                thresholds=steps("transparent", (1, WARNING)),
             ),
             Tile(
-                name="Failing for",
-                expression=f"(max({JOBS.failing_for}) or 0 * {STREAK_NOW}) and {FRESH}",
+                name="Failing for{{is}}",
+                expression=marked(f"(max({JOBS.failing_for}) or 0 * {STREAK_NOW}) and {FRESH}", PAGING, PAGES),
                 otherwise=NOT_KNOWN_NOW,
                 unit="s",
                 decimals=1,
                 thresholds=steps("transparent", (1, WARNING)),
                 mappings=[text_of((0, "-", "transparent"))],
             ),
+            overrides=[override(f"{name}{PAGES}", color=fixed(BAD)) for name in ("Failed in a row", "Failing for")],
         ),
         tiles(
             "When",
@@ -144,15 +156,15 @@ NOW = Row(
             ),
             Tile(
                 name="Next run{{is}}",
-                expression=f"1000 * ({EXPECTED} and {FRESH} unless on () {OVERDUE})"
-                f' or label_replace(1000 * ({EXPECTED} and {FRESH} and on () {OVERDUE}), "is", " is overdue", "", "")',
+                expression=marked(f"1000 * ({EXPECTED} and {FRESH})", OVERDUE, " is overdue"),
                 otherwise=NOT_KNOWN_NOW,
                 unit="dateTimeFromNow",
             ),
             Tile(
                 name="Active run{{is}}",
-                expression=f'label_replace({RUNNING_FOR} and {FRESH} and on () {STUCK}, "is", " is too long", "", "")'
-                f" or on () ({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
+                expression=marked(
+                    f"({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}", STUCK, " is too long"
+                ),
                 otherwise=NOT_KNOWN_NOW,
                 unit="s",
                 decimals=1,
@@ -166,10 +178,13 @@ NOW = Row(
             ),
             Tile(
                 name="Success, 30 days",
-                expression=f"max({JOBS.success_ratio})",
-                otherwise="few runs",
+                expression=f"max({JOBS.success_ratio})"
+                f" or {FEW_RUNS} + 0 * {one('jobrun_last_run_end_timestamp_seconds')}"
+                f" or {NO_RUN} + 0 * {one('jobrun_job_info')}",
+                otherwise="no job",
                 unit="percentunit",
                 decimals=1,
+                mappings=[REASONS],
                 thresholds=steps("transparent", (-1e9, WARNING), (0.99, "transparent")),
             ),
             width=17,
@@ -232,9 +247,12 @@ HISTORY = Row(
             "overdue, the job is disabled, the source cannot be read. Each step of the graph shows the worst state.",
             over_time(worst(RESULTS, "jobrun_last_run_status", "status"), "last result"),
             over_time(worst(STATES, "jobrun_active_runs", "state"), "run"),
-            over_time(f"{LATE.code} + 0 * {OVERDUE}", "overdue"),
-            over_time(f"{OFF.code} + 0 * ({ENABLED} == 0)", "job"),
-            over_time(f"{DOWN.code} + 0 * ({UP} == 0)", "source"),
+            over_time(f"{LATE.code} + 0 * {in_step('max_over_time', JOBS.series('jobrun:overdue:held'))}", "overdue"),
+            over_time(f"{OFF.code} + 0 * ({in_step('min_over_time', JOBS.series('jobrun_job_enabled'))} == 0)", "job"),
+            over_time(
+                f"{DOWN.code} + 0 * ({in_step('min_over_time', f'jobrun_source_up{{{JOBS.scrape}, {SOURCE}}}')} == 0)",
+                "source",
+            ),
             size=(24, 6),
             mappings=[text_of((0, "-", "transparent")), coded((*RESULTS, *STATES, LATE, OFF, DOWN))],
             options={"showValue": "auto"},
@@ -267,6 +285,7 @@ HISTORY = Row(
             ),
             size=(12, 8),
             unit="s",
+            defaults={"noValue": "No run of this job completed in this range, or no job is selected."},
             overrides=[
                 override("last run", color=fixed(NOTICE)),
                 override("p50, 7 days", color=fixed("light-blue"), custom__fillOpacity=0),

@@ -27,6 +27,14 @@ selector without a match costs nothing.
 """
 
 
+def window_of(window: str) -> str:
+    """Return the brackets of a window; one of Grafana's steps starts at its time instead of ending there.
+
+    Grafana aligns the times of a graph to its step. The last one may be an hour ago, and newer runs must be shown too.
+    """
+    return f"[{window}] offset -$__interval" if window in {"$__rate_interval", "$__interval"} else f"[{window}]"
+
+
 class Jobs(msgspec.Struct, frozen=True):
     """PromQL about the jobs that some matchers select.
 
@@ -136,10 +144,15 @@ class Jobs(msgspec.Struct, frozen=True):
         return f"topk by ({JOB}) (1, {self.series('jobrun_last_failed_run_info')})"
 
     @property
+    def streak_in_step(self) -> str:
+        """Return the longest streak of a job in each step of a graph."""
+        return f"max by ({JOB}) (max_over_time({self.series('jobrun_consecutive_failures')}{window_of('$__interval')}))"
+
+    @property
     def worst_streak(self) -> str:
         """Return the longest streak of a job in the whole range, the same at each point in time."""
         streak = self.series("jobrun_consecutive_failures")
-        return f"(max by ({JOB}) (max_over_time({streak}[$__range] @ end())) > 0)"
+        return f"(max by ({JOB}) (max_over_time({streak}[$__range] @ end() offset -$__interval)) > 0)"
 
     @property
     def enough_runs(self) -> str:
@@ -183,7 +196,7 @@ class Jobs(msgspec.Struct, frozen=True):
 
     def rise(self, metric: str, window: str, *labels: str, more: str = "") -> str:
         """Return the increase of a counter or of buckets in a window, one series per job and these labels."""
-        return f"max by ({', '.join((JOB, *labels))}) (increase({self.series(metric, more)}[{window}]))"
+        return f"max by ({', '.join((JOB, *labels))}) (increase({self.series(metric, more)}{window_of(window)}))"
 
     def quantile(self, share: float, metric: str, window: str, *labels: str, of: str = JOB) -> str:
         """Return a quantile of a histogram over these jobs, one series per value of these labels."""
@@ -206,11 +219,11 @@ def quantile(  # noqa: PLR0913  # each is a part of the expression
     """
     by = ", ".join(labels)
     each = ", ".join(dict.fromkeys(["le", *of.split(", "), *labels]))
-    of_buckets = f"sum by ({', '.join(('le', *labels))}) (max by ({each}) (increase({classic}[{window}])))"
+    of_buckets = f"sum by ({', '.join(('le', *labels))}) (max by ({each}) (increase({classic}{window_of(window)})))"
     return f"histogram_quantile({share}, {of_buckets})\nor histogram_quantile({share}, {furthest(native, window, by)})"
 
 
 def furthest(native: str, window: str, by: str = "") -> str:
     """Return the increase of a native histogram, from the exporter with the newest watermark."""
     best = f"topk by ({SOURCE}) (1, jobrun_source_watermark_timestamp_seconds)"
-    return f"sum by ({by}) (increase({native}[{window}]) and on (job, instance, source) {best})"
+    return f"sum by ({by}) (increase({native}{window_of(window)}) and on (job, instance, source) {best})"

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from dashboards.jobs import Jobs
+from dashboards.jobs import Jobs, window_of
+from dashboards.problems import MAY_PAGE
 from dashboards.words import RESULTS, Word
 
 JOBS = Jobs('source="$source", project="$project", job_name="$job_name"')
@@ -38,9 +39,14 @@ def worst(words: Sequence[Word], metric: str, label: str) -> str:
 
     def code(word: Word) -> str:
         series = JOBS.series(metric, f'{label}="{word.word}"')
-        return f"{word.code} * (max by ({label}) (max_over_time({series}[$__interval])) > bool 0)"
+        return f"{word.code} * (max by ({label}) (max_over_time({series}{window_of('$__interval')})) > bool 0)"
 
     return f"max({' or '.join(code(word) for word in words)})"
+
+
+def in_step(function: str, metric: str) -> str:
+    """Return what a function like `max_over_time` gives for a series in each step of a graph, without labels."""
+    return f"max({function}({metric}{window_of('$__interval')}))"
 
 
 UP = of_source("jobrun_source_up")
@@ -53,6 +59,8 @@ RUNNING_FOR = f"max({JOBS.running_for})"
 STREAK_NOW = one("jobrun_consecutive_failures")
 EXPECTED = one("jobrun_job_next_run_expected_timestamp_seconds")
 OVERDUE = f"max({JOBS.series('jobrun:overdue:held')})"
+PAGING = f"max({JOBS.series('jobrun:failing_repeatedly:held', MAY_PAGE)})"
+"""Exists if the job fails so often in a row that it pages."""
 STUCK = f"max({JOBS.series('jobrun:run_stuck:held')})"
 LIMITS: Final = {
     "age of last success": f"clamp_min(max({JOBS.age}), 0) / {one('jobrun_job_freshness_objective_seconds')}",
@@ -66,6 +74,18 @@ GRAVE, STALE = 50, 100
 """Added to the code of the last result if it is one of many failures, or if a newer result may exist."""
 
 
+KNOWN_JOB = f"on () {one('jobrun_job_info')}"
+PAGES: Final = " (pages)"
+
+
+def marked(expression: str, condition: str, mark: str) -> str:
+    """Return an expression whose label `is` has the mark while the condition has a result."""
+    return (
+        f'label_replace({expression} and on () {condition}, "is", "{mark}", "", "")'
+        f" or ({expression} unless on () {condition})"
+    )
+
+
 def is_status(word: Word) -> str:
     """Return the matcher of a status."""
     return f'status="{word.word}"'
@@ -76,7 +96,6 @@ def last_result() -> str:
     series = (
         f"{each.code} * max by (status) ({JOBS.series('jobrun_last_run_status', is_status(each))})" for each in RESULTS
     )
-    repeatedly = JOBS.series("jobrun:failing_repeatedly:held")
-    grave = f"{GRAVE} * (0 * max({repeatedly}) + 1 or 0 * {UP})"
+    grave = f"{GRAVE} * (0 * {PAGING} + 1 or 0 * {UP})"
     down, off = f"({UP} == bool 0)", f"({ENABLED} == bool 0 or 0 * {UP})"
     return f"max({' or '.join(series)}) + {grave} + {STALE} * clamp_max({down} + {off}, 1)"

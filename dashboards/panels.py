@@ -6,7 +6,7 @@ from typing import Final, TypedDict, Unpack
 import msgspec
 
 from dashboards.model import Json, Panel, Query, letter_of
-from dashboards.words import NEUTRAL, PLAIN, UNKNOWN, unknown
+from dashboards.words import NEUTRAL, PLAIN, UNKNOWN, as_background, shades_of, unknown
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -22,7 +22,16 @@ LAST: Final[Json] = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 LEGEND: Final[Json] = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
 TOOLTIP: Final[Json] = {"mode": "multi", "sort": "desc"}
 BY_THRESHOLD: Final[Json] = {"color": {"mode": "thresholds"}, "thresholds": NEUTRAL}
-BY_SERIES: Final[Json] = {"color": {"mode": "palette-classic"}}
+BY_SERIES: Final[Json] = {"color": shades_of("purple")}
+"""Colors of sources and instances. Grafana's classic palette begins with the colors of severities."""
+BY_SOURCE: Final = [
+    {
+        "matcher": {"id": "byRegexp", "options": f"/{system}/i"},
+        "properties": [{"id": "color", "value": shades_of(color)}],
+    }
+    for system, color in {"workato": "#1f9aa8", "northflank": "#d44fa8", "strait": "#a07c30"}.items()
+]
+"""Colors of sources that are named after their system; the others have shades of purple."""
 STAT: Final[Json] = {
     "colorMode": "background_solid",
     "graphMode": "none",
@@ -86,7 +95,11 @@ CELL: Final[Json] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect"
 
 NOT_SCRAPED: Final[Json] = {"noValue": "No data: no exporter was scraped in this time."}
 NOTHING: Final[Json] = {"noValue": "No data in this range, or no exporter was scraped."}
-CELLS: Final = {"gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}
+CELLS: Final = {
+    "gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"},
+    "color-background": {"type": "color-background", "mode": "basic"},
+    "wrapped": {"type": "auto", "wrapText": True},  # before Grafana 12.2; then custom.wrapText
+}
 
 LOOKS: Final = {
     "stat": Look("stat", STAT, {}, {**BY_THRESHOLD, "thresholds": UNKNOWN}),
@@ -132,6 +145,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
             "unit": self.unit or (None if self.field.startswith("Value") else "string"),
             "custom.width": self.width,
             "custom.cellOptions": CELLS.get(self.cell, {"type": self.cell}),
+            "custom.wrapText": True if self.cell == "wrapped" else None,
             "thresholds": self.thresholds or None,
             "mappings": list(self.mappings) or None,
             # Otherwise its bars would be scaled by the largest number of the whole table.
@@ -143,6 +157,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
             **self.defaults,
         }
         properties = [{"id": name, "value": value} for name, value in values.items() if value is not None]
+        if self.cell == "color-background":
+            properties = as_background(properties)
         return {"matcher": {"id": "byName", "options": self.field}, "properties": properties}
 
 
@@ -174,6 +190,12 @@ def panel(look: str, title: str, description: str, *queries: Query, size: tuple[
     transformations, overrides = (
         tabulated(own["columns"], own.get("needed", "")) if "columns" in own else ((), own.get("overrides", ()))
     )
+    if look in {"lines", "bars"} and queries[0].legend == "{{source}}":
+        overrides = BY_SOURCE
+    defaults = {**common.defaults, **fields, **own.get("defaults", {})}
+    options = {**common.options, **own.get("options", {})}
+    if options.get("colorMode") == "background_solid":
+        defaults, overrides = as_background(defaults), as_background(overrides)
     return Panel(
         kind=common.kind,
         title=title,
@@ -181,9 +203,9 @@ def panel(look: str, title: str, description: str, *queries: Query, size: tuple[
         queries=queries,
         size=size,
         unit=own.get("unit", "short"),
-        defaults={**common.defaults, **fields, **own.get("defaults", {})},
+        defaults=defaults,
         custom={**common.custom, **own.get("custom", {})},
-        options={**common.options, **own.get("options", {})},
+        options=options,
         overrides=overrides,
         transformations=transformations,
         interval=own.get("interval", ""),

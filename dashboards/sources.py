@@ -21,7 +21,7 @@ def of_source(metric: str, *labels: str, more: str = "") -> str:
 def rise(metric: str, window: str, *labels: str, more: str = "") -> str:
     """Return the increase of a counter of the selected sources in a window."""
     selector = f"{metric}{{{SOURCE}{', ' if more else ''}{more}}}"
-    return f"max by ({', '.join(('job', 'source', *labels))}) (increase({selector}[{window}]))"
+    return f"max by ({', '.join(('job', 'source', *labels))}) (increase({selector}{jobs.window_of(window)}))"
 
 
 def per_minute(metric: str, *labels: str) -> str:

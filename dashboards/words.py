@@ -6,7 +6,7 @@ possible, because those change with the theme.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,29 @@ NEARLY: Final = 0.8
 
 QUIET: Final = "#8e9199"
 """Grey that is readable on both themes: canceled, skipped, no data."""
+
+
+BACKGROUNDS: Final = {
+    GOOD: "#2e7d32",
+    NOTICE: "#1f60c4",
+    WARNING: "#a85400",
+    "dark-orange": "#a34700",
+    BAD: "#c4162a",
+    ERROR: "#ad0317",
+    "purple": "#8f3bb8",
+    QUIET: "#5f636b",
+    "#a5a9b5": "#6b6f78",
+}
+"""A darker shade of each color: Grafana writes in white on them, which needs a contrast of 4.5 in both themes."""
+
+
+def as_background(part: Any) -> Any:  # noqa: ANN401  # any JSON
+    """Return a part of a panel with the shades of `BACKGROUNDS`, for tiles and cells that are filled with a color."""
+    if isinstance(part, dict):
+        colored = {key: part[key] for key in ("color", "fixedColor") if isinstance(part.get(key), str)}
+        shades = {key: BACKGROUNDS.get(color, color) for key, color in colored.items()}
+        return {key: as_background(value) for key, value in part.items()} | shades
+    return [as_background(each) for each in part] if isinstance(part, list | tuple) else part
 
 
 class Word(msgspec.Struct, frozen=True):
@@ -82,6 +105,11 @@ def fixed(color: str) -> Json:
     return {"mode": "fixed", "fixedColor": color}
 
 
+def shades_of(color: str) -> Json:
+    """Return shades of one color, a shade per series."""
+    return {"mode": "shades", "fixedColor": color}
+
+
 def painted(words: Iterable[Word]) -> list[Json]:
     """Return overrides that give the series of each word its color."""
     return [override(each.word, color=fixed(each.color)) for each in words]
@@ -103,6 +131,9 @@ def unknown(text: str) -> Json:
     return {"type": "special", "options": {"match": "null+nan", "result": {"text": text, "color": QUIET}}}
 
 
+FEW_RUNS, NO_RUN, UNKNOWN_JOB = -1, -2, -3
+"""Values of a number that is not known, by the reason."""
+REASONS: Final[Json] = text_of((FEW_RUNS, "few runs", QUIET), (NO_RUN, "no run", QUIET), (UNKNOWN_JOB, "no job", QUIET))
 NO_NUMBER: Final[Json] = {"type": "special", "options": {"match": "nan", "result": {"text": "-"}}}
 """Value mapping of NaN, such as a quantile without observations."""
 ENDLESS: Final[Json] = {"type": "range", "options": {"from": 1e12, "to": None, "result": {"text": "always"}}}
@@ -125,9 +156,9 @@ SHARE_USED: Final = known(GOOD, (NEARLY, NOTICE), (1, WARNING))
 SHARE_LEFT: Final = known(WARNING, (LOW_RATE_LIMIT, NOTICE), (0.25, GOOD))
 LAG: Final = known(GOOD, (MIN_LAG / 2, NOTICE), (MIN_LAG, WARNING))
 """Thresholds of the lag in seconds. JobrunSourceStale fires at the second."""
-REDS: Final[Json] = {"mode": "shades", "fixedColor": BAD}
+REDS: Final = shades_of(BAD)
 """Color of series that are all failures and have no colors of their own."""
-ORANGES: Final[Json] = {"mode": "shades", "fixedColor": WARNING}
+ORANGES: Final = shades_of(WARNING)
 
 
 class Severity(msgspec.Struct, frozen=True):

@@ -41,6 +41,8 @@ JOBS = [
 """Values of the variables of a job's page; no job of the demo has everything."""
 USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'
 """The series that takes longest to be recorded, because it needs five successes."""
+STEP = 10
+"""Seconds of a step of a graph."""
 EVERYTHING = dict.fromkeys(("source", "project", "job_name", "team"), ".*") | {"job": ".+", "instance": ".+"}
 
 
@@ -101,7 +103,10 @@ def answers(prometheus: Prometheus, expression: str) -> bool:
     long = {"long": "1"} if ":1h]" in expression else {}
     pages = [{**EVERYTHING, **values, **long} for values in ({}, *JOBS)]
     asked = expression.replace(":1h]", ":1s]")
-    return any(prometheus.ask("query", query=filled(asked, **values)) for values in pages)
+    # The last step of a graph began before now, and its window ends in it.
+    at = time.time() - (STEP if "offset -$__interval" in expression else 0)
+    queries = (filled(asked, __interval=f"{STEP}s", **values) for values in pages)
+    return any(prometheus.ask("query", query=query, time=at) for query in queries)
 
 
 def test_every_expression_returns_data(prometheus: Prometheus) -> None:
@@ -119,7 +124,9 @@ def test_every_expression_returns_data(prometheus: Prometheus) -> None:
 def test_durations_are_shown_if_prometheus_stores_native_histograms(native: Prometheus) -> None:
     asked = [(place, each) for place, each in expressions(JSONS) if "_bucket" in each]
     assert len(asked) == 8
-    empty = eventually(lambda: [place for place, each in asked if not answers(native, each)], lambda rest: not rest)
+    empty = eventually(
+        lambda: [place for place, each in asked if not answers(native, each)], lambda rest: not rest, seconds=45
+    )
     assert empty == []
     assert native.ask("query", query="jobrun_run_duration_seconds_bucket") == []
 

@@ -14,8 +14,9 @@ from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboar
 
 from dashboards.__main__ import DASHBOARDS, text, write
 from dashboards.panels import ELSE
-from dashboards.words import QUIET, RESULTS, STATES
+from dashboards.words import BACKGROUNDS, QUIET, RESULTS, SEVERITIES, STATES
 from exporter.model import Result, State
+from exporter.sources import SOURCES
 from tests.monitoring.dashboards import FILES, FOLDER, JSONS, expressions, filled, panels
 from tests.monitoring.expressions import TARGET, Inference, names_of, recorded_labels, series_labels
 
@@ -31,6 +32,9 @@ INFERENCE = Inference(
 )
 
 RISES = {"increase", "rate"}
+GREY = BACKGROUNDS[QUIET]
+WHITE, DARK = "#f7f8fa", "#202226"
+"""Grafana's colors of text on a background; dark from a brightness of 180."""
 NATIVE = {name.removesuffix("_bucket") for name in series_labels() if name.endswith("_bucket")}
 WINDOWS = {"$__rate_interval", "$__range", "$__interval", "$__interval:1h", "1d", "1d:1m", "1d:5m"}
 ALL_PANELS = [pytest.param(panel, id=f"{uid}-{panel['title']}") for uid in JSONS for panel in panels(JSONS[uid])]
@@ -272,7 +276,7 @@ def test_a_word_has_the_same_color_everywhere():
 def test_an_unknown_number_is_never_green_and_says_that_it_is_unknown(panel):
     if panel["type"] != "stat":
         return
-    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
+    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {GREY, "text"}
     for target in panel["targets"]:
         if target["expr"].endswith(ELSE):
             (own,) = [
@@ -280,10 +284,109 @@ def test_an_unknown_number_is_never_green_and_says_that_it_is_unknown(panel):
                 for override in panel["fieldConfig"]["overrides"]
                 if override["matcher"]["options"] == target["refId"]
             ]
-            assert own["thresholds"]["steps"][0]["color"] in {QUIET, "transparent"}
+            assert own["thresholds"]["steps"][0]["color"] in {GREY, "transparent"}
             assert own["mappings"][-1]["options"]["match"] == "null+nan"
-            assert own["mappings"][-1]["options"]["result"]["color"] == QUIET
+            assert own["mappings"][-1]["options"]["result"]["color"] == GREY
             assert own["mappings"][-1]["options"]["result"]["text"]
+
+
+@each_panel
+def test_text_on_a_color_has_enough_contrast_in_both_themes(panel):
+    parts = [panel["fieldConfig"]] if panel["options"].get("colorMode") == "background_solid" else []
+    parts += [
+        override for override in panel["fieldConfig"]["overrides"] if '"color-background"' in json.dumps(override)
+    ]
+    for color in {each for part in parts for each in colors_in(part)} - {"transparent"}:
+        assert re.fullmatch("#[0-9a-f]{6}", color), f"{color}: its shade depends on the theme"
+        assert contrast(color, DARK if brightness(color) > 180 else WHITE) >= 4.5, color
+
+
+def colors_in(node):
+    if isinstance(node, dict):
+        yield from (node[key] for key in ("color", "fixedColor") if isinstance(node.get(key), str))
+    for each in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from colors_in(each)
+
+
+def channels(color):
+    return [int(color[start : start + 2], 16) for start in (1, 3, 5)]
+
+
+def brightness(color):
+    return sum(share * each for share, each in zip((0.299, 0.587, 0.114), channels(color), strict=True))
+
+
+def luminance(color):
+    shares = [each / 255 for each in channels(color)]
+    linear = [each / 12.92 if each <= 0.04 else ((each + 0.055) / 1.055) ** 2.4 for each in shares]
+    return sum(share * each for share, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@each_panel
+def test_sources_and_instances_have_no_color_of_a_severity(panel):
+    color = panel["fieldConfig"]["defaults"].get("color", {})
+    assert color.get("mode") != "palette-classic", "it begins with green, yellow, blue, orange, red"
+    if any(re.search("source|instance|replica", target["legendFormat"]) for target in panel["targets"]):
+        # Each lost lease is a problem, so its color is that of a warning.
+        assert color["mode"] == "thresholds" or panel["title"] == "Leases lost" or color["fixedColor"] == "purple"
+
+
+def test_each_system_has_a_color_that_is_no_severity():
+    (panel,) = [panel for panel in panels(JSONS["jobrun-exporter"]) if panel["title"] == "Age of the data"]
+    colors = {each["matcher"]["options"]: set(colors_in(each)) for each in panel["fieldConfig"]["overrides"]}
+    assert set(colors) == {f"/{system}/i" for system in set(SOURCES) - {"snowplow"}}, "which keeps the default"
+    assert not set().union(*colors.values()) & {each.color for each in SEVERITIES}
+
+
+def columns_of(panel):
+    """Each column of a table: its properties, in the order in which it is shown."""
+    overrides = panel["fieldConfig"]["overrides"] if panel["type"] == "table" else ()
+    columns = [{each["id"]: each["value"] for each in override["properties"]} for override in overrides]
+    return [column for column in columns if "displayName" in column]
+
+
+@each_panel
+def test_the_name_of_a_job_wraps_and_has_the_remaining_width(panel):
+    columns = columns_of(panel)
+    for column in columns:
+        if column["displayName"] == "Job":
+            assert column["custom.cellOptions"] == {"type": "auto", "wrapText": True}
+            assert column["custom.wrapText"] is True
+            assert [each["displayName"] for each in columns if "custom.width" not in each] in (
+                ["Job"],
+                ["Alert", "Job"],
+            )
+
+
+def test_a_narrow_screen_shows_the_problems_of_a_source():
+    (panel,) = [panel for panel in panels(JSONS["jobrun-exporter"]) if panel["title"].startswith("Sources and their")]
+    columns, width = columns_of(panel), 0
+    for index, column in enumerate(columns):
+        width += column.get("custom.width") or column["custom.minWidth"]
+        if column["displayName"] == "Unmapped":
+            assert width <= 700 - 24, "the borders of the panel"
+            assert {"thresholds"} & set().union(*columns[:index])
+            assert not any("thresholds" in later for later in columns[index + 1 :])
+
+
+def test_a_column_is_called_for_in_one_table_only():
+    tables = {
+        panel["title"]
+        for board in JSONS.values()
+        for panel in panels(board)
+        if any(column["displayName"] == "For" for column in columns_of(panel))
+    }
+    assert tables == {"What is wrong"}
+
+
+def test_a_job_without_a_run_does_not_accuse_the_exporter():
+    (panel,) = [panel for panel in panels(JSONS["jobrun-job"]) if panel["title"] == "Duration against the budget"]
+    assert "scraped" not in panel["fieldConfig"]["defaults"]["noValue"]
 
 
 @each_panel

@@ -1,4 +1,4 @@
-"""What the Overview says is wrong, with the rules, in worlds of a few series."""
+"""What the dashboards say, with the rules, in worlds of a few series."""
 
 import subprocess
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dashboards.words import CRITICAL, NOT_KNOWN, WELL
+from dashboards.words import CRITICAL, FEW_RUNS, NO_RUN, NOT_KNOWN, UNKNOWN_JOB, WELL
 from tests.e2e.processes import needed
 from tests.monitoring.dashboards import JSONS, filled, panels
 
@@ -59,14 +59,15 @@ def world():
 
 @pytest.fixture
 def says(world, tmp_path):
-    """Checks what the expression of a panel, counted by some labels, gives at the end of the world."""
+    """Checks what an expression of a panel, counted by some labels, gives at the end of the world."""
 
-    def check(title, by, *expected, rules=True, minute=MINUTES, **chosen):
-        (panel,) = [panel for panel in panels(JSONS["jobrun-overview"]) if panel["title"] == title]
-        expression = filled(panel["targets"][0]["expr"], **ALL | chosen)
+    def check(title, by, *expected, rules=True, minute=MINUTES, of="overview", query="A", **chosen):  # a case
+        (panel,) = [panel for panel in panels(JSONS[f"jobrun-{of}"]) if panel["title"] == title]
+        (target,) = [target for target in panel["targets"] if target["refId"] == query]
+        expression = filled(target["expr"], **ALL | chosen)
         if by.endswith(", rank"):
             expression = f"floor({expression})"  # the fraction is for the order within a rank
-        names = by.split(", ")
+        names = by.strip(", ").split(", ")
         samples = [
             {"labels": "{" + ", ".join(f'{n}="{v}"' for n, v in zip(names, row, strict=True) if v) + "}", "value": 1}
             for row in expected
@@ -74,8 +75,10 @@ def says(world, tmp_path):
         ranked = by.removesuffix(", rank")
         counted = f'count_values by ({ranked}) ("rank",' if ranked != by else f"count by ({by}) ("
         case = {"expr": f"{counted} {expression})", "eval_time": f"{minute}m", "exp_samples": samples}
+        # Samples are loaded up to the last case only.
+        end = {"expr": "vector(1)", "eval_time": f"{MINUTES}m", "exp_samples": [{"labels": "{}", "value": 1}]}
         inputs = [{"series": series, "values": values} for series, values in world.series.items()]
-        test = {"interval": "1m", "input_series": inputs, "promql_expr_test": [case]}
+        test = {"interval": "1m", "input_series": inputs, "promql_expr_test": [case, end]}
         content = {"rule_files": [str(RULES)] if rules else [], "evaluation_interval": "1m", "tests": [test]}
         (tmp_path / "test.yml").write_text(yaml.safe_dump(content, width=100_000))
         command = [needed("promtool"), "test", "rules", str(tmp_path / "test.yml")]
@@ -210,3 +213,87 @@ def test_if_one_of_two_exporters_is_down_it_is_listed_and_known_problems_stay(wo
         ("a-critical", "source has no exporter: snowplow", "b", ""),
         ("critical", "failing repeatedly", "b", "billing"),
     )
+
+
+# --- graphs whose last step began before now ---
+
+BILLING = {"source": "snowplow", "project": "prod", "job_name": "billing"}
+LAST_STEP = {"minute": 105, "__interval": "15m", "__rate_interval": "16m"}
+"""Grafana asks for the times of whole steps: the last quarter of an hour before now is a step that began at 105."""
+
+
+@pytest.fixture
+def just_failed(world):
+    """A job whose last run failed 5 minutes ago."""
+    source = world.exporter()
+    world.job(source, "billing", consecutive_failures="0x114 1x6")
+    job = {**source, "project": "prod", "job_name": "billing"}
+    world.add("jobrun_runs_total", {**job, "result": "failure"}, "0x114 1x6", MINUTES)
+    world.add("jobrun_step_root_failures_total", {**job, "step_name": "load"}, "0x114 1x6", MINUTES)
+    for status, values in {"success": "1x114 0x6", "failure": "0x114 1x6"}.items():
+        world.add("jobrun_last_run_status", {**job, "status": status}, values, MINUTES)
+
+
+@pytest.mark.usefixtures("just_failed")
+@pytest.mark.parametrize(
+    ("title", "by", "expected"),
+    [
+        ("Completed runs by result", "result, rank", ("failure", "1")),
+        ("Which step failed first", "step_name, rank", ("load", "1")),
+        ("Results, runs, and what was wrong", ", rank", ("7",)),
+    ],
+)
+def test_a_graph_of_a_job_shows_the_failures_since_its_last_step_began(says, title, by, expected):
+    says(title, by, expected, of="job", **BILLING, **LAST_STEP)
+
+
+@pytest.mark.usefixtures("just_failed")
+def test_a_graph_of_the_overview_shows_the_failures_since_its_last_step_began(says):
+    says("Completed runs by result", "result, rank", ("failure", "1"), **LAST_STEP)
+    says("The longest streaks of failures", "job_name, rank", ("billing", "1"), **LAST_STEP)
+
+
+# --- why a number is missing ---
+
+
+def test_the_first_number_of_a_job_says_why_the_dashboard_is_empty(world, says):
+    says("How it is", ", rank", ("NaN",), of="job", **BILLING)
+    world.exporter()
+    says("How it is", ", rank", (f"{UNKNOWN_JOB}",), of="job", **BILLING)
+
+
+def test_a_success_ratio_is_missing_for_lack_of_a_job_of_a_run_or_of_many_runs(world, says):
+    success = {"of": "job", "query": "E", **BILLING}
+    source = world.exporter()
+    says("When", ", rank", ("NaN",), **success)
+    world.job(source, "new", last_run_end_timestamp_seconds="NaN stale")
+    says("When", ", rank", (f"{NO_RUN}",), **success | {"job_name": "new"})
+    world.job(source, "billing")
+    says("When", ", rank", (f"{FEW_RUNS}",), **success)
+
+
+def test_an_error_budget_is_missing_for_lack_of_a_job_or_of_many_runs(world, says):
+    source = world.exporter()
+    says("At a glance", ", rank", ("NaN",), query="D")
+    world.job(source, "billing")
+    says("At a glance", ", rank", (f"{FEW_RUNS}",), query="D")
+
+
+def test_an_exporter_without_jobs_is_neither_healthy_nor_unhealthy(world, says):
+    source = world.exporter()
+    world.add("jobrun_source_jobs", source, "0", MINUTES)
+    world.add("jobrun_source_unobserved_seconds_total", source, "0", MINUTES)
+    for query, value in {"A": "0", "B": "NaN", "D": "NaN"}.items():
+        says("At a glance", ", rank", (value,), of="exporter", query=query)
+
+
+def test_a_source_that_is_down_is_reported_even_without_jobs(world, says):
+    world.add("jobrun_source_jobs", world.exporter(up="0"), "0", MINUTES)
+    says("At a glance", ", rank", ("1",), of="exporter", query="B")
+
+
+@pytest.mark.parametrize(("page", "mark"), [("critical", " (pages)"), ("warning", "")])
+def test_a_streak_is_critical_only_if_it_pages(world, says, page, mark):
+    world.job(world.exporter(), "billing", streak=5, page=page)
+    says("How it is", "is, rank", (mark, "5"), of="job", query="D", **BILLING)
+    says("How it is", "is, rank", (mark, "3600"), of="job", query="E", **BILLING)
