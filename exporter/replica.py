@@ -14,7 +14,7 @@ from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
-from exporter.state.leases import NEW, RENEWAL, STEPS, Leases, Row, SupersededError
+from exporter.state.leases import RENEWAL, STEPS, Leases, Row, SupersededError
 
 INTERVAL = 0.5
 """Seconds between two checks of the versions."""
@@ -311,7 +311,7 @@ class Replica:
         for row in new:
             # Counters of runs do not wait for steps: there may be many steps, and the API may be slow.
             pending = self._ledger.count_pending_steps(row.source, self._reread[row.source])
-            waiting = row.history != NEW and pending
+            waiting = pending and not row.new
             history = row.current + STEPS if waiting else row.current
             if row.history != history:
                 read.setdefault(history, []).append(row)

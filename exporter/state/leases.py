@@ -45,7 +45,7 @@ class Row(msgspec.Struct, frozen=True):
         version: Number of transactions of the source.
         stamp: Random number of the last transaction. After a failover another transaction may have the same version.
         free: Whether another replica may take it.
-        history: The history of the database in which the source was last read completely; "" for none.
+        history: The history of the database in which the source was last read completely, or created; "" for none.
         committed: Unix time of the source's last write, by the database's clock.
         current: The current history of the database.
         replicas: Number of running replicas.
@@ -72,21 +72,27 @@ class Row(msgspec.Struct, frozen=True):
         return self.version, self.stamp
 
     @property
+    def new(self) -> bool:
+        """Return whether the source was created in the current history and never read, so nothing can be missing."""
+        # Its first commits may be lost as well, and then its row says that it was created in an older history.
+        return self.history == NEW + self.current
+
+    @property
     def rewound(self) -> bool:
         """Return whether served commits may be missing. A complete poll in the current history reads them again."""
-        return self.history not in {self.current, NEW, self.current + STEPS}
+        return self.history not in {self.current, self.current + STEPS} and not self.new
 
     @property
     def steps_rewound(self) -> bool:
         """Return whether served steps may be missing. Steps are read after the runs."""
-        return self.history not in {self.current, NEW}
+        return self.history != self.current and not self.new
 
 
 STEPS = " without steps"
 """Suffix of a history in which all runs of a source were read, but not all their steps."""
 
-NEW = "new"
-"""The history of a source that was never read, so that nothing can be missing."""
+NEW = "new in "
+"""Prefix of a history in which a source was created, and not read yet."""
 
 
 class Held(msgspec.Struct):
@@ -117,6 +123,7 @@ class Leases:
         self._rewound: set[str] = set()
         self._doubtful: set[str] = set()
         self._history = ""
+        self._failed_over = float("-inf")
         self.seen: dict[str, Row] = {}
         """The lease of each source when its records were last loaded or written."""
 
@@ -235,9 +242,9 @@ class Leases:
                 [names, [record for _, record in rows]],
             )
             session.execute(
-                "INSERT INTO leases (source) SELECT name FROM unnest(?::text[]) AS name ORDER BY name "
-                "ON CONFLICT DO NOTHING",
-                [names],
+                f"INSERT INTO leases (source, history) SELECT name, ? || {sql.HISTORY} "  # noqa: S608  # constants
+                "FROM unnest(?::text[]) AS name ORDER BY name ON CONFLICT DO NOTHING",
+                [NEW, names],
             )
 
     def read_all(self) -> list[Row]:
@@ -265,6 +272,8 @@ class Leases:
             if found < self._history:
                 self._pool.forget()  # a new connection may reach the new primary
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
+            if self._history and found != self._history:
+                self._failed_over = self._boottime()
             self._history = found
 
     def renew(self) -> None:
@@ -287,6 +296,9 @@ class Leases:
     def take(self, sources: Collection[str]) -> bool:
         """Take all leases of sources that share a credential, or none. Return whether they were taken."""
         asked = self._boottime()
+        if asked - self._failed_over < LONGEST_SILENCE:
+            # A failover may lose renewals and takeovers. Their replica may not know, and polls until then.
+            return False
         with self._pool.transaction() as session:
             if len(session.execute(sql.FREE, [sorted(sources), self._history, self._schema])) < len(sources):
                 return False

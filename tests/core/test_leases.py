@@ -1,12 +1,13 @@
 """Replicas that share one state: only the holder of a source's lease can write for the source."""
 
+import msgspec
 import psycopg
 import pytest
 
 from exporter.counting.records import copy
 from exporter.errors import StateError
 from exporter.ledger.status import PollReport
-from exporter.state.leases import LONGEST_SILENCE, LeaseLostError
+from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
 from tests.core.shared_state import ReplicaLedger, expire, rewind, saved
 
 
@@ -125,6 +126,18 @@ def test_a_database_that_forgot_commits_is_not_written_on_what_memory_knows(repl
     only.take("s")
     only.poll("1", "2", "3")
     assert only.successes() == 3
+
+
+def test_nobody_takes_a_lease_until_one_that_a_failover_lost_has_ended(replica):
+    one = replica("one")
+    (row, *_) = one.leases.read_all()
+    late = Leases(one.pool, "late", lambda: one.time)
+    late.confirm([msgspec.structs.replace(row, current="00000000")])
+    late.read_all()  # now in a newer history of the database
+    one.time += LONGEST_SILENCE - 1.0
+    assert not late.take(["s"])
+    one.time += 1.0
+    assert late.take(["s"])
 
 
 def test_a_locked_row_keeps_only_its_own_source_from_being_renewed(replica, url):

@@ -11,6 +11,7 @@ from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS, STEPS
 from exporter.model import Batch, Result, Step
+from exporter.state.lease_statements import HISTORY
 from tests.core.shared_state import FAMILY, Member, expire, rewind, saved
 
 
@@ -90,6 +91,24 @@ def test_a_restored_dump_is_known_to_a_replica_that_never_saw_what_is_missing(me
     second.tick()
     second.tick()
     assert (second.series().value, "s" in second.replica.rewound) == (3, False)
+
+
+def test_a_failover_that_loses_all_but_the_first_commit_of_a_source_is_known_to_a_new_replica(member, admin):
+    only = member("a")
+    only.parts.poll("1", "2")
+    # As a standby has it that got the source's creation, and then replaced its primary.
+    older = f"history = replace(history, {HISTORY}, '00000000'), until = now() - interval '1 s', written = DEFAULT"
+    admin.execute(f"UPDATE leases SET {older}")  # noqa: S608  # constants
+    late = member("b")
+    assert "s" in late.replica.rewound
+    late.parts.poll("1", "2", "3")
+    late.tick()
+    late.tick()
+    assert "s" not in late.replica.rewound
+
+
+def test_a_source_that_was_just_created_has_lost_nothing(member):
+    assert not member("a").replica.rewound
 
 
 def test_runs_do_not_wait_for_the_steps_that_are_read_after_them(member, admin):

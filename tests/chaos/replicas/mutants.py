@@ -39,7 +39,7 @@ class _Believing(Leases):
 
 
 def _at_least(row: Row, version: int) -> Row:
-    return msgspec.structs.replace(row, version=max(version, row.version), history=leases.NEW)
+    return msgspec.structs.replace(row, version=max(version, row.version), history=row.current)
 
 
 def _no_version() -> None:
