@@ -166,6 +166,7 @@ FRESHNESS = Row(
             size=(12, 8),
             mappings=[coded(OUTCOMES)],
             defaults={"noValue": "No source was polled in this time."},
+            interval="2m",
             points=96,
         ),
         panel(
