@@ -6,15 +6,16 @@ connection.
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from exporter.errors import StateError
 
@@ -65,6 +66,22 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 self.close()  # a late response would be mistaken for the next statement's
             raise
+
+
+def _noting(failures: deque[psycopg.Error]) -> type[Connection]:
+    """Return a class of connections that notes why the last attempt to connect failed; nothing if it did not."""
+
+    class Noted(Connection):
+        @classmethod
+        def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401  # of the driver
+            failures.clear()
+            try:
+                return super().connect(conninfo, **kwargs)
+            except psycopg.Error as error:
+                failures.append(error)
+                raise
+
+    return Noted
 
 
 class Found(list[tuple[Any, ...]]):
@@ -129,9 +146,10 @@ class Pool:
 
     def __init__(self, url: str) -> None:
         self.name = describe_url(url)
+        self._failures = deque[psycopg.Error](maxlen=1)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
-            connection_class=Connection,
+            connection_class=_noting(self._failures),
             kwargs={"autocommit": True, "prepare_threshold": None, **defaults(url)},
             min_size=1,
             max_size=8,
@@ -146,9 +164,11 @@ class Pool:
         """Raise errors of the driver as StateError, without the URL, which may contain a password."""
         try:
             yield
-        except psycopg.Error as error:
+        except psycopg.Error as raised:
+            # The pool only says that it waited in vain.
+            error = self._failures[-1] if isinstance(raised, PoolTimeout) and self._failures else raised
             words = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
-            raise StateError(f"{self.name}: {words[0]}") from error
+            raise StateError(f"{self.name}: {words[0]}") from raised
 
     @contextmanager
     def session(self) -> Iterator[Session]:

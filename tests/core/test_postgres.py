@@ -1,6 +1,7 @@
 """What only a state in PostgreSQL can get wrong."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -10,6 +11,7 @@ from exporter.state.connections import Pool, describe_url
 from exporter.state.lock import RefusedStateError
 from exporter.state.postgres import PostgresStore
 from tests.core.test_store_contract import fill, row
+from tests.e2e.processes import HOST, free_port
 
 
 @pytest.fixture
@@ -97,3 +99,10 @@ def test_errors_never_show_the_password(postgres_server):
 )
 def test_a_url_is_shown_without_credentials(url, shown):
     assert describe_url(url) == shown
+
+
+def test_an_error_says_why_the_database_cannot_be_reached():
+    pool = Pool(f"postgresql://user:secret@{HOST}:{free_port()}/jobrun")
+    with closing(pool), pytest.raises(StateError, match="Connection refused") as caught, pool.session():
+        pass
+    assert "secret" not in str(caught.value)
