@@ -21,8 +21,9 @@ from exporter.metrics.room import overflow_room, series_needed
 from exporter.polling.poll import Poller
 from exporter.polling.schedule import ScheduledSource
 from exporter.polling.steps import Pages
-from exporter.snapshot.builder import ConfiguredSource, bare_view
+from exporter.snapshot.builder import ConfiguredSource
 from exporter.snapshot.expectations import objective_of
+from exporter.snapshot.job import JobView
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
 
@@ -84,7 +85,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
         return objective_of(config, job) is not None
 
     def series(job: JobState, step_histograms: bool) -> int:  # noqa: FBT001  # as SourceRules has it
-        view = bare_view(job, kind.results, has_steps=has_steps, step_histograms=step_histograms)
+        view = JobView(state=job, results=kind.results, has_steps=has_steps, step_histograms=step_histograms)
         return series_needed(view, buckets(job), config.metrics.step_buckets, excluded)
 
     def buckets(job: JobState) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, get_args
 
 from exporter import __version__, logs
 from exporter.assets import AssetError
@@ -185,7 +185,7 @@ COMMANDS: Mapping[str, Command] = {
             "--config.file": NEEDS_CONFIG_FILE,
             "--web.listen-address": _listen(":9797"),
             "--web.config.file": _flag("TLS and basic auth of the pages", "F", type=Path),
-            "--log.level": _flag("minimum level to log", choices=tuple(logs.LEVELS), default="info"),
+            "--log.level": _flag("minimum level to log", choices=get_args(logs.Level), default="info"),
             "--log.format": _flag("format of log lines", choices=tuple(logs.RENDERERS), default="logfmt"),
         },
     ),

@@ -23,7 +23,7 @@ from exporter.pages import runbooks
 from exporter.pages.site import Site
 from exporter.polling.schedule import PollSchedule, ScheduledSource
 from exporter.queries.reader import Reader
-from exporter.queries.reporter import Dependencies, Reporter
+from exporter.queries.reporter import Reporter
 from exporter.queries.vendor import VendorQueries
 from exporter.snapshot.snapshot import Build
 from exporter.state.location import problem_of_url
@@ -128,15 +128,14 @@ class Daemon:
 
     def _handlers(self) -> WebHandlers:
         """Return the functions that the web server calls."""
-        dependencies = Dependencies(
+        reporter = Reporter(
             snapshot=lambda: self._publisher.snapshot,
             reader=self._shared.reader if self._shared else Reader(Path(self._config.state.path)),
             vendors=self._vendors,
             config=lambda: self._config,
-            sources=lambda: self._assembly.sources,
+            polled_sources=lambda: self._assembly.sources,
             clock=self._clocks.clock,
         )
-        reporter = Reporter(dependencies)
         return WebHandlers(
             page=lambda: self._exposition.page,
             stale=self._shared.replica.stale if self._shared else str,

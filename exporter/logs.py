@@ -30,13 +30,6 @@ from exporter.throttle import Throttle
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["logfmt", "json"]
 
-LEVELS: Mapping[Level, int] = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
-
 
 class LogOptions(NamedTuple):
     """Options of the log."""
@@ -233,7 +226,7 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
     """
     global _throttle  # noqa: PLW0603  # logging is global
     _throttle = Throttle(clock)
-    level = LEVELS[options.level]
+    level = logging.getLevelNamesMapping()[options.level.upper()]
 
     def stamped(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         timestamp = datetime.fromtimestamp(clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

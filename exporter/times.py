@@ -63,7 +63,8 @@ def parse_timestamp(value: str | float | None) -> float | None:
     seconds, milliseconds, microseconds or nanoseconds. Times at or before 1970 are None, because many programming
     languages use them for a missing time.
     """
-    timestamp = _parse_time_text(value) if isinstance(value, str) else _epoch(_finite(value))
+    number = None if isinstance(value, str) else _finite(value)
+    timestamp = _parse_time_text(value) if isinstance(value, str) else number and epoch_seconds(number)
     return timestamp if timestamp is not None and 0 < timestamp < LATEST else None
 
 
@@ -93,11 +94,10 @@ def _finite(value: float | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _epoch(number: float | None) -> float | None:
+def epoch_seconds(number: float) -> float:
     """Return the seconds of an epoch number in seconds, milliseconds, microseconds or nanoseconds."""
     for _ in range(3):
-        if number is not None and number >= MILLISECONDS:
-            number /= 1000
+        number = number / 1000 if number >= MILLISECONDS else number
     return number
 
 
@@ -108,7 +108,7 @@ def _parse_time_text(text: str) -> float | None:
     except REFUSED:
         text = text.strip()[:LONGEST_TEXT].upper()
     if EPOCH_TEXT.fullmatch(text):
-        return _epoch(float(text))
+        return epoch_seconds(float(text))
     try:
         return _timestamp(dt.datetime.fromisoformat(text))
     except ValueError:

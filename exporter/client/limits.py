@@ -9,9 +9,11 @@ import email.utils
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 
 import msgspec
+
+from exporter.times import epoch_seconds, parse_timestamp
 
 MAX_RESET = 3600.0
 """Maximum plausible seconds until a reset."""
@@ -21,9 +23,8 @@ MAX_REQUESTS = 1e9
 """Maximum plausible number of requests of a limit."""
 # Larger numbers are Unix times: as seconds to wait they would be more than three years.
 MIN_UNIX_SECONDS = 1e8
-MIN_UNIX_MILLISECONDS, MIN_UNIX_MICROSECONDS, MIN_UNIX_NANOSECONDS = 1e11, 1e14, 1e17
 NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?")
-ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:[Zz]|[+-]\d\d:?\d\d)")
+ZONED = re.compile(r"\d{4}-.*(?:Z|[+-]\d\d:?\d\d)", re.IGNORECASE)
 PREFIXES = ("x-ratelimit-", "x-rate-limit-", "ratelimit-")
 FIELDS = ("limit", "remaining", "reset")
 COMBINED_KEYS = {
@@ -92,7 +93,7 @@ def _wait(value: str, now: float) -> float | None:
     number = _number(value)
     if number is not None and abs(number - now) > MAX_TIME_DISTANCE:
         return number if number >= 0 else None
-    timestamp = number or parse_date(value) or _iso_time(value)
+    timestamp = number or parse_date(value) or _zoned_time(value)
     return None if timestamp is None else max(0.0, timestamp - now)
 
 
@@ -204,36 +205,18 @@ def _reset(text: str, now: float) -> float | None:
     """Return the seconds to a reset that is given in seconds or as a time; 0 for a time in the past."""
     number = _number(text)
     if number is not None:
-        return _seconds_to(number, now)
-    timestamp = parse_date(text) or _iso_time(text)
+        return number if number < MIN_UNIX_SECONDS else _from_now(epoch_seconds(number), now)
+    timestamp = parse_date(text) or _zoned_time(text)
     return None if timestamp is None else _from_now(timestamp, now)
-
-
-def _seconds_to(number: float, now: float) -> float:
-    """Return the seconds to a reset, given in seconds or as a Unix time in seconds or smaller units."""
-    for minimum, unit in (
-        (MIN_UNIX_NANOSECONDS, 1e9),
-        (MIN_UNIX_MICROSECONDS, 1e6),
-        (MIN_UNIX_MILLISECONDS, 1e3),
-        (MIN_UNIX_SECONDS, 1.0),
-    ):
-        if number >= minimum:
-            return _from_now(number / unit, now)
-    return number
 
 
 def _from_now(timestamp: float, now: float) -> float:
     return max(0.0, float(math.ceil(timestamp - now)))
 
 
-def _iso_time(text: str) -> float | None:
-    """Return a time such as 2026-11-28T01:45:20Z as Unix seconds; None if it is not a time or has no offset."""
-    if not ISO_TIME.fullmatch(text.strip()):
-        return None
-    try:
-        return datetime.fromisoformat(text.strip().replace(" ", "T", 1).upper().replace(" ", "")).timestamp()
-    except (ValueError, OverflowError):
-        return None
+def _zoned_time(text: str) -> float | None:
+    # A time without a zone could be the server's local time.
+    return parse_timestamp(text) if ZONED.fullmatch(text.strip()) else None
 
 
 def _number(text: str) -> float | None:

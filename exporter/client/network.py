@@ -174,7 +174,7 @@ class NetworkTransport(httpx.BaseTransport):
 
     def _close_replaced(self) -> None:
         """Close the replaced pools whose requests have all ended."""
-        idle = [pool for pool in self._replaced if all(map(is_unused, pool.connections))]
+        idle = [pool for pool in self._replaced if all(each.is_idle() or each.is_closed() for each in pool.connections)]
         self._replaced = [pool for pool in self._replaced if pool not in idle]
         for pool in idle:
             pool.close()
@@ -183,11 +183,6 @@ class NetworkTransport(httpx.BaseTransport):
         """Close all connections."""
         for pool in [self._pool, *self._replaced]:
             pool.close()
-
-
-def is_unused(connection: httpcore.ConnectionInterface) -> bool:
-    """Return whether no request uses a connection."""
-    return connection.is_idle() or connection.is_closed()
 
 
 def versions_of(settings: NetworkSettings) -> Versions:

@@ -93,7 +93,7 @@ class TokenAuth(httpx.Auth):
             # A sign-in for a person does not wait for the budget, because polls would wait for this lock.
             patience = {"patience": 0.0} if is_for_a_person() else {}
             response = yield self.token_request({**request.extensions, **patience})
-            self._token = self._accept(response, believed_skew(request))
+            self._token = self._accept(response, request.extensions.get("skew", 0.0))
             if self._token is not None:
                 report = request.extensions.get("credential_expiry")
                 if report is not None:
@@ -111,9 +111,9 @@ class TokenAuth(httpx.Auth):
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
             raise AuthError("the response of the sign-in contains no token")
         now = self._clock()
-        issued, date = issue_time(secret), parse_date(response.headers.get("date", ""))
+        claims, date = parse_claims(secret), parse_date(response.headers.get("date", ""))
         # The `Date` of one response may be wrong, but the token's time of issue can confirm it.
-        if issued is not None and date is not None and abs(issued - date) < MIN_SKEW:
+        if claims and claims.iat is not None and date is not None and abs(claims.iat - date) < MIN_SKEW:
             skew = date - now
         return make_token(secret, fields.get("expires_in"), now, skew)
 
@@ -131,18 +131,6 @@ class BearerAuth(httpx.Auth):
         """Send the request with the token. Raises AuthError if the token cannot be read."""
         request.headers["Authorization"] = f"Bearer {secret_text(self._read)}"
         yield request
-
-
-def believed_skew(request: httpx.Request) -> float:
-    """Return the seconds by which the API's clock is ahead of the local clock, from the request's extensions."""
-    skew = request.extensions.get("skew", 0.0)
-    return skew if isinstance(skew, float) else 0.0
-
-
-def issue_time(token: str) -> float | None:
-    """Return when a JWT was issued, by the server's clock; None if unknown."""
-    claims = parse_claims(token)
-    return None if claims is None else claims.iat
 
 
 def with_token(request: httpx.Request, token: Token) -> httpx.Request:
@@ -183,18 +171,10 @@ def parse_claims(token: str) -> Claims | None:
     return claims if claims.exp > 0 else None
 
 
-def secret_bytes(read: Callable[[], str]) -> bytes:
-    """Return the current value of a secret, for a header. Raises AuthError if it cannot be read."""
-    return secret_text(read).encode()
-
-
 def secret_text(read: Callable[[], str]) -> str:
     """Return the current value of a secret. Raises AuthError if it cannot be read or is not a single line."""
-    try:
-        # Some editors begin a file with a byte order mark.
-        secret = read().strip().strip("\ufeff").strip()
-    except (OSError, ValueError) as error:
-        raise AuthError(f"the credential could not be read ({type(error).__name__})") from None
+    # Some editors begin a file with a byte order mark.
+    secret = read().strip().strip("\ufeff").strip()
     if not secret:
         raise AuthError("the credential is empty: check its file or variable")
     if not secret.isprintable():

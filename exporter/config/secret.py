@@ -30,17 +30,12 @@ class SecretError(AuthError):
 class Secret:
     """A secret, given as text or as a file. Only `reveal` returns it; printing never shows it."""
 
-    __slots__ = ("_file", "_text", "_version")
+    __slots__ = ("_text", "_version", "file")
 
     def __init__(self, text: str = "", *, file: Path | None = None) -> None:
         self._text = text.removeprefix("\ufeff").rstrip("\r\n")
-        self._file = file
+        self.file = file
         self._version: Version | None = None
-
-    @property
-    def file(self) -> Path | None:
-        """Return the secret's file; None if it is given as text."""
-        return self._file
 
     def reveal(self) -> str:
         """Return the secret, without line breaks at its end. A changed file is read again.
@@ -48,13 +43,13 @@ class Secret:
         Raises:
             SecretError: The file cannot be read, is empty, or contains control characters.
         """
-        if self._file is not None:
-            self._refresh(self._file)
+        if self.file is not None:
+            self._refresh(self.file)
         return self._text
 
     def _refresh(self, file: Path) -> None:
         try:
-            if (version := version_of(file)) == self._version:
+            if (version := version_of(file)) is not None and version == self._version:
                 return
             with file.open("rb") as opened:
                 content = opened.read(MAX_SIZE + 1)
@@ -72,7 +67,7 @@ class Secret:
         self._version = version
 
     def __repr__(self) -> str:
-        return f"Secret({MASK!r})" if self._file is None else f"Secret(file={str(self._file)!r})"
+        return f"Secret({MASK!r})" if self.file is None else f"Secret(file={str(self.file)!r})"
 
     def __str__(self) -> str:
         return MASK
@@ -95,7 +90,7 @@ class Secret:
 
     @property
     def _given(self) -> tuple[Path | None, str]:
-        return (self._file, "" if self._file else self._text)
+        return (self.file, "" if self.file else self._text)
 
     @classmethod
     def validate(cls, value: object) -> Self:
@@ -120,9 +115,12 @@ class Secret:
         return {"type": "string", "minLength": 1, "writeOnly": True}
 
 
-def version_of(file: Path) -> Version:
-    """Return the version of a file. Raises OSError."""
-    status = file.stat()
+def version_of(file: Path) -> Version | None:
+    """Return the version of a file; None if it cannot be read."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 

@@ -15,7 +15,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
 
@@ -109,7 +108,11 @@ class Section(BaseModel):
     @classmethod
     def secret_names(cls) -> list[str]:
         """Return the names of the fields that are secrets."""
-        return [name for name, field in cls.model_fields.items() if _is_secret(field)]
+        return [
+            name
+            for name, field in cls.model_fields.items()
+            if field.annotation is Secret or Secret in get_args(field.annotation)
+        ]
 
     @classmethod
     def _with_secret_files(cls, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[InitErrorDetails]]:
@@ -168,10 +171,6 @@ def given_keys(value: object) -> Mapping[str, Any]:
     if isinstance(value, Section):
         return vars(value)
     return value if isinstance(value, Mapping) else {}
-
-
-def _is_secret(field: FieldInfo) -> bool:
-    return field.annotation is Secret or Secret in get_args(field.annotation)
 
 
 def _complaints(path: object) -> list[str]:

@@ -210,11 +210,7 @@ Timezone = Annotated[str, _checked(zone_of)]
 """The name of a time zone of the IANA database."""
 
 
-def _word_of_switch(value: object) -> object:
-    return {True: "on", False: "off"}.get(value) if isinstance(value, bool) else value
-
-
-Switch = BeforeValidator(_word_of_switch)
+Switch = BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value)
 """Converts YAML's true and false back to `on` and `off`."""
 
 

@@ -39,7 +39,7 @@ def note_completion(job: JobState, run: Run, seen: float) -> bool:
     """
     result = run.result or Result.UNKNOWN
     order = seen if run.end is None else run.end
-    _note_last(job, run, order)
+    note_last(job, run, seen)
     if result in FAILING and (job.last_success is None or order > job.last_success):
         job.streak += 1
         job.failing_since = order if job.failing_since is None else min(job.failing_since, order)
@@ -52,13 +52,9 @@ def note_completion(job: JobState, run: Run, seen: float) -> bool:
     return before_failures
 
 
-def note_change(job: JobState, run: Run, seen: float) -> None:
-    """Update the last-run gauges after a completed run changed. The caller must then recount the streak."""
-    _note_last(job, run, seen if run.end is None else run.end)
-
-
-def _note_last(job: JobState, run: Run, order: float) -> None:
-    result = run.result or Result.UNKNOWN
+def note_last(job: JobState, run: Run, seen: float) -> None:
+    """Update the last-run gauges with a completed run that is new or has changed."""
+    result, order = run.result or Result.UNKNOWN, seen if run.end is None else run.end
     if run.start is not None and (job.last_start is None or run.start > job.last_start):
         job.last_start = run.start
     if job.last_run is None or job.last_run.order <= order or job.last_run.run_id == run.run_id:

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics_exposition
 from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from exporter.counting.series import Count, Distribution
 from exporter.exposition.gzipped import deflated, member
@@ -40,13 +41,6 @@ COLLECT_INTERVAL = 2.5
 
 With many sources, collecting takes much longer than rendering the changes of a poll.
 """
-
-
-class Metrics(Protocol):
-    """A registry of the client library, as the page needs it."""
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the current families."""
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -143,7 +137,7 @@ class Exposition:
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: Collector,
         zero_first: ZeroFirst,
         *,
         shared: bool = False,
@@ -215,10 +209,8 @@ class Exposition:
 
     def series_by_family(self) -> Mapping[str, int]:
         """Return the number of sample lines of each family in LIMITED."""
-        return {each.family.name: each.series for each in self._families if each.family.name in self._limited()}
-
-    def _limited(self) -> frozenset[str]:
-        return LIMITED - self._snapshot.excluded
+        served = LIMITED - self._snapshot.excluded
+        return {each.family.name: each.series for each in self._families if each.family.name in served}
 
     def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_own: bool) -> Page:
         served = [each for each in families if each.family.name not in self._snapshot.excluded]
@@ -244,8 +236,8 @@ def block_of(family: Family, prefix: str, view: View) -> Block:
     if not view.has_series(family.name):
         return EMPTY
     if family.kind is Kind.COUNTER:
-        return counter_block(family, prefix, view.record.counts.get(family.name, {}))
-    return histogram_block(family, prefix, view.record.distributions.get(family.name, {}))
+        return counter_block(family, prefix, view.state.counts.get(family.name, {}))
+    return histogram_block(family, prefix, view.state.distributions.get(family.name, {}))
 
 
 def _counted_before_exposed(family: Family, view: View) -> Iterator[Series]:
@@ -253,7 +245,7 @@ def _counted_before_exposed(family: Family, view: View) -> Iterator[Series]:
     # If the family is served again, their values must not follow a 0, because old runs would look like new ones.
     if family.samples is not None or not family.zero_first or not view.has_series(family.name):
         return
-    for table in (view.record.counts, view.record.distributions):
+    for table in (view.state.counts, view.state.distributions):
         series: Mapping[str, Count] | Mapping[str, Distribution] = table.get(family.name, {})
         yield from ((view.owner, family.name, key) for key, each in series.items() if each.counted > each.released)
 
@@ -263,10 +255,10 @@ def _bodies(lines: list[_Lines]) -> tuple[Body, Body]:
     return body, Body.of([member(body.parts, (part.deflated for part in lines))])
 
 
-class _ServedMetrics:
+class _ServedMetrics(Collector):
     """A registry without `_created` samples and without excluded families."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Collector) -> None:
         self._metrics = metrics
         self.excluded: frozenset[str] = frozenset()
 

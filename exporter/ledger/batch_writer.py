@@ -38,18 +38,6 @@ MAX_RANGES = 1000
 """Maximum number of stored unobserved ranges per source. A range that was dropped could be counted again."""
 
 
-class PollInProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """Data of the poll in progress that is not in records and rows.
-
-    Attributes:
-        sightings: Rows in earlier batches of the poll.
-        is_busy: Whether a job has active runs.
-    """
-
-    sightings: Sightings
-    is_busy: Callable[[int], bool]
-
-
 class BatchStats(msgspec.Struct, kw_only=True):
     """Statistics of written batches.
 
@@ -65,15 +53,15 @@ class BatchStats(msgspec.Struct, kw_only=True):
 
 
 class BatchWriter:
-    """Changes one transaction. `present`: the state of the poll in progress."""
+    """Changes one transaction. `seen`: earlier rows of the poll. `is_busy`: returns whether a job has active runs."""
 
-    def __init__(self, transaction: Transaction, present: PollInProgress) -> None:
+    def __init__(self, transaction: Transaction, seen: Sightings, is_busy: Callable[[int], bool]) -> None:
         self._transaction = transaction
         self._rules = transaction.rules
         self._poll = transaction.poll
-        self._present = present
+        self._seen = seen
         self._steps = StepWriter(transaction)
-        self._scopes = ScopeWriter(transaction, present.is_busy)
+        self._scopes = ScopeWriter(transaction, is_busy)
         self._contexts: dict[int, Context | None] = {}
         self._rules_of: dict[int, CountingRules] = {}
         self.sightings: dict[str, Sighting] = {}
@@ -114,7 +102,7 @@ class BatchWriter:
             if key is not None and row is not None and row.job != key:
                 self._moved_away(key, run, row)
             return
-        seen = self._present.sightings.get(run.run_id)
+        seen = self._seen.get(run.run_id)
         if seen is not None and not seen.prefers(run):
             self.stats.dispositions[Disposition.DUPLICATE] += 1
             return
@@ -158,7 +146,7 @@ class BatchWriter:
 
     def apply_waiting_rows(self, rows: Mapping[str, StoredRun]) -> None:
         """Apply the rows that contradict what was known and for which the poll has shown no better row."""
-        for sighting in self._present.sightings.waiting():
+        for sighting in self._seen.waiting():
             run = sighting.run
             key = self._transaction.find(run.job_id)
             exists = sighting.scope in self._transaction.source.scopes
@@ -289,7 +277,7 @@ class BatchWriter:
             if row.job != state.key:
                 self._transaction.jobs_to_recount.add(row.job)
                 self._transaction.jobs_to_correct.add(row.job)
-            latest.note_change(state, run, self._poll.now)
+            latest.note_last(state, run, self._poll.now)
             before = row
             recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.mark)
             if recount:

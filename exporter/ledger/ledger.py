@@ -13,7 +13,7 @@ from exporter.counting.labels import label_of
 from exporter.counting.records import SourceStatus
 from exporter.counting.rules import included
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import BatchStats, BatchWriter, PollInProgress
+from exporter.ledger.batch_writer import BatchStats, BatchWriter
 from exporter.ledger.housekeeping import Housekeeping
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.scope_writer import MISSING_GRACE
@@ -73,7 +73,7 @@ class Ledger(Housekeeping):
     def _writer(self, transaction: Transaction) -> BatchWriter:
         sightings = self._sightings[transaction.rules.name]
         sightings.start(transaction.poll.started)
-        return BatchWriter(transaction, PollInProgress(sightings=sightings, is_busy=self._open.is_busy))
+        return BatchWriter(transaction, sightings, self._open.is_busy)
 
     def _count_if_too_old(self, transaction: Transaction, now: float) -> None:
         """Count a cold start if the state is older than the API's reach, because some runs can no longer be read."""

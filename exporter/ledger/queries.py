@@ -33,7 +33,7 @@ class LedgerQueries(Journal):
 
     def _exporter_view(self) -> ExporterView:
         return ExporterView(
-            record=self.committed.exporter,
+            state=self.committed.exporter,
             last_commit=self.last_commit,
             state_size=self.size() if self.last_commit is not None else 0,
             state_error=self.error,

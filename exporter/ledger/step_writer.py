@@ -30,7 +30,7 @@ class StepWriter:
     def count(self, row: StoredRun, steps: Sequence[Step]) -> None:
         """Count the steps of a completed run, unless one is still active and can be requested again."""
         if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
-            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
+            self.failed(msgspec.structs.replace(row, asked=row.asked + 1))
             return
         state = self._transaction.job(row.job)
         target = self._transaction.target(state)
@@ -54,7 +54,7 @@ class StepWriter:
         """Record that the API does not have a run's steps. They are requested again, or lost if the run is old."""
         too_old = row.origin < self._poll.now - self._rules.reach
         if not too_old and row.asked + 1 < STEP_TRIES:
-            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
+            self.failed(msgspec.structs.replace(row, asked=row.asked + 1))
             return
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(row, steps=StepState.LOST, due=None)
         if row.mark is CountState.COUNTED:
@@ -62,9 +62,6 @@ class StepWriter:
 
     def failed(self, row: StoredRun) -> None:
         """Record that a request for a run's steps failed. They are requested again until it succeeds."""
-        self._again(row)
-
-    def _again(self, row: StoredRun) -> None:
         # The wait counts from the start of this poll, because the next poll may start less than one interval from now.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(

@@ -89,10 +89,9 @@ class Transaction(SeriesRoom):
             state.baseline = max(state.baseline, self.poll.started)
         if renamed or returns or included:
             self._set_labels(state, keep=not renamed)
-        self._seed_or_fold(state) if renamed or returns or included else self._add_series(state)
-
-    def _add_series(self, state: JobState) -> None:
-        self.series += self._weight(state)
+            self._seed_or_fold(state)
+        else:
+            self.series += self._weight(state)
 
     def _set_labels(self, state: JobState, *, keep: bool = False) -> None:
         """Set the labels. If another job has the name, append the ID. `keep`: keep the current labels if possible."""

@@ -37,12 +37,7 @@ def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[R
 
 def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView], Iterable[Row]]:
     """Return the samples function of a gauge that shows a value of the run that completed last."""
-
-    def rows(view: JobView) -> Iterable[Row]:
-        number = None if view.state.last_run is None else value(view.state.last_run)
-        return () if number is None else (((), number),)
-
-    return rows
+    return single(lambda view: None if view.state.last_run is None else value(view.state.last_run))
 
 
 def active_runs(view: JobView) -> Iterator[Row]:

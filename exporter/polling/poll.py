@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from exporter.client.budget import Stopped
+from exporter.client.client import Client
 from exporter.counting.records import SourceStatus
 from exporter.counting.rules import SourceRules
 from exporter.errors import AuthError, JobrunError, PartialError, RateLimitedError, StateError
@@ -19,11 +20,10 @@ from exporter.ledger.ledger import EXPIRY_GRACE, Ledger
 from exporter.ledger.status import PollReport
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
-from exporter.polling.backoff import backoff
 from exporter.polling.result import PollResult, describe
-from exporter.polling.steps import POLL_TIME_FRACTION, ApiClock, Pages, StepFetcher
-from exporter.polling.view import LedgerView
+from exporter.polling.steps import POLL_TIME_FRACTION, Pages, StepFetcher
 from exporter.sources.source import Source
+from exporter.sources.view import View
 
 MAX_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
@@ -31,6 +31,18 @@ FIRST_POLL_INTERVALS = 10
 
 MAX_CLOCK_SKEW = 5.0
 """Clock skew, in seconds, above which the batch is discarded and fetched again."""
+
+LONGEST_BACKOFF = 300.0
+BACKOFF_INTERVALS = 10
+"""Maximum interval while polls fail, in seconds and in intervals: the shorter applies."""
+
+
+def backoff(interval: float, failures: int) -> float:
+    """Return the seconds to the next poll after consecutive failed polls. The first failure changes nothing."""
+    if failures <= 1:
+        return interval
+    longest = max(interval, min(BACKOFF_INTERVALS * interval, LONGEST_BACKOFF))
+    return float(min(interval * 2 ** min(failures - 1, 16), longest))
 
 
 class Poller:
@@ -41,7 +53,7 @@ class Poller:
         source: The source to poll.
         ledger: The ledger, which commits batches.
         requests: Has the rate limit that the API last reported, and the expiry of the credential.
-        api_clock: The API's clock.
+        api_clock: The client, which knows the API's clock.
         monotonic: A monotonic clock, in seconds.
         sweep_interval: Seconds between sweeps; None for no sweeps.
         pages: Publishes committed records.
@@ -55,7 +67,7 @@ class Poller:
         ledger: Ledger,
         requests: SourceRequests,
         *,
-        api_clock: ApiClock,
+        api_clock: Client,
         monotonic: Callable[[], float],
         sweep_interval: float | None,
         pages: Pages,
@@ -71,7 +83,9 @@ class Poller:
         self._pages = pages
         self._auth_backoff = auth_backoff
         self._log = structlog.get_logger().bind(source=rules.name)
-        self._steps = StepFetcher(rules, source, ledger, api_clock=api_clock, monotonic=monotonic, pages=pages)
+        self._steps = StepFetcher(
+            rules=rules, source=source, ledger=ledger, now=api_clock.now, monotonic=monotonic, pages=pages
+        )
         self.polled = False
         self._poll_started: float | None = None
         self._logged_invalid = False
@@ -177,12 +191,12 @@ class Poller:
         self._follow_clock()
         result.load = self._ledger.start_poll(name, result.started)
         sweep = self._sweep_due(result.started)
-        view = LedgerView(
-            self._ledger,
-            name,
+        view = View(
+            ledger=self._ledger,
+            source=name,
             clock=self._clock.now,
             sweep_due=sweep,
-            wants=self._rules.wants,
+            wanted=self._rules.wants,
             out_of_time=lambda: self._monotonic() - begun > POLL_TIME_FRACTION * self._rules.poll_interval,
         )
         error = self._commit_all(view, result)
@@ -199,7 +213,7 @@ class Poller:
             result.outcome = "partial"
         return error
 
-    def _commit_all(self, view: LedgerView, result: PollResult) -> Exception | None:
+    def _commit_all(self, view: View, result: PollResult) -> Exception | None:
         """Read and commit all batches. Return the error that ended the reading, if any."""
         # The poll continues in any case: active runs expire by the watermark, and other endpoints may respond.
         try:
@@ -212,7 +226,7 @@ class Poller:
             return error
         return None
 
-    def _commit_batches(self, view: LedgerView, result: PollResult, *, accept_skew: bool = False) -> bool:
+    def _commit_batches(self, view: View, result: PollResult, *, accept_skew: bool = False) -> bool:
         """Read and commit batches. Return False as soon as a response shows that the local clock is wrong."""
         for batch in self._source.fetch(view):
             if self._check_clock_skew(result) and not accept_skew:

@@ -16,11 +16,11 @@ from exporter.counting.records import JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import Result
 from exporter.queries.records import CompletedRun
-from exporter.queries.run_list import ENDED, ListedRun, Place, RunSelection, list_runs
+from exporter.queries.run_list import ListedRun, Place, RunSelection, list_runs
 from exporter.state import scopes
 from exporter.state.database import Database
 from exporter.state.location import problem_of_url
-from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
+from exporter.state.schema import COLUMNS, ENDED, MIGRATIONS, StoredRun, to_stored
 
 TIMEOUT = 5.0
 """Seconds that a query may take."""
@@ -173,12 +173,7 @@ class StoredState:
             for wanted in (completed, active)
             for row in self._database.execute(f"SELECT {COLUMNS} FROM runs WHERE {wanted}", (job,))  # noqa: S608  # constants
         ]
-        return sorted(rows, key=_latest, reverse=True)
-
-
-def _latest(row: StoredRun) -> tuple[float, str]:
-    run = row.run
-    return row.seen if run.end is None else run.end, run.run_id
+        return sorted(rows, key=lambda row: (row.ended_at, row.run.run_id), reverse=True)
 
 
 def _completed(row: Sequence[Any]) -> CompletedRun:

@@ -6,7 +6,7 @@ Queries never wait for a poll or a transaction, and never delay them.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import msgspec
 
@@ -48,39 +48,36 @@ MAX_OUTPUT = 200_000
 """Maximum number of characters of output; the last ones are shown."""
 
 
-class Dependencies(NamedTuple):
-    """Dependencies of a reporter. The functions return current values."""
+@dataclass(frozen=True, kw_only=True)
+class Reporter:
+    """Answers queries. All methods raise ReportError. Thread-safe; it reads from disk, so it blocks an event loop.
+
+    The functions return current values.
+    """
 
     snapshot: Callable[[], Snapshot]
     reader: Reader
     vendors: VendorQueries
     config: Callable[[], Config]
-    sources: Callable[[], Mapping[str, Source]]
+    polled_sources: Callable[[], Mapping[str, Source]]
     clock: Callable[[], float] = time.time
-
-
-class Reporter:
-    """Answers queries. All methods raise ReportError. Thread-safe; it reads from disk, so it blocks an event loop."""
-
-    def __init__(self, dependencies: Dependencies) -> None:
-        self._parts = dependencies
 
     @property
     def now(self) -> float:
         """Return the current time in Unix seconds."""
-        return self._parts.clock()
+        return self.clock()
 
     # --- sources, jobs, problems ---
 
     def sources(self) -> tuple[SourceReport, ...]:
         """Return the status of each source, in the order of the config."""
         now = self.now
-        return tuple(source_report(view, now) for view in self._parts.snapshot().sources.values())
+        return tuple(source_report(view, now) for view in self.snapshot().sources.values())
 
     def jobs(self, wanted: JobQuery) -> JobList:
         """Return a page of jobs."""
         self._check(wanted.source, wanted.limit, wanted.page)
-        matching = {key: job for key, job in job_reports(self._parts.snapshot()).items() if matches(job, wanted)}
+        matching = {key: job for key, job in job_reports(self.snapshot()).items() if matches(job, wanted)}
         chosen = {key: job for key, job in matching.items() if wanted.status in ("", job.status)}
         first = (wanted.page - 1) * wanted.limit
         shown = {key: chosen[key] for key in in_order(chosen, wanted.order)[first : first + wanted.limit]}
@@ -94,12 +91,12 @@ class Reporter:
 
     def _with_recent(self, jobs: Mapping[int, JobReport]) -> tuple[JobReport, ...]:
         with _readable():
-            recent = self._parts.reader.recent(jobs.keys(), RECENT) if jobs else {}
+            recent = self.reader.recent(jobs.keys(), RECENT) if jobs else {}
         return tuple(msgspec.structs.replace(job, recent=recent.get(key, ())) for key, job in jobs.items())
 
     def problems(self) -> tuple[Problem, ...]:
         """Return current problems, the most urgent first."""
-        snapshot = self._parts.snapshot()
+        snapshot = self.snapshot()
         return problems(self.sources(), snapshot.jobs.values(), snapshot.exporter, self.now)
 
     # --- runs ---
@@ -107,7 +104,7 @@ class Reporter:
     def runs(self, wanted: RunQuery) -> RunList:
         """Return a page of runs."""
         self._check(wanted.source, wanted.limit)
-        known = self._parts.snapshot().records
+        known = self.snapshot().records
         selection = RunSelection(
             sources=[wanted.source] if wanted.source else self._settings().keys(),
             jobs=_keys(known.values(), wanted),
@@ -120,7 +117,7 @@ class Reporter:
         place = runs.decode_cursor(wanted.cursor) if wanted.cursor else None
         with _readable():
             # One more run than the limit shows whether there is a next page.
-            found = self._parts.reader.runs(selection, wanted.limit + 1, place)
+            found = self.reader.runs(selection, wanted.limit + 1, place)
         more = len(found) > wanted.limit and not wanted.run_id
         found = found[: wanted.limit]
         return RunList(
@@ -138,11 +135,11 @@ class Reporter:
             raise InvalidParameterError("page", "must be 1 or more")
 
     def _settings(self) -> dict[str, SourceSettings]:
-        return {settings.name: settings for settings in self._parts.config().sources}
+        return {settings.name: settings for settings in self.config().sources}
 
     def _run_reports(self, rows: Iterable[StoredRun]) -> tuple[RunReport, ...]:
-        known, settings = self._parts.snapshot().records, self._settings()
-        external_url = self._parts.config().web.external_url
+        known, settings = self.snapshot().records, self._settings()
+        external_url = self.config().web.external_url
         # A run may be newer than the snapshot, so that its job is unknown, and a reload may remove its source.
         pairs = [(row, known[row.job]) for row in rows if row.job in known and known[row.job].source in settings]
         return tuple(runs.run_report(row, job, settings[job.source], external_url) for row, job in pairs)
@@ -151,8 +148,8 @@ class Reporter:
         settings = self._settings().get(source)
         if settings is not None:
             with _readable():
-                row = self._parts.reader.run(source, run_id)
-            job = None if row is None else self._parts.snapshot().records.get(row.job)
+                row = self.reader.run(source, run_id)
+            job = None if row is None else self.snapshot().records.get(row.job)
             if row is not None and job is not None:
                 return row, job, settings
         raise UnknownError("the state has no such run; it may be older than state.retention")
@@ -160,12 +157,12 @@ class Reporter:
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
         """Return one run with its job, steps and previous runs. `live`: fetch steps from the API."""
         row, job, settings = self._find(source, run_id)
-        snapshot, web = self._parts.snapshot(), self._parts.config().web
+        snapshot, web = self.snapshot(), self.config().web
         with _readable():
-            successes = self._parts.reader.successes(job.key, USUAL_RUNS)
+            successes = self.reader.successes(job.key, USUAL_RUNS)
             # all completed runs precede an active run
-            before = float("inf") if row.mark is CountState.OPEN else runs.ended_at(row)
-            previous = self._parts.reader.before(job.key, before, RECENT)
+            before = float("inf") if row.mark is CountState.OPEN else row.ended_at
+            previous = self.reader.before(job.key, before, RECENT)
         view = snapshot.jobs.get(job.key)
         report = None if view is None else job_report(view, snapshot.watermark(source))
         has_steps = job.job.has_steps and SOURCES[settings.type].has_steps
@@ -187,23 +184,23 @@ class Reporter:
         stored, error = runs.stored_steps(row.step_results), ""
         if live:
             try:
-                return self._parts.vendors.steps(source, self._source(source), row.run), "api", ""
+                return self.vendors.steps(source, self._source(source), row.run), "api", ""
             except ReportError as failed:
                 error = str(failed)
         return stored, "state" if stored else "", error
 
     def _source(self, name: str) -> Source:
-        source = self._parts.sources().get(name)
+        source = self.polled_sources().get(name)
         if source is None:
             raise UnknownError("this source was just removed from the config")
         return source
 
     def log(self, source: str, run_id: str, step: str) -> LogReport:
         """Return the output of a step from the API; for the step "" the run's error text."""
-        if not self._parts.config().web.logs:
+        if not self.config().web.logs:
             raise LogsOffError("output and error texts are shown only with web.logs: true in the config")
         row, _, _ = self._find(source, run_id)  # only known runs, so that users cannot probe the API
-        log = self._parts.vendors.log(self._source(source), row.run, step)
+        log = self.vendors.log(self._source(source), row.run, step)
         return LogReport(
             source=source,
             run_id=run_id,

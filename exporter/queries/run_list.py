@@ -14,13 +14,10 @@ import msgspec
 from exporter.counting.classify import CountState
 from exporter.model import Result, State
 from exporter.state.database import Database
-from exporter.state.schema import COLUMNS, StoredRun, to_stored
+from exporter.state.schema import COLUMNS, ENDED, StoredRun, to_stored
 
 FEW_JOBS = 100
 """Up to this many jobs have their own streams. For more jobs, the streams of all jobs are filtered."""
-
-ENDED = 'coalesce("end", seen)'
-"""SQL expression of a run's end, or of when its completion was seen, as in the indexes."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -161,5 +158,5 @@ def _order(found: ListedRun) -> tuple[bool, float, int, str]:
 def _listed(source: int, columns: Sequence[Any]) -> ListedRun:
     row = to_stored(columns)
     run, is_open = row.run, row.mark is CountState.OPEN
-    at = row.origin if is_open else row.seen if run.end is None else run.end
+    at = row.origin if is_open else row.ended_at
     return ListedRun(Place(is_open, at, source, run.run_id), row)

@@ -49,11 +49,6 @@ def run_report(row: StoredRun, job: JobState, settings: SourceSettings, external
     )
 
 
-def ended_at(row: StoredRun) -> float:
-    """Return when a run ended, or was seen to have ended."""
-    return row.seen if row.run.end is None else row.run.end
-
-
 def mark_of(row: StoredRun) -> str:
     """Return the word for how a run is counted."""
     return "late" if row.late and row.mark is CountState.COUNTED else MARKS[row.mark]
@@ -95,15 +90,8 @@ def usual(durations: Iterable[float | None], budget: float | None) -> Usual:
     known = sorted(duration for duration in durations if duration is not None)
     if not known:
         return Usual(budget=budget)
-    return Usual(runs=len(known), p50=statistics.median(known), p95=percentile(known, 0.95), budget=budget)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value below which a share of the sorted values lies, interpolated."""
-    position = share * (len(values) - 1)
-    below = int(position)
-    above = min(below + 1, len(values) - 1)
-    return values[below] + (values[above] - values[below]) * (position - below)
+    p95 = statistics.quantiles(known, n=20, method="inclusive")[-1] if len(known) > 1 else known[0]
+    return Usual(runs=len(known), p50=statistics.median(known), p95=p95, budget=budget)
 
 
 def usual_steps(texts: Iterable[str | None]) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """Builds reports of sources for pages and JSON: a pure function of their views."""
 
 from exporter.counting.records import SourceState
-from exporter.ledger.batch_writer import merged
 from exporter.metrics.families import STEPS_LOST, TRUNCATED, UNMAPPED
 from exporter.queries.records import BudgetReport, Range, SourceReport
 from exporter.snapshot.source import SourceView
@@ -32,7 +31,7 @@ def source_report(view: SourceView, now: float) -> SourceReport:
         lag=None if watermark is None else max(0.0, now - watermark),
         baseline=state.baseline,
         unobserved_seconds=sum(end - start for start, end in state.unobserved),
-        unobserved=tuple(Range(*each) for each in reversed(merged(state.unobserved)[-MAX_SHOWN:])),
+        unobserved=tuple(Range(*each) for each in reversed(state.unobserved[-MAX_SHOWN:])),
         last_unobserved=state.last_unobserved,
         truncated=sum(_counts(state, TRUNCATED).values()),
         last_truncated=state.last_truncated,

@@ -85,13 +85,9 @@ class VendorQueries:
             _refuse(len(self._logs) >= MAX_LOGS)
             future = self._threads.submit(_query, source.log, run, step)
             self._logs.add(future)
-            future.add_done_callback(self._end_log)
+            future.add_done_callback(self._logs.discard)
         with self._waiting():
             return _result(future, self._log_seconds)
-
-    def _end_log(self, future: Future[StepLog]) -> None:
-        with self._lock:
-            self._logs.discard(future)
 
     def close(self) -> bool:
         """Start no more queries. Return False if a query is still in progress."""

@@ -2,18 +2,19 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import get_args
 
 import msgspec
 import structlog
 
 from exporter.config import Config
 from exporter.config.source import SourceSettings
+from exporter.config.values import Page
 from exporter.counting.labels import clean
 from exporter.counting.records import JobState, OpenRun, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.links import run_url
-from exporter.model import Result
-from exporter.snapshot.expectations import escalation, expectation, objective_of
+from exporter.snapshot.expectations import NO_OBJECTIVE, expectation, objective_of
 from exporter.snapshot.job import JobView, active_of
 from exporter.snapshot.snapshot import ExporterView, Snapshot
 from exporter.snapshot.source import SourceView
@@ -51,11 +52,6 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     step_histograms: bool = True
 
 
-def bare_view(job: JobState, results: tuple[Result, ...], *, has_steps: bool, step_histograms: bool) -> JobView:
-    """Return the view of a job without config: from its record and the type of its source."""
-    return JobView(state=job, results=results, has_steps=has_steps, step_histograms=step_histograms)
-
-
 class ViewBuilder:
     """Builds views of records for a config.
 
@@ -87,9 +83,14 @@ class ViewBuilder:
     ) -> JobView:
         """Return the view of a job. `watched`: whether its scope is readable, so that a missing run is noticed."""
         rules = self.sources[job.source].rules
-        bare = bare_view(job, rules.results, has_steps=rules.steps != "off", step_histograms=step_histograms)
-        active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
-        bare = msgspec.structs.replace(bare, active=active, withheld=withheld)
+        bare = JobView(
+            state=job,
+            active=active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs),
+            results=rules.results,
+            has_steps=rules.steps != "off",
+            step_histograms=step_histograms,
+            withheld=withheld,
+        )
         try:
             view = self._completed(bare, open_runs, watched=watched)
         except Exception as error:  # noqa: BLE001  # an error of one job must not remove all others from the page
@@ -107,23 +108,20 @@ class ViewBuilder:
         expected = expectation(job, objective, open_runs)
         if expected.unparsed:
             self._warn_of_schedule(job, expected.schedule)
-        escalated = escalation(self.config, source.settings, objective)
+        if not watched:  # no run is expected while the scope cannot be read, because the run would not be seen
+            learned = tuple(name for name in expected.learned if name == "duration_budget")
+            expected = msgspec.structs.replace(expected, freshness=None, next_expected=None, learned=learned)
+        wanted = objective or NO_OBJECTIVE
         failed = job.last_failure.run_id if job.last_failure else ""
         external_url = self.config.web.external_url
         return msgspec.structs.replace(
             view,
-            # No run is expected while the scope cannot be read, because the run would not be seen.
-            freshness=expected.freshness if watched else None,
-            duration_budget=expected.duration_budget,
-            next_expected=expected.next_run if watched else None,
-            schedule=expected.schedule,
-            unparsed=expected.unparsed,
-            learned=tuple(name for name in expected.learned if watched or name == "duration_budget"),
+            **msgspec.structs.asdict(expected),
             objective=None if objective is None else self.config.objectives.index(objective),
-            team=escalated.team,
-            page=escalated.page,
-            failures_to_page=escalated.failures_to_page,
-            labels=escalated.labels,
+            team=wanted.team or source.settings.team,
+            page=max(wanted.page, source.settings.page, key=get_args(Page).index),
+            failures_to_page=wanted.failures_to_page,
+            labels=tuple((name, wanted.labels.get(name, "")) for name in self.config.label_names()),
             job_url=job.job.url,
             failed_run_url=run_url(external_url, source.settings, job.job, failed) if failed else "",
         )

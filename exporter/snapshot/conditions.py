@@ -202,11 +202,6 @@ def is_slow(view: JobView) -> bool:
     return last.result == "success" and last.duration > budget
 
 
-def is_disabled(view: JobView) -> bool:
-    """Return whether the job is disabled at the vendor."""
-    return view.state.job.enabled is False
-
-
 def is_too_far_behind(lag: float | None, interval: float) -> bool:
     """Return whether a source is too far behind. A source without a watermark is."""
     return lag is None or lag > max(MIN_LAG, POLLS_BEHIND * interval)
@@ -254,7 +249,7 @@ STATUSES: dict[str, Callable[[JobView, float | None], bool]] = {
     "overdue": is_overdue,
     "stale": is_stale,
     "stuck": lambda view, watermark: bool(stuck_in(view, watermark)),
-    "disabled": lambda view, _: is_disabled(view),
+    "disabled": lambda view, _: view.state.job.enabled is False,
     "ok": lambda view, _: view.state.last_success is not None,
     "idle": lambda _view, _: True,
 }

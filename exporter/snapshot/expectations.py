@@ -1,13 +1,10 @@
 """Expectations of a job, from three origins: its objective in the config, the vendor's schedule, or past runs."""
 
 from collections.abc import Iterable
-from typing import get_args
 
 import msgspec
 
 from exporter.config import Config, Objective
-from exporter.config.source import SourceSettings
-from exporter.config.values import Page
 from exporter.counting.labels import label_of
 from exporter.counting.records import JobState, OpenRun
 from exporter.cron import Schedule, next_tick, parse_schedule
@@ -26,27 +23,18 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         schedule: The schedule, as the config or the vendor writes it.
         unparsed: Whether the schedule is not valid.
-        next_run: When the next run is due.
+        next_expected: When the next run should start.
         freshness: Maximum age of the last success, in seconds.
         duration_budget: Maximum duration of a run, in seconds.
-        learned: Which of the three above are learned from past runs.
+        learned: Which of `next_run`, `freshness` and `duration_budget` are learned from past runs.
     """
 
     schedule: str = ""
     unparsed: bool = False
-    next_run: float | None = None
+    next_expected: float | None = None
     freshness: float | None = None
     duration_budget: float | None = None
     learned: tuple[str, ...] = ()
-
-
-class Escalation(msgspec.Struct, frozen=True, kw_only=True):
-    """Team and severity of a job's alerts. `labels`: names and values; all jobs have the same names."""
-
-    team: str = ""
-    page: str = "critical"
-    failures_to_page: int = 3
-    labels: tuple[tuple[str, str], ...] = ()
 
 
 NO_OBJECTIVE = Objective()
@@ -56,17 +44,6 @@ def objective_of(config: Config, job: JobState) -> Objective | None:
     """Return the objective of a job; None if no objective matches it."""
     # Objectives match the vendor's name. The label may end in ` #<id>`.
     return config.objective_for(job.source, job.project, label_of(job.job))
-
-
-def escalation(config: Config, source: SourceSettings, objective: Objective | None) -> Escalation:
-    """Return a job's escalation: the one of its objective, limited by the `page` of its source."""
-    wanted = objective or NO_OBJECTIVE
-    return Escalation(
-        team=wanted.team or source.team,
-        page=max(wanted.page, source.page, key=get_args(Page).index),
-        failures_to_page=wanted.failures_to_page,
-        labels=tuple((name, wanted.labels.get(name, "")) for name in config.label_names()),
-    )
 
 
 def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[OpenRun] = ()) -> Expectation:
@@ -83,7 +60,7 @@ def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[
     return Expectation(
         schedule=text,
         unparsed=bool(text) and schedule is None,
-        next_run=next_run,
+        next_expected=next_run,
         freshness=wanted.freshness or from_past["freshness"],
         duration_budget=wanted.duration_budget or from_past["duration_budget"],
         learned=tuple(name for name, value in from_past.items() if value is not None),

@@ -2,26 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from exporter.counting.records import JobState, oldest
 from exporter.model import Result, State
+from exporter.snapshot.expectations import Expectation
 
 
-class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's record, joined with its config and its active runs.
+class JobView(Expectation, frozen=True, kw_only=True):
+    """A job's record, joined with its config, its expectations and its active runs.
 
     Attributes:
         state: The committed record; never changed here.
         active: Number of active runs per state, and their earliest known start.
         results: Results that its source can produce, seeded at 0.
         has_steps: Whether its runs have steps.
-        freshness: Maximum age of the last success, in seconds.
-        duration_budget: Maximum duration of a run, in seconds.
-        next_expected: When the next run should start.
-        schedule: The schedule as the vendor or the config writes it.
-        unparsed: Whether the schedule is not valid.
-        learned: Which of `freshness`, `duration_budget` and `next_run` are learned from past runs.
         objective: Index of its objective, from 0.
         team: The team that is responsible.
         page: The highest severity of its alerts.
@@ -38,12 +31,6 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     active: Mapping[State, tuple[int, float | None]] = {}
     results: tuple[Result, ...] = ()
     has_steps: bool = False
-    freshness: float | None = None
-    duration_budget: float | None = None
-    next_expected: float | None = None
-    schedule: str = ""
-    unparsed: bool = False
-    learned: tuple[str, ...] = ()
     objective: int | None = None
     team: str = ""
     page: str = "critical"
@@ -82,11 +69,6 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     def common_labels(self) -> tuple[str, ...]:
         """Return the values of the labels that all its series have."""
         return self.state.source, self.state.project, self.state.name
-
-    @property
-    def record(self) -> JobState:
-        """Return the record with its counters and histograms."""
-        return self.state
 
 
 def active_of(begun: Iterable[tuple[State | None, float]]) -> dict[State, tuple[int, float | None]]:

@@ -64,7 +64,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
     """The exporter itself.
 
     Attributes:
-        record: Its committed counters.
+        state: Its committed counters.
         build: Version of the running program.
         ownership: This process as one of many replicas; None if the state is not shared.
         reload: Result of the last reload; None before the first config.
@@ -78,7 +78,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
         series: Series on the page by family; counted while it is rendered.
     """
 
-    record: Counted = msgspec.field(default_factory=Counted)
+    state: Counted = msgspec.field(default_factory=Counted)
     build: Build | None = None
     ownership: Ownership | None = None
     reload: Reload | None = None

@@ -75,11 +75,6 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         """Return the values of the labels that all its series have."""
         return (self.state.name,)
 
-    @property
-    def record(self) -> SourceState:
-        """Return the record with its counters and histograms."""
-        return self.state
-
     gauged: ClassVar[bool] = True
     """Sources always have gauges."""
 

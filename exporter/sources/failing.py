@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import msgspec
 
 from exporter.errors import AuthError, PartialError, RateLimitedError, SourceError
-from exporter.sources.source import View
+from exporter.sources.view import View
 
 # Seconds for which a failing part keeps the watermark of its source from moving.
 PATIENCE = 900.0

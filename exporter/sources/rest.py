@@ -14,7 +14,8 @@ from exporter.errors import ForbiddenError, NotFoundError
 from exporter.model import Batch, Result, State
 from exporter.sources.failing import FailingParts
 from exporter.sources.payload import MAX_WORD_LENGTH
-from exporter.sources.source import Access, Source, View
+from exporter.sources.source import Access, Source
+from exporter.sources.view import View
 
 StatusTable = Mapping[str, Result | State]
 

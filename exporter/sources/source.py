@@ -5,7 +5,7 @@ they are committed, and raises `exporter.errors.SourceError` when it cannot cont
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import httpx
@@ -13,60 +13,9 @@ import msgspec
 
 from exporter.client.client import Client
 from exporter.config.source import SourceSettings
-from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step
-
-
-class View(Protocol):
-    """The committed state, as a source may read it during a poll."""
-
-    @property
-    def now(self) -> float:
-        """Return the current time by the API's clock, which its responses show."""
-
-    @property
-    def first_poll(self) -> float:
-        """Return the source's baseline: the start of its first poll."""
-
-    @property
-    def sweep_due(self) -> bool:
-        """Return whether this poll also reads the sweep window."""
-
-    @property
-    def checkpoints(self) -> Mapping[str, str]:
-        """Return the source's checkpoints by name, as committed with its batches."""
-
-    @property
-    def scopes(self) -> frozenset[str]:
-        """Return the names of the scopes in the state: they have a committed batch and still exist."""
-
-    def watermark(self, scope: str = "") -> float | None:
-        """Return the time up to which all completed runs of a scope are counted; None before its first batch."""
-
-    def baseline(self, scope: str = "") -> float:
-        """Return a scope's baseline; the current time if the scope is new."""
-
-    def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
-        """Return the active runs of a scope, or of all, oldest first."""
-
-    def started_between(self, start: float, end: float) -> frozenset[str]:
-        """Return the IDs of known runs that started between two times."""
-
-    def known(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return the IDs that are in the state, as active or completed runs."""
-
-    def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return the IDs that are in the state as completed runs. An expired run may still complete."""
-
-    def step_counts(self) -> Mapping[str, int]:
-        """Return the number of steps of each job's latest run with known steps, by job ID."""
-
-    def wanted(self, job_name: str) -> bool:
-        """Return whether the config includes a job of this name. Excluded jobs need no requests."""
-
-    def out_of_time(self) -> bool:
-        """Return whether this poll has used up its interval. Less important work then waits for the next poll."""
+from exporter.sources.view import View
 
 
 class StepLog(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ import msgspec
 
 from exporter.config.source import SourceSettings
 from exporter.model import Window
-from exporter.sources.source import View
+from exporter.sources.view import View
 
 # Seconds by which the estimate of the API's clock may be wrong. Every window ends at least this long ago.
 CLOCK_MARGIN = 5.0

@@ -75,11 +75,6 @@ def _is_one_file(*places: str) -> bool:
     return not any(map(_is_url, places)) and len({Path(place).resolve() for place in places}) == 1
 
 
-def _refuse_url(url: str) -> None:
-    if reason := problem_of_url(url):
-        raise CopyError(f"the URL {reason}")
-
-
 @contextmanager
 def _opened(place: str) -> Iterator[SqlStore]:
     """Open a state to read it while no daemon can write it."""
@@ -132,7 +127,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _database(url: str, *, empty: bool) -> Iterator[SqlStore]:
-    _refuse_url(url)
+    if reason := problem_of_url(url):
+        raise CopyError(f"the URL {reason}")
     with import_module("exporter.state.postgres").opened_alone(url, empty=empty) as store:
         yield store
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from exporter.state.schema import COLUMNS, FAILED
+from exporter.state.schema import COLUMNS, ENDED, FAILED
 
 TYPES = {
     "job": "bigint",
@@ -23,8 +23,6 @@ REQUIRED = frozenset(
 
 TABLES = ("exporter", "sources", "scopes", "notes", "jobs", "runs")
 """The tables whose size is the size of the state."""
-
-ENDED = 'coalesce("end", seen)'
 
 
 def _column(name: str) -> str:

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from exporter.counting import latest
 from exporter.counting.classify import CountState, RunRecord
-from exporter.counting.records import LastFailure, LastRun
 from exporter.model import Result, Run, State
 
 
@@ -49,9 +47,17 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
     words: str = ""
     late: bool = False
 
+    @property
+    def ended_at(self) -> float:
+        """Return when the run ended, or when its completion was seen."""
+        return self.seen if self.run.end is None else self.run.end
+
 
 FAILED = "(result IN ('error', 'failure', 'timeout'))"
 """SQL condition that a run failed. It is the same text as in an index, so that queries can use the index."""
+
+ENDED = 'coalesce("end", seen)'
+"""SQL expression of a run's end, or of the time its completion was seen, as in the indexes."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -190,15 +196,3 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         words=words or "",
         late=bool(late),
     )
-
-
-def last_run(row: StoredRun) -> LastRun:
-    """Return a row as the last run of its job."""
-    run = row.run
-    return latest.as_last_run(run, row.seen if run.end is None else run.end)
-
-
-def last_failure(row: StoredRun) -> LastFailure:
-    """Return a row as the last failure of its job, without the failed step."""
-    run = row.run
-    return latest.as_last_failure(run, row.seen if run.end is None else run.end)

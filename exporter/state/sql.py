@@ -10,8 +10,8 @@ import msgspec
 from exporter.counting.classify import CountState
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.state import scopes as rows_of_scopes
-from exporter.state.schema import StepState, StoredRun, to_stored
-from exporter.state.sql_runs import ENDED, OF_SOURCE, CorruptStateError, SqlRuns
+from exporter.state.schema import ENDED, StepState, StoredRun, to_stored
+from exporter.state.sql_runs import OF_SOURCE, CorruptStateError, SqlRuns
 
 
 class LoadedState(msgspec.Struct, kw_only=True):

@@ -7,17 +7,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 from exporter.counting.classify import CountState
-from exporter.counting.latest import Latest, Streak
+from exporter.counting.latest import Latest, Streak, as_last_failure, as_last_run
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
 from exporter.state.database import Database
-from exporter.state.schema import COLUMNS, FAILED, MIGRATIONS, StepState, StoredRun, last_failure, last_run, to_stored
+from exporter.state.schema import COLUMNS, ENDED, FAILED, MIGRATIONS, StepState, StoredRun, to_stored
 
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = ?)"
 """SQL condition for the runs of a source. It uses the index by job and end."""
-
-ENDED = 'coalesce("end", seen)'
-"""SQL expression of a run's end, or the time its completion was seen if the end is unknown. "end" is an SQL keyword."""
 
 
 class CorruptStateError(StateError):
@@ -126,8 +123,8 @@ class SqlRuns(ABC):
         ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE}) AND result IS NOT NULL"
         last, failure = self._last(job, ended), self._last(job, f"{ended} AND {FAILED}")
         return Latest(
-            last_run=None if last is None else last_run(last),
-            last_failure=None if failure is None else last_failure(failure),
+            last_run=None if last is None else as_last_run(last.run, last.ended_at),
+            last_failure=None if failure is None else as_last_failure(failure.run, failure.ended_at),
         )
 
     def _last(self, job: int, wanted: str) -> StoredRun | None:

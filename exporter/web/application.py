@@ -4,6 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 from starlette.applications import Starlette
@@ -117,33 +118,26 @@ class _Reloads:
 CLOSE = {"Connection": "close"}
 
 
-class _Metrics:
+class _Metrics(NamedTuple):
     """Serves a page of metrics. `stale`: returns why it must not be served; "" if it may be served."""
 
-    def __init__(
-        self,
-        page: Callable[[], Page | None],
-        stale: Callable[[], str],
-        scraped: Callable[[int], None],
-        read_timeout: float,
-    ) -> None:
-        self._page = page
-        self._stale = stale
-        self._scraped = scraped
-        self._read_timeout = read_timeout
+    page: Callable[[], Page | None]
+    stale: Callable[[], str]
+    scraped: Callable[[int], None]
+    read_timeout: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = self._page()
+        page = self.page()
         if scope["method"] not in ("GET", "HEAD"):
             await PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})(scope, receive, send)
         elif page is None:
             await PlainTextResponse("No metrics yet: loading the state.\n", 503)(scope, receive, send)
-        elif reason := self._stale():  # a load balancer asks the next replica
+        elif reason := self.stale():  # a load balancer asks the next replica
             # The connection is closed, so that the next scrape may reach another replica.
             await PlainTextResponse(f"No metrics now: {reason}\n", 503, CLOSE)(scope, receive, send)
         else:
             try:
-                async with asyncio.timeout(self._read_timeout):
+                async with asyncio.timeout(self.read_timeout):
                     await self._serve(page, scope, receive, send)
             except TimeoutError:  # a slow client must not take half a page for a complete one
                 await _cut_off(scope)
@@ -159,7 +153,7 @@ class _Metrics:
                 await asyncio.sleep(0)  # let other requests run, and notice a client that has left
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if not await _disconnected(receive):
-            self._scraped(page.generation)
+            self.scraped(page.generation)
         await send({"type": "http.response.body"})
 
 
@@ -199,15 +193,11 @@ def _pieces(body: Body) -> Iterator[bytes | memoryview]:
 async def _disconnected(receive: Receive) -> bool:
     # `receive` returns at once if the client has gone, and otherwise blocks.
     await receive()  # the request itself; its body does not matter
-    message = asyncio.ensure_future(_received(receive))
+    message = asyncio.ensure_future(receive())
     await asyncio.sleep(0)
-    gone = message.done() and message.result() == "http.disconnect"
+    gone = message.done() and message.result()["type"] == "http.disconnect"
     message.cancel()
     return gone
-
-
-async def _received(receive: Receive) -> str:
-    return str((await receive())["type"])
 
 
 def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:

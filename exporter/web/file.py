@@ -47,7 +47,7 @@ class WebFile:
         self._versions: dict[str, Version | None] = {}
         self._error = ""
         self._tried = monotonic()
-        before = _version(path)
+        before = version_of(path)
         config = load_web(path)
         self._versions = {**_versions(self._files(config)), str(path): before}
         self._active = _activate(config)
@@ -121,11 +121,4 @@ def _activate(config: WebConfig) -> ActiveWebConfig:
 
 
 def _versions(paths: Iterable[str]) -> dict[str, Version | None]:
-    return {path: _version(Path(path)) for path in paths}
-
-
-def _version(file: Path) -> Version | None:
-    try:
-        return version_of(file)
-    except OSError:
-        return None
+    return {path: version_of(Path(path)) for path in paths}

@@ -171,7 +171,7 @@ class PollHarness:
             self.source,
             self.ledger,
             SourceRequests("s", RequestMetrics(CollectorRegistry())._metrics),
-            api_clock=self.clock,
+            api_clock=self.clock,  # type: ignore[arg-type]  # a clock that tests set
             monotonic=lambda: self.clock.monotonic,
             sweep_interval=sweep_interval,
             pages=PollResult(self.events, "pages"),

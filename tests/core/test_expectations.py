@@ -11,7 +11,7 @@ from exporter.cron import parse_schedule
 from exporter.learning.cadence import Cadence
 from exporter.learning.learned import Learned
 from exporter.model import Job, State
-from exporter.polling.backoff import backoff
+from exporter.polling.poll import backoff
 from exporter.snapshot.expectations import due_after, expectation
 from tests.core.page_harness import PageHarness
 
@@ -81,18 +81,18 @@ THREE = at("2024-01-02T03:00")
     ],
 )  # fmt: skip
 def test_a_run_is_due_after_the_last_start(state, open_runs, due):
-    assert expectation(state, None, open_runs=open_runs).next_run == (None if due is None else at(due))
+    assert expectation(state, None, open_runs=open_runs).next_expected == (None if due is None else at(due))
 
 
 def test_an_objective_takes_precedence_over_the_vendor_and_over_learned_values():
     learned = Learned(cadence=Cadence(distance=60, patience=60), freshness=100, duration_budget=200)
     objective = objective_of(every="1h", freshness="26h", duration_budget="45m", team="data")
     found = expectation(job(job=CRON, last_start=THREE, learned=learned), objective)
-    assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 3600, 26 * 3600, 45 * 60)
+    assert (found.next_expected, found.freshness, found.duration_budget) == (THREE + 3600, 26 * 3600, 45 * 60)
     assert (found.schedule, found.learned) == ("every 3600s", ())
 
     found = expectation(job(last_start=THREE, learned=learned), Objective(team="data"))
-    assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 120, 100, 200)
+    assert (found.next_expected, found.freshness, found.duration_budget) == (THREE + 120, 100, 200)
     assert found.schedule == ""
 
 
@@ -102,7 +102,7 @@ def test_an_objective_takes_precedence_over_the_vendor_and_over_learned_values()
 def test_with_an_unparsable_schedule_the_next_run_is_learned(schedule, timezone):
     learned = Learned(cadence=Cadence(distance=60, patience=60))
     found = expectation(job(job={"schedule": schedule, "timezone": timezone}, last_start=THREE, learned=learned), None)
-    assert (found.unparsed, found.next_run, found.learned) == (True, THREE + 120, ("next_run",))
+    assert (found.unparsed, found.next_expected, found.learned) == (True, THREE + 120, ("next_run",))
     assert found.schedule == schedule
 
 
@@ -121,7 +121,7 @@ def test_cron_dialects_of_vendors_are_parsed(schedule, due, configured):
     learned = Learned(cadence=Cadence(distance=60, patience=60))
     state = job(job={} if configured else {"schedule": schedule}, last_start=THREE, learned=learned)
     found = expectation(state, objective)
-    assert (found.unparsed, found.next_run, found.learned) == (False, at(due), ())
+    assert (found.unparsed, found.next_expected, found.learned) == (False, at(due), ())
 
 
 def test_an_unparsable_schedule_is_exposed_and_logged_once(tmp_path):

@@ -57,7 +57,7 @@ def full_exporter():
     record = Counted()
     count(record, "jobrun_exporter_state_cold_starts_total", "new")
     return ExporterView(
-        record=record,
+        state=record,
         build=Build(version="1", revision="abc", python_version="3.11"),
         reload=Reload(applied=900.0),
         ownership=Ownership(
@@ -110,7 +110,7 @@ class Pages:
             self.snapshot,
             jobs={key: view for key, view in known.items() if key not in removed_jobs},
             sources={name: view for name, view in named.items() if name not in removed_sources},
-            exporter=self.snapshot.exporter if exporter is None else ExporterView(record=exporter),
+            exporter=self.snapshot.exporter if exporter is None else ExporterView(state=exporter),
         )
 
     def publish(self):

@@ -112,7 +112,7 @@ def test_promtool_reports_no_problem():
     registry = prometheus_client.CollectorRegistry()
     RequestMetrics(registry).source("s", ["/runs"]).request("/runs", "200", 0.2)
     exposition = Pages(registry, ZeroFirst(0, float))
-    exposition.update(jobs=[full_view()], sources=[full_source().state], exporter=full_exporter().record)
+    exposition.update(jobs=[full_view()], sources=[full_source().state], exporter=full_exporter().state)
     text = bytes(exposition.publish().text)
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)  # noqa: S607 found on PATH by the mark above
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

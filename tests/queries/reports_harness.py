@@ -6,7 +6,7 @@ from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.model import Batch, Job, Result, Run, State
 from exporter.queries.reader import Reader
-from exporter.queries.reporter import Dependencies, Reporter
+from exporter.queries.reporter import Reporter
 from exporter.queries.vendor import VendorQueries
 from exporter.web import api, openapi
 from exporter.web.application import WebHandlers, application
@@ -40,14 +40,12 @@ class ReportsHarness:
         self.vendors = vendors or VendorQueries(self.bench.clock, steps_seconds=5.0)
         self.pool = RequestPool(bounds or Bounds(rate=10_000, burst=10_000))
         self._reporter = Reporter(
-            Dependencies(
-                snapshot=lambda: self.bench.publisher.snapshot,
-                reader=Reader(self.bench.state),
-                vendors=self.vendors,
-                config=lambda: self.config,
-                sources=lambda: self.bench.assembly.sources,
-                clock=self.bench.clock,
-            )
+            snapshot=lambda: self.bench.publisher.snapshot,
+            reader=Reader(self.bench.state),
+            vendors=self.vendors,
+            config=lambda: self.config,
+            polled_sources=lambda: self.bench.assembly.sources,
+            clock=self.bench.clock,
         )
 
     @property

@@ -3,26 +3,25 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Clocks, NoPages
-from exporter.client.client import Client
 from exporter.commands.backfill.cutoff import Cutoff
 from exporter.commands.backfill.progress import Progress
 from exporter.commands.backfill.replay import Past, without_counters
 from exporter.config import Config
 from exporter.counting.records import Counted
-from exporter.counting.rules import SourceRules
 from exporter.duration import UNITS, format_duration
 from exporter.errors import NotFoundError, SourceError
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
 from exporter.metrics.requests import RequestMetrics
 from exporter.model import Batch, Step
-from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
+from exporter.sources.view import View
 from exporter.sources.windows import CLOCK_MARGIN
 from exporter.state.opening import OpenedState
 from exporter.state.sql import LoadedState
@@ -43,23 +42,20 @@ MAX_STEP_ERRORS = 3
 Report = Callable[[str], object]
 
 
-class DeepView(LedgerView):
-    """A view of a ledger whose baseline is as far back as the source's API reaches."""
+@dataclass(frozen=True, kw_only=True)
+class DeepView(View):
+    """A view of a ledger whose baseline, `floor`, is as far back as the source's API reaches."""
 
-    def __init__(self, ledger: Ledger, source: str, client: Client, floor: float, rules: SourceRules) -> None:
-        super().__init__(
-            ledger, source, clock=client.now, sweep_due=False, wants=rules.wants, out_of_time=lambda: False
-        )
-        self._floor = floor
+    floor: float
 
     def watermark(self, scope: str = "") -> float | None:
         """Return the watermark; before the first batch, the time from which everything is read."""
         known = super().watermark(scope)
-        return self._floor if known is None else known
+        return self.floor if known is None else known
 
     def baseline(self, scope: str = "") -> float:  # noqa: ARG002  # the same for all
         """Return the time from which everything is read."""
-        return self._floor
+        return self.floor
 
 
 class PastReader:
@@ -101,7 +97,8 @@ class PastReader:
         self._await_settled(name, client.now())
         floor = client.now() - self.assembly.shown[name].settings.lookback
         self._ledger.start_poll(name, floor)
-        view = DeepView(self._ledger, name, client, floor, self._rules[name])
+        wanted = self._rules[name].wants
+        view = DeepView(ledger=self._ledger, source=name, clock=client.now, wanted=wanted, floor=floor)
         for number in range(MAX_POLLS):
             if number:
                 self._report(f"{name}: not everything is read yet; continuing in {POLL_PAUSE:.0f} s")

@@ -10,7 +10,7 @@ from exporter.counting.labels import OTHER, clean
 from exporter.counting.records import JobState, LastFailure, LastRun, LastSteps
 from exporter.metrics.families import ERRORS, STEPS_LOST, UNMAPPED
 from exporter.model import FAILING, Result
-from exporter.queries.runs import ended_at, stored_steps
+from exporter.queries.runs import stored_steps
 from exporter.state.schema import StepState, StoredRun
 
 Labels = Mapping[str, str]
@@ -70,13 +70,13 @@ def _run_named_by(last_event: Callable[[JobState], LastRun | LastFailure | LastS
 
 
 def _last_success(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
-    return [row for row in rows if row.run.result is Result.SUCCESS and ended_at(row) == job.last_success]
+    return [row for row in rows if row.run.result is Result.SUCCESS and row.ended_at == job.last_success]
 
 
 def _streak(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
     since = float("-inf") if job.last_success is None else job.last_success
     marks = {CountState.COUNTED, CountState.BASELINE}
-    return [row for row in rows if row.run.result in FAILING and row.mark in marks and ended_at(row) > since]
+    return [row for row in rows if row.run.result in FAILING and row.mark in marks and row.ended_at > since]
 
 
 def _active(_job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:

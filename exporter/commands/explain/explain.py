@@ -88,7 +88,7 @@ class Explainer:
         if job.overflow:
             jobs = [other for other in self._jobs if other.folded and other.source == job.source]
         rows = [(each, row) for each in jobs for row in self._snapshot.runs_of(each.key)]
-        return sorted(rows, key=lambda pair: run_reports.ended_at(pair[1]), reverse=True)
+        return sorted(rows, key=lambda pair: pair[1].ended_at, reverse=True)
 
     def _rows_of(self, source: str) -> Rows:
         return [pair for job in self._jobs if job.source == source and not job.overflow for pair in self._rows(job)]

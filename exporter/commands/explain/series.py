@@ -96,7 +96,7 @@ def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[t
     if family.samples is not None:
         values = ((own, value, True) for own, value in family.samples(view)) if view.gauged else ()
     elif view.has_series(family.name):
-        values = _counted(view.record, family, name)
+        values = _counted(view.state, family, name)
     names = (*family.all_labels, "le")
     for own, value, released in values:
         notes = ["It is still served as 0 (metrics.zero_first)."] if value and not released else []

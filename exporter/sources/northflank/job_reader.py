@@ -22,7 +22,7 @@ from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
 from exporter.sources.northflank.watermark import Watermarks
 from exporter.sources.rest import is_gone
-from exporter.sources.source import View
+from exporter.sources.view import View
 
 REACH = 365 * DAY
 """The vendor documents no retention of runs."""

@@ -8,7 +8,7 @@ import msgspec
 
 from exporter.cron import next_tick, parse_schedule
 from exporter.model import Batch
-from exporter.sources.source import View
+from exporter.sources.view import View
 
 # Jobs with active runs count as overdue by this factor, so that a short budget delays idle jobs first.
 FAST_WEIGHT = 2.0

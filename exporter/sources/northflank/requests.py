@@ -17,7 +17,7 @@ from exporter.sources.northflank.request_queue import JobSchedule
 from exporter.sources.paging import PageGuard
 from exporter.sources.payload import usable
 from exporter.sources.rest import StatusTable, path
-from exporter.sources.source import View
+from exporter.sources.view import View
 
 PAGE_SIZE = 100
 # A request that would wait longer than this fraction of the interval is left to the next poll.

@@ -35,7 +35,8 @@ from exporter.sources.northflank.settings import NorthflankSettings
 from exporter.sources.northflank.watermark import Watermarks
 from exporter.sources.payload import usable
 from exporter.sources.rest import RestSource, bearer_access, path, status_table
-from exporter.sources.source import Access, SourceType, View
+from exporter.sources.source import Access, SourceType
+from exporter.sources.view import View
 
 # If this many parts fail before anything is read, the list of projects is requested. It shows whether the API responds.
 FAILURES_BEFORE_CHECK = 3

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from exporter.sources.failing import FailingParts
 from exporter.sources.northflank.jobs import Project, TrackedJob
-from exporter.sources.source import View
+from exporter.sources.view import View
 
 
 class Watermarks:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import httpx
 
-from exporter.client.signin import TokenAuth, secret_bytes, secret_text
+from exporter.client.signin import TokenAuth, secret_text
 from exporter.sources.rest import path
 
 TOKEN_V2 = "/organizations/{org}/credentials/v2/token"  # noqa: S105  # a path
@@ -41,7 +41,7 @@ class ApiKeyAuth(TokenAuth):
 
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
         """Return the request for a token, with the key in headers."""
-        headers = {name: secret_bytes(read) for name, read in self._headers.items()}
+        headers = {name: secret_text(read).encode() for name, read in self._headers.items()}
         return httpx.Request(
             "GET",
             self._url,

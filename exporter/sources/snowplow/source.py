@@ -35,7 +35,8 @@ from exporter.sources.snowplow.api import (
 )
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
 from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
-from exporter.sources.source import Access, SourceType, StepLog, View
+from exporter.sources.source import Access, SourceType, StepLog
+from exporter.sources.view import View
 from exporter.sources.windows import halves, plan_poll, reach_of
 from exporter.times import is_number
 

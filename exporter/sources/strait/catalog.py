@@ -6,10 +6,10 @@ from exporter.client.client import Client
 from exporter.model import Batch, Job
 from exporter.sources.failing import FailingParts
 from exporter.sources.rest import REFUSALS
-from exporter.sources.source import View
 from exporter.sources.strait.api import JOB_ROW, StraitJob, to_job, unlisted_job
 from exporter.sources.strait.kinds import PartKind
 from exporter.sources.strait.pages import Lists
+from exporter.sources.view import View
 
 LIST_POLLS = 10
 """Polls per read of the list. It is also read when a run has an unknown job."""

@@ -7,7 +7,7 @@ from exporter.config.source import MINUTE
 from exporter.errors import ForbiddenError, NotFoundError, SourceError
 from exporter.model import Batch, Result, Run, Step
 from exporter.sources.rest import REFUSALS, RestSource, bearer_access, path, status_table
-from exporter.sources.source import SourceType, StepLog, View
+from exporter.sources.source import SourceType, StepLog
 from exporter.sources.strait.api import (
     EXPORT,
     JOBS,
@@ -27,6 +27,7 @@ from exporter.sources.strait.kinds import KINDS, REACH
 from exporter.sources.strait.part import StraitPart
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.strait.statuses import STEP_STATUSES
+from exporter.sources.view import View
 
 # Steps per page. All steps are created at the same time, so a cursor cannot lead to a second page.
 MAX_STEPS = 100

@@ -187,8 +187,3 @@ def mark_after(
 def unfinished(mark: ReadMark | None) -> bool:
     """Return whether jobs are missing or pages are unread."""
     return mark is not None and (mark.missing > 0 or bool(mark.unread_offsets))
-
-
-def is_deep(mark: ReadMark | None) -> bool:
-    """Return whether the next search continues through known jobs."""
-    return mark is not None and mark.tries > 0

@@ -12,7 +12,7 @@ from exporter.sources.failing import FailingParts
 from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import StatusTable, is_gone, path
-from exporter.sources.source import View
+from exporter.sources.view import View
 from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,

@@ -14,7 +14,8 @@ from exporter.sources.failing import PATIENCE
 from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import RestSource, bearer_access, path, status_table
-from exporter.sources.source import SourceType, StepLog, View
+from exporter.sources.source import SourceType, StepLog
+from exporter.sources.view import View
 from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
@@ -42,7 +43,6 @@ from exporter.sources.workato.marks import (
     count_missing,
     decode_checkpoint,
     encode_checkpoint,
-    is_deep,
     mark_after,
     marks_key,
     needs_read,
@@ -317,7 +317,7 @@ class WorkatoSource(RestSource):
     ) -> SearchTarget:
         """Return the target of the search for a recipe's new jobs."""
         settings = self._settings
-        deep = is_deep(mark)
+        deep = mark is not None and mark.tries > 0  # the last search did not find all jobs
         floor = view.now - (FIRST_DEPTH if watermark is None else settings.lookback)
         # A recipe that is new in a known scope has no jobs from before its watermark.
         if watermark is not None and (deep or mark is None):

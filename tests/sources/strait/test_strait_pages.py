@@ -7,11 +7,11 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from exporter.polling.view import LedgerView
 from exporter.simulators.disruptions import Status
 from exporter.simulators.message import json_response
 from exporter.simulators.response_view import chosen
 from exporter.simulators.strait_rows import StraitShape
+from exporter.sources.view import View
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -95,9 +95,7 @@ def test_unchanged_rows_are_not_recorded_again(world, clock, exporter):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
     exporter.poll()
     exporter.poll(60)
-    view = LedgerView(
-        exporter.ledger, "strait", clock=clock, sweep_due=False, wants=lambda _: True, out_of_time=lambda: False
-    )
+    view = View(ledger=exporter.ledger, source="strait", clock=clock, wanted=lambda _: True)
     batches = list(exporter.source.fetch(view))
     assert sum(batch.unchanged for batch in batches) == 50
     assert not any(batch.runs for batch in batches)
