@@ -133,11 +133,6 @@ class Assembly:
     """The sources of one config, with everything they need.
 
     Args:
-        config: The config.
-        ledger: Commits batches.
-        metrics: Records requests.
-        pages: Publishes committed records.
-        clocks: Clocks and network.
         before: The assembly that this one replaces. Unchanged sources are kept with their sign-in, budget and memory,
             unless they use TLS files, which may have changed.
     """

@@ -18,8 +18,6 @@ PACKAGE = Path(__file__).parent
 class AssetError(JobrunError):
     """An asset is missing, or cannot be written."""
 
-    reason = "assets"
-
 
 def read(name: str, package: Path = PACKAGE) -> str:
     """Return the text of an asset. Raises AssetError if it cannot be read."""

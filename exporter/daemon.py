@@ -65,9 +65,6 @@ class Daemon:
 
     Args:
         read_config: Reads the config. Raises ConfigError with all its problems.
-        listen: Address to listen on.
-        clocks: Clocks and network.
-        connect: Opens the database.
         web_file: TLS, headers and users of the pages; None for plain HTTP without users.
         manager: The service manager to notify.
     """
@@ -127,7 +124,6 @@ class Daemon:
         self._web = WebServer(app, listen.host, listen.port, tls)
 
     def _handlers(self) -> WebHandlers:
-        """Return the functions that the web server calls."""
         reporter = Reporter(
             snapshot=lambda: self._publisher.snapshot,
             reader=self._shared.reader if self._shared else Reader(Path(self._config.state.path)),
@@ -190,7 +186,6 @@ class Daemon:
         self._log.info("listening", address=str(self.address), version=__version__)
 
     def _join(self, shared: "Shared") -> None:
-        """Join the replicas that share the state."""
         from exporter.replica import Handlers  # noqa: PLC0415  # as above
 
         handlers = Handlers(
@@ -315,7 +310,6 @@ class Daemon:
             polled.poller.report_skipped_polls()
 
     def _status(self) -> str:
-        """Return the daemon's status as a sentence for people."""
         ready, waiting = self.ready()
         if not ready:
             return waiting

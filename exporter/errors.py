@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 
 class JobrunError(Exception):
-    """Base of all errors that have a reason."""
+    """Base of all errors whose text may be shown. `reason`: why a poll failed, as a label."""
 
-    reason: str
+    reason = "internal"
 
 
 class SourceError(JobrunError):
@@ -38,8 +38,6 @@ class TimedOutError(SourceError):
 
 class NetworkError(SourceError):
     """The connection failed or broke."""
-
-    reason = "network"
 
 
 class ProxyRefusedError(NetworkError):

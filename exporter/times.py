@@ -153,7 +153,6 @@ def _exact_zone(name: str) -> str:
 
 @cache
 def _zones() -> Mapping[str, str]:
-    """Return the names of all zones by their upper-case names."""
     return {name.upper(): name for name in available_timezones()}
 
 

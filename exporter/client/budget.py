@@ -125,8 +125,6 @@ class Budget:
     """The request budget of one credential. Threads and sources share it.
 
     Args:
-        requests_per_minute: Size of the budget.
-        monotonic: A monotonic clock, in seconds.
         sleep: Sleeps for some seconds. Returns True if the process is shutting down.
         before: The previous budget of the same credential.
     """

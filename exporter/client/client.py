@@ -61,11 +61,7 @@ class Client:
 
     Args:
         root: Scheme, host and path prefix of all requests.
-        auth: The sign-in.
-        budget: Limits the requests.
-        observer: Records the metrics of each request.
         network: Timeouts, TLS and proxy.
-        environment: Clocks, sleep and randomness.
         transport: Replaces the network in tests.
         source: The source's name, for log lines.
     """

@@ -220,5 +220,4 @@ def _zoned_time(text: str) -> float | None:
 
 
 def _number(text: str) -> float | None:
-    """Return a whole or decimal number; None if the text is not a number."""
     return float(text) if NUMBER.fullmatch(text.strip()) else None

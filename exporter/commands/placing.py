@@ -16,8 +16,6 @@ MANIFEST = ".jobrun-exporter-assets"
 class ChangedFilesError(JobrunError):
     """Changed files would be overwritten. Nothing was written."""
 
-    reason = "assets"
-
 
 def place(staged: Path, folder: Path, *, force: bool) -> None:
     """Copy all files below one folder to another.
@@ -51,7 +49,6 @@ def _changed(staged: Path, folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def _manifest(folder: Path) -> Mapping[str, str]:
-    """Return the digests of the last written files by name."""
     try:
         lines = (folder / MANIFEST).read_text().splitlines()
     except (OSError, UnicodeDecodeError):

@@ -26,7 +26,6 @@ def copy(source: str, target: str, environ: Mapping[str, str], out: TextIO) -> i
 
 
 def _expanded(flag: str, text: str, environ: Mapping[str, str]) -> str:
-    """Return a place with its environment variables replaced."""
     # All users of a machine can read arguments, so a password must come from a variable.
     if unset := [name for name in VARIABLE.findall(text) if name not in environ]:
         raise CopyError(f"{flag}: the environment variable {unset[0]} is not set")

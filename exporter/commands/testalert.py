@@ -20,7 +20,6 @@ MAX_WAIT_SECONDS = 10
 class TestAlertError(JobrunError):
     """Alertmanager did not accept the alert, or sends it to nobody."""
 
-    reason = "alertmanager"
     __test__ = False  # not a test, although pytest would collect it by its name
 
 

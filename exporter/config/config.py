@@ -252,7 +252,6 @@ def _with_variable(problem: ConfigProblem, emptied: Mapping[str, str]) -> Config
 
 
 def _model(settings: KnownNames) -> type[Config]:
-    """Return the config model with all source types."""
     sources = settings.sources
 
     def known(given: object) -> object:
@@ -283,15 +282,13 @@ def _across(data: Any, settings: KnownNames) -> Iterator[ConfigProblem]:  # noqa
         return
     if not sources:
         yield ConfigProblem("sources", "needs at least one source")
-    state = data.get("state", {})
-    retention = StateSettings.sound_values(state).get("retention") if isinstance(state, dict) else None
-    kinds = [settings.sources.get(str(given.get("type"))) if isinstance(given, dict) else None for given in sources]
+    retention = StateSettings.sound_values(given_keys(data.get("state"))).get("retention")
+    kinds = [settings.sources.get(str(given_keys(given).get("type"))) for given in sources]
     values = [kind.sound_values(given) if kind else {} for kind, given in zip(kinds, sources, strict=True)]
     yield from _names_given_twice([each.get("name") for each in values])
     if retention is not None:
         yield from _retention_too_short(retention, values)
-    metrics = data.get("metrics", {})
-    excluded = MetricsSettings.sound_values(metrics).get("exclude", ()) if isinstance(metrics, dict) else ()
+    excluded = MetricsSettings.sound_values(given_keys(data.get("metrics"))).get("exclude", ())
     yield from _unknown_families(excluded, settings.families)
 
 

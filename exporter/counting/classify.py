@@ -163,15 +163,14 @@ def is_cleaning_up(known: RunRecord, *, reopens: bool) -> bool:
 
 
 def _classify_completed(known: RunRecord, run: Run, context: Context) -> Decision:
+    ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
     if run.result is None:
         if known.mark is CountState.EXPIRED or known.run.result is None or not context.reopens:
             return Decision(disposition=Disposition.DUPLICATE)
-        ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
         return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=ends))
     if run == known.run:
         return Decision(disposition=Disposition.DUPLICATE)
     if context.reopens and known.mark is not CountState.EXPIRED and _is_another_completion(known, run, context):
-        ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
         keep = RunRecord(run=run, mark=CountState.COUNTED, earlier=ends)
         return Decision(disposition=Disposition.UPDATED, counts=True, keep=keep)
     if context.reopens and _contains_end(run.end, known.earlier):

@@ -99,7 +99,6 @@ def set_last_runs(job: JobState, latest: Latest, forgotten: float | None) -> Non
 
 
 def _is_pruned(order: float, forgotten: float | None) -> bool:
-    """Return whether a run that completed at this time may be pruned."""
     return forgotten is not None and order < forgotten
 
 

@@ -132,7 +132,6 @@ class Exposition:
         metrics: The families that the client library keeps.
         zero_first: Records the series that a page is the first to expose as 0.
         shared: Whether families of the process are on a separate page, `process_page`.
-        monotonic: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -219,7 +218,6 @@ class Exposition:
         return Page(generation, *_bodies([*text, plain_own]), *_bodies([*rich, rich_own]))
 
     def _collect(self) -> tuple[_Lines, _Lines]:
-        """Return the lines of the process's own metrics in both formats."""
         now = self._monotonic()
         excluded = self._snapshot.excluded
         if now - self._collected >= COLLECT_INTERVAL or self._metrics.excluded != excluded:

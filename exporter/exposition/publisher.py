@@ -50,14 +50,6 @@ class Sharing(Protocol):
 class Publisher:
     """Builds snapshots of committed records and renders them. Thread-safe.
 
-    Args:
-        ledger: The ledger.
-        exposition: Renders pages.
-        zero_first: The pending series.
-        monotonic: A monotonic clock, in seconds.
-        build: Version of the running program.
-        sleep: Sleeps for some seconds.
-
     Attributes:
         snapshot: The latest snapshot, which all readers use.
     """

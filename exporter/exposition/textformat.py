@@ -102,12 +102,10 @@ def histogram_block(family: Family, prefix: str, series: Mapping[str, Distributi
 
 
 def _pending(family: Family, series: Mapping[str, Count] | Mapping[str, Distribution]) -> tuple[str, ...]:
-    """Return the joined label values of pending series."""
     return tuple([key for key, each in series.items() if not each.released]) if family.zero_first else ()
 
 
 def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> Iterator[str]:
-    """Return the lines of buckets, sum and count of one series."""
     start = f"{_start(f'{family.name}_bucket', prefix, pairs)}{pairs}"
     comma = "," if prefix or pairs else ""
     count = 0
@@ -125,7 +123,6 @@ def bounds_of(bounds: tuple[float, ...]) -> tuple[str, ...]:
 
 
 def _start(name: str, prefix: str, more: Sequence[str]) -> str:
-    """Return the start of a line with the common labels."""
     return f"{name}{{{prefix}," if prefix and more else f"{name}{{{prefix}"
 
 

@@ -249,7 +249,6 @@ class BatchWriter:
             self._steps.count(pending, steps)
 
     def _observe(self, target: JobState, run: Run) -> None:
-        """Observe how long a run took, and how long it waited."""
         result, bounds = run.result or Result.UNKNOWN, self._counting_of(target).run_buckets
         if run.duration is not None:
             job = self._transaction.observer(target, RUN_DURATION, result, bounds=bounds)

@@ -323,7 +323,6 @@ class Journal:
         self._must_reload = False
 
     def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
-        """Add runs to the index of active runs, or remove them."""
         for run_id, run in followed.items():
             changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
             self._changed.jobs |= changed
@@ -337,7 +336,6 @@ class Journal:
                 self.committed.take(job, self._series(job))
 
     def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
-        """Write records outside of a poll, and update memory."""
         jobs = {record.key: record for record in records if isinstance(record, JobState)}
         sources = {record.name: record for record in records if isinstance(record, SourceState)}
         exporters = [record for record in records if not isinstance(record, JobState | SourceState)]

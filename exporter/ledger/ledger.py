@@ -234,7 +234,6 @@ class Ledger(Housekeeping):
             self._polled.add(source)
 
     def _polls_of(self, source: str) -> UnwrittenPolls:
-        """Return the source's polls that are not yet written."""
         known = self.committed.sources.get(source)
         return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
 

@@ -17,15 +17,7 @@ Value = TypeVar("Value")
 
 
 class RecordCopies:
-    """Copies of the records that a transaction changes. A record is copied when it is first requested.
-
-    Args:
-        committed: The committed records.
-        rules: The source's rules.
-        counting: How runs are counted.
-        poll: Times of the write.
-        step_histograms: Whether step durations are observed.
-    """
+    """Copies of the records that a transaction changes. A record is copied when it is first requested."""
 
     def __init__(
         self,

@@ -47,7 +47,6 @@ class SeriesRoom(RecordCopies):
         return self.series < UNFOLD_THRESHOLD * self.rules.max_series
 
     def _reserve(self, series: int) -> bool:
-        """Reserve more series for a job. Return whether the limit allows them."""
         fits = self._fits(series)
         self.series += series if fits else 0
         return fits

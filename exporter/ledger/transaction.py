@@ -115,5 +115,4 @@ class Transaction(SeriesRoom):
 
 
 def _schedule_of(job: Job) -> tuple[object, ...]:
-    """Return the parts of a description that decide when runs are due."""
     return job.schedule, job.timezone, job.enabled is False

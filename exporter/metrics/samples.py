@@ -80,20 +80,9 @@ def last_failed_run(view: JobView) -> Iterator[Row]:
 
 def job_info(view: JobView) -> Iterator[Row]:
     """Return the details of the job as labels."""
-    job = view.state.job
-    extra_labels, job_url = tuple(value for _, value in view.labels), view.job_url
-    yield (
-        (
-            clean(job.job_id),
-            clean(view.schedule),
-            view.team,
-            view.page,
-            clean(job.stop_cause),
-            clean_url(job_url),
-            *extra_labels,
-        ),
-        1,
-    )
+    job, extra_labels = view.state.job, tuple(value for _, value in view.labels)
+    details = clean(job.job_id), clean(view.schedule), view.team, view.page, clean(job.stop_cause)
+    yield (*details, clean_url(view.job_url), *extra_labels), 1
 
 
 def configured_labels(view: JobView) -> tuple[str, ...]:

@@ -49,14 +49,9 @@ class Poller:
     """Polls one source.
 
     Args:
-        rules: The source's rules.
-        source: The source to poll.
-        ledger: The ledger, which commits batches.
         requests: Has the rate limit that the API last reported, and the expiry of the credential.
         api_clock: The client, which knows the API's clock.
-        monotonic: A monotonic clock, in seconds.
         sweep_interval: Seconds between sweeps; None for no sweeps.
-        pages: Publishes committed records.
         auth_backoff: Minimum seconds to the next poll after the API refused the credential.
     """
 
@@ -239,7 +234,6 @@ class Poller:
         return True
 
     def _log_invalid(self, rows: int) -> None:
-        """Log once that rows have no readable ID."""
         if rows and not self._logged_invalid:
             self._logged_invalid = True
             self._log.warning("rows without a readable ID are not counted until they have one", rows=rows)
@@ -279,7 +273,6 @@ class Poller:
         self.polled = True
 
     def _finish(self, result: PollResult, seconds: float) -> None:
-        """Commit the report of the poll, log it and publish it."""
         name, skipped = self._rules.name, self._take_skips()
         try:
             self._ledger.finish_poll(name, self._report(result, seconds, skipped))

@@ -48,7 +48,7 @@ MAX_OUTPUT = 200_000
 """Maximum number of characters of output; the last ones are shown."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Reporter:
     """Answers queries. All methods raise ReportError. Thread-safe; it reads from disk, so it blocks an event loop.
 
@@ -211,7 +211,6 @@ class Reporter:
 
 
 def _keys(jobs: Iterable[JobState], wanted: RunQuery) -> frozenset[int] | None:
-    """Return the keys of the jobs that a query selects; None for all jobs."""
     if wanted.project is None and not wanted.job_name:
         return None
     return frozenset(

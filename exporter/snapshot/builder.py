@@ -53,12 +53,7 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ViewBuilder:
-    """Builds views of records for a config.
-
-    Args:
-        config: The config.
-        sources: Its sources by name.
-    """
+    """Builds views of records for a config."""
 
     def __init__(self, config: Config, sources: Mapping[str, ConfiguredSource]) -> None:
         self.config = config
@@ -198,7 +193,6 @@ class SnapshotBuilder:
         return self._latest
 
     def _unreadable_scopes(self, views: ViewBuilder, committed: Committed) -> frozenset[tuple[str, str]]:
-        """Return the source and name of each unreadable scope."""
         states = [committed.sources[name] for name in views.sources if name in committed.sources]
         return frozenset(
             (state.name, name) for state in states for name, scope in state.scopes.items() if not scope.readable
@@ -276,7 +270,6 @@ class SnapshotBuilder:
 
 
 def _names(job: JobState) -> dict[str, str]:
-    """Return the fields that name a job in log lines."""
     return {"source": job.source, "project": job.project, "job_name": job.name}
 
 

@@ -15,8 +15,6 @@ class View:
     """The committed state, as one poll of one source may read it.
 
     Attributes:
-        ledger: The ledger.
-        source: The source's name.
         clock: Returns the time of the API's clock.
         sweep_due: Whether this poll also reads the sweep window.
         wanted: Returns whether the config includes a job of this name. Excluded jobs need no requests.

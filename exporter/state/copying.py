@@ -161,7 +161,6 @@ def _copied(old: SqlStore, new: SqlStore) -> dict[str, Totals]:
 
 
 def _new_keys(loaded: LoadedState, new: SqlStore) -> dict[int, int]:
-    """Return the new key of each job by its old one."""
     # In a database each source has its own range of keys. In a file all sources share one range.
     shared = count(1)
     own = {name: count(first) for name, first in new.first_keys().items()}

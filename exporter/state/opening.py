@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from exporter.counting.records import Counted
 from exporter.errors import StateError
 from exporter.state.files import make_private, problem_of
 from exporter.state.lock import Lock, RefusedStateError
@@ -34,7 +33,7 @@ class OpenedState(msgspec.Struct, kw_only=True):
     """
 
     store: SqlStore | None
-    loaded: LoadedState
+    loaded: LoadedState = msgspec.field(default_factory=LoadedState)
     cold: str = ""
     kept: Path | None = None
     error: str = ""
@@ -88,7 +87,7 @@ def _open_or_set_aside(path: Path, clock: Callable[[], float], connect: Connect,
     except StateError as error:
         if lock is not None:
             lock.release()
-        opened = OpenedState(store=None, loaded=_nothing(), error=str(error))
+        opened = OpenedState(store=None, error=str(error))
     opened.cold, opened.kept = "corrupt", kept
     return opened
 
@@ -148,8 +147,4 @@ def load_unwritable(path: Path) -> LoadedState:
             continue
         finally:
             store.close()
-    return _nothing()
-
-
-def _nothing() -> LoadedState:
-    return LoadedState(sources=[], jobs=[], open_runs=[], exporter=Counted())
+    return LoadedState()

@@ -239,8 +239,7 @@ def open_shared(pool: Pool, leases: Leases) -> OpenedState:
     except RefusedStateError:
         raise
     except StateError as error:
-        nothing = LoadedState(sources=[], jobs=[], open_runs=[], exporter=Counted())
-        return OpenedState(store=None, loaded=nothing, error=str(error))
+        return OpenedState(store=None, error=str(error))
 
 
 def merge(total: Counted, counted: Counted, before: Counted) -> None:

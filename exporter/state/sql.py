@@ -11,7 +11,7 @@ from exporter.counting.classify import CountState
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.state import scopes as rows_of_scopes
 from exporter.state.schema import ENDED, StepState, StoredRun, to_stored
-from exporter.state.sql_runs import OF_SOURCE, CorruptStateError, SqlRuns
+from exporter.state.sql_runs import COMPLETED, OF_SOURCE, CorruptStateError, SqlRuns
 
 
 class LoadedState(msgspec.Struct, kw_only=True):
@@ -20,10 +20,10 @@ class LoadedState(msgspec.Struct, kw_only=True):
     `behind`: whether the database has lost counts of the exporter that this process knows. `exporter` contains them.
     """
 
-    sources: list[SourceState]
-    jobs: list[JobState]
-    open_runs: list[tuple[str, StoredRun]]
-    exporter: Counted
+    sources: list[SourceState] = []
+    jobs: list[JobState] = []
+    open_runs: list[tuple[str, StoredRun]] = []
+    exporter: Counted = msgspec.field(default_factory=Counted)
     behind: bool = False
 
 
@@ -137,8 +137,7 @@ class SqlStore(SqlRuns):
         Expired runs stay: the API may show them as active forever, and they must not count again.
         """
         wanted = (
-            f"runs WHERE {OF_SOURCE} AND mark <> 0 AND {ENDED} < ? "
-            f"AND mark IN ({CountState.COUNTED}, {CountState.BASELINE}) "
+            f"runs WHERE {OF_SOURCE} AND {COMPLETED} AND {ENDED} < ? "
             "AND result IS NOT NULL AND (start IS NULL OR start < ?) LIMIT ?"
         )
         rows = self._db.execute(

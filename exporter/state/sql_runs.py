@@ -16,6 +16,9 @@ from exporter.state.schema import COLUMNS, ENDED, FAILED, MIGRATIONS, StepState,
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = ?)"
 """SQL condition for the runs of a source. It uses the index by job and end."""
 
+COMPLETED = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE})"
+"""SQL condition for runs that completed and have not expired. `mark <> 0` is the text of the indexes."""
+
 
 class CorruptStateError(StateError):
     """The state is damaged, or the file is not a state."""
@@ -104,15 +107,14 @@ class SqlRuns(ABC):
 
     def streak(self, job: int) -> Streak:
         """Return a job's streak, counted from its rows."""
-        ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE})"
         words = ", ".join(f"'{result}'" for result in sorted(FAILING))
         success = self._all(
-            f"SELECT max({ENDED}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
+            f"SELECT max({ENDED}) FROM runs WHERE job = ? AND {COMPLETED} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
             job,
         )[0][0]
         failures, since = self._all(
             f"SELECT count(*), min({ENDED}) FROM runs "  # noqa: S608  # constants
-            f"WHERE job = ? AND {ended} AND result IN ({words}) AND {ENDED} > ?",
+            f"WHERE job = ? AND {COMPLETED} AND result IN ({words}) AND {ENDED} > ?",
             job,
             -math.inf if success is None else success,
         )[0]
@@ -120,7 +122,7 @@ class SqlRuns(ABC):
 
     def latest(self, job: int) -> Latest:
         """Return the last completed run of a job, and the last failed one."""
-        ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE}) AND result IS NOT NULL"
+        ended = f"{COMPLETED} AND result IS NOT NULL"
         last, failure = self._last(job, ended), self._last(job, f"{ended} AND {FAILED}")
         return Latest(
             last_run=None if last is None else as_last_run(last.run, last.ended_at),
@@ -128,7 +130,6 @@ class SqlRuns(ABC):
         )
 
     def _last(self, job: int, wanted: str) -> StoredRun | None:
-        """Return the last completed run of a job that matches a condition."""
         rows = self._select(f"WHERE job = ? AND {wanted} ORDER BY {ENDED} DESC, rowid DESC LIMIT 1", job)
         return rows[0] if rows else None
 

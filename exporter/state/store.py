@@ -134,7 +134,6 @@ class Store(SqlStore):
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Raise errors of SQLite as StateError."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -189,7 +188,6 @@ class Store(SqlStore):
             self._restore()
 
     def _removed(self) -> list[str]:
-        """Return the names of files that were removed or replaced."""
         removed = self._files.missing() if self._files is not None else []
         return removed + ([self._lock.file.name] if self._lock is not None and not self._lock.is_in_place() else [])
 

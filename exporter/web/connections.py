@@ -83,7 +83,6 @@ class Acceptor:
     Args:
         listener: A bound socket.
         make: Returns the protocol of a new connection.
-        connections: The open connections.
         tls: The TLS context; None for plain connections.
         tls_timeout: Seconds that a client may take for the TLS handshake, and for its end.
     """

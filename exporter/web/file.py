@@ -103,7 +103,6 @@ class WebFile:
         self._log.info("web config loaded", users=len(config.basic_auth_users))
 
     def _files(self, config: WebConfig) -> list[str]:
-        """Return the web config file and the files that it names."""
         tls = config.tls_server_config
         named = [getattr(tls, key) for key in PATHS] if tls else []
         return [str(self._path), *filter(None, named)]

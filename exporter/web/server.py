@@ -136,7 +136,6 @@ class WebServer:
     """A server that listens from `start` until `stop`.
 
     Args:
-        app: The ASGI application.
         host: Host to listen on; "" for all interfaces.
         port: Port to listen on; 0 for any free port, which `port` has after the start.
         tls: The TLS context; None for plain HTTP.

@@ -46,8 +46,6 @@ def backfill(config_file: Path, options: BackfillOptions) -> int:
 class BackfillError(JobrunError):
     """There is no past to write, or the output cannot be written."""
 
-    reason = "state"
-
 
 class Written(msgspec.Struct, kw_only=True):
     """Totals of the output. `size`: bytes."""

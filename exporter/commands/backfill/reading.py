@@ -13,7 +13,6 @@ from exporter.commands.backfill.cutoff import Cutoff
 from exporter.commands.backfill.progress import Progress
 from exporter.commands.backfill.replay import Past, without_counters
 from exporter.config import Config
-from exporter.counting.records import Counted
 from exporter.duration import UNITS, format_duration
 from exporter.errors import NotFoundError, SourceError
 from exporter.ledger.ledger import Ledger
@@ -64,7 +63,6 @@ class PastReader:
     Args:
         config: The config, with sources that read far back.
         cutoff: Decides which runs are written.
-        clocks: Clocks and network.
         report: Receives a line about the progress.
     """
 
@@ -75,8 +73,7 @@ class PastReader:
         self._progress = Progress(report, clocks.monotonic)
         self._store = Store("")
         self._store.load()
-        jobs = [without_counters(job) for job in cutoff.jobs]
-        loaded = LoadedState(sources=[], jobs=jobs, open_runs=[], exporter=Counted())
+        loaded = LoadedState(jobs=[without_counters(job) for job in cutoff.jobs])
         self._ledger = Ledger(lambda: OpenedState(store=self._store, loaded=loaded))
         self._ledger.load()
         self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)

@@ -13,7 +13,7 @@ from exporter.assembly import counting_rules
 from exporter.commands.backfill.samples import Samples, SeriesGroup
 from exporter.config import Config
 from exporter.counting.counters import seed
-from exporter.counting.records import Counted, JobState, oldest
+from exporter.counting.records import JobState, oldest
 from exporter.exposition.exposition import block_of
 from exporter.exposition.textformat import prefix_of
 from exporter.ledger.ledger import Ledger
@@ -92,14 +92,7 @@ def without_counters(job: JobState) -> JobState:
 
 
 class Replay:
-    """Replays one source.
-
-    Args:
-        config: The configuration.
-        shown: The source's settings and rules.
-        past: The source's past.
-        samples: Collects the samples.
-    """
+    """Replays one source."""
 
     def __init__(self, config: Config, shown: ConfiguredSource, past: Past, samples: Samples) -> None:
         self._shown, self._past, self._samples = shown, past, samples
@@ -109,9 +102,7 @@ class Replay:
         self._written = [family for family in WRITTEN_FAMILIES if family.name not in config.metrics.exclude]
         store = Store("")
         store.load()
-        loaded = LoadedState(
-            sources=[], jobs=[self._at_zero(job) for job in past.jobs], open_runs=[], exporter=Counted()
-        )
+        loaded = LoadedState(jobs=[self._at_zero(job) for job in past.jobs])
         self._ledger = Ledger(lambda: OpenedState(store=store, loaded=loaded))
         self._ledger.load()
         self._ledger.configure({past.name: shown.rules}, self._rules, config.metrics.step_histograms)
@@ -164,7 +155,6 @@ class Replay:
         return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
     def _update_active(self, event_kind: int, row: StoredRun) -> None:
-        """Update the active runs."""
         run, active = row.run, self._active.setdefault(row.job, {})
         if event_kind == ENDED:
             active.pop(run.run_id, None)

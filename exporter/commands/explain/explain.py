@@ -40,12 +40,7 @@ EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *RUNS_BEHIND, UNOBSERVED}
 
 
 class Explainer:
-    """Explains numbers of one state.
-
-    Args:
-        config: The configuration.
-        snapshot: The records and runs in the state.
-    """
+    """Explains numbers of one state."""
 
     def __init__(self, config: Config, snapshot: StoredState) -> None:
         self._config = config
@@ -132,7 +127,6 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
 
 
 def _family(selector: Selector) -> Family:
-    """Return the family of a selector's name. Raises SelectorError."""
     name, shown = selector.name, [family for family in FAMILIES if family.level is not Level.PROCESS]
     family = next((family for family in shown if name in _names(family)), None)
     if family is None:
@@ -169,7 +163,6 @@ def _nothing(explainer: Explainer, selector: Selector) -> str:
 
 
 def _report(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
-    """Yield the lines about one series."""
     yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
     if series.ranges:
         yield from _table([("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)])

@@ -98,7 +98,6 @@ def _matcher(label: str, operator: str, quoted: str) -> Matcher:
 
 
 def _unescaped(escape: re.Match[str]) -> str:
-    """Return the character of an escape."""
     code = escape[1]
     if code in LITERAL_ESCAPES:
         return code

@@ -141,7 +141,6 @@ def _gauge(subject: Subject, job: JobState, family: Family, series: Explained) -
 
 
 def _adding(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[Own, list[SeriesLine]]:
-    """Return the runs that add to each series of a job."""
     lines: defaultdict[Own, list[SeriesLine]] = defaultdict(list)
     added = adder(job, family.name)
     for owner, row in rows:
@@ -159,7 +158,6 @@ def _sum(subject: Subject, job: JobState, family: Family, series: Explained, add
 
 
 def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator[str]:
-    """Yield notes about a counter."""
     if baseline:
         yield f"{baseline} more runs completed before the baseline: they are in no counter."
     earlier = sum(len(row.earlier) for _, row in rows)

@@ -116,7 +116,6 @@ class JobReader:
         return PageCursor(began=view.now, floor=floor, baseline=baseline)
 
     def _to_batch(self, project: Project, job: TrackedJob, cursor: PageCursor, view: View) -> Batch:
-        """Return the batch of a job's pages."""
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
         # An active run that no page shows may have moved to a page that was already read: it is requested at once.
         for run_id in open_runs.keys() - cursor.runs.keys() - job.unlisted_open_runs.keys():
@@ -151,7 +150,6 @@ class JobReader:
         )
 
     def _is_new(self, run: Run, job: TrackedJob, now: float) -> bool:
-        """Return whether the ledger needs a run."""
         if job.checkpoint.read is None:
             return True
         # The ledger may have pruned a run that completed long before the last read, and would count it again.
@@ -191,7 +189,6 @@ class JobReader:
         return ScheduledRequest(part=f"run {run.run_id}", send=send, overdue=overdue)
 
     def _read_run(self, project: Project, job: TrackedJob, run: OpenRun, view: View) -> Batch | None:
-        """Read an unlisted active run by its ID."""
         now, state = view.now, job.unlisted_open_runs.get(run.run_id, UnlistedRun())
         job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read, now)
         try:

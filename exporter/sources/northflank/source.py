@@ -156,7 +156,6 @@ class NorthflankSource(RestSource):
     # --- lists ---
 
     def _list_projects(self, view: View) -> None:
-        """Read the list of projects."""
         requested = view.now
         rows = self._api.list(PROJECTS, "projects")
         names = usable(rows, parse_project, "a project")
@@ -197,7 +196,6 @@ class NorthflankSource(RestSource):
         )
 
     def _lists_spacing(self) -> float:
-        """Return the seconds between two lists."""
         return self._affordable_spacing(1 + len(self._projects))
 
     def _affordable_spacing(self, requests: int) -> float:

@@ -171,7 +171,6 @@ class StraitPart:
     # --- bursts ---
 
     def _read_bursts(self, view: View) -> Iterator[Batch]:
-        """Find the runs of each burst."""
         known = self._bursts.known(view.checkpoints)
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
@@ -299,7 +298,6 @@ class StraitPart:
                     yield Batch(scope=self.kind.scope, gone=[run_id])
 
     def _read_run(self, run_id: str) -> StraitRun | None:
-        """Return a run by its ID; None if the server does not have it."""
         endpoint = self.kind.run
         try:
             body = self._client.get(path(endpoint, **dict.fromkeys(RUN_PARTS, run_id)), endpoint=endpoint)

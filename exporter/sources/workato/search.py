@@ -249,5 +249,4 @@ def _ids(page: JobPage) -> list[str]:
 
 
 def _after(offset: str) -> dict[str, str]:
-    """Return the query parameters of the page after a job."""
     return {"offset_job_id": offset, "prev": "false"} if offset else {}

@@ -222,7 +222,6 @@ class WorkatoSource(RestSource):
         return not unread and not waiting
 
     def _unread_from(self, view: View, scope: str) -> UnreadRecipe:
-        """Return the record of a recipe that is unreadable from now on."""
         watermark = view.watermark(scope)
         return UnreadRecipe(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
 
@@ -247,7 +246,6 @@ class WorkatoSource(RestSource):
         return None
 
     def _recipes(self, scope: str) -> tuple[dict[str, Recipe], int]:
-        """Return a customer's recipes by ID, and the number of other rows."""
         recipes: dict[str, Recipe] = {}
         guard = PageGuard(f"GET {RECIPES}")
         invalid = 0
@@ -283,7 +281,6 @@ class WorkatoSource(RestSource):
         return Search(self._api, view, job_id, view.baseline(listed.scope), listed.open_runs.get(job_id, ()))
 
     def _read_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Batch:
-        """Return the batch of a recipe's new jobs, and update its mark in `listed`."""
         scope, recipe, mark = listed.scope, listed.recipes[key], listed.marks.get(key)
         unread = listed.unread.get(key)
         watermark = view.watermark(scope) if unread is None else unread.read
@@ -315,7 +312,6 @@ class WorkatoSource(RestSource):
     def _target(
         self, view: View, scope: str, recipe: Recipe, mark: ReadMark | None, watermark: float | None
     ) -> SearchTarget:
-        """Return the target of the search for a recipe's new jobs."""
         settings = self._settings
         deep = mark is not None and mark.tries > 0  # the last search did not find all jobs
         floor = view.now - (FIRST_DEPTH if watermark is None else settings.lookback)
@@ -353,7 +349,6 @@ class WorkatoSource(RestSource):
 
 
 def _by_scope(runs: Sequence[OpenRun]) -> dict[str, dict[str, list[OpenRun]]]:
-    """Return active runs by scope and job, oldest first."""
     found: dict[str, dict[str, list[OpenRun]]] = {}
     for run in runs:
         found.setdefault(run.scope, {}).setdefault(run.job_id, []).append(run)
