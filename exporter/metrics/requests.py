@@ -5,7 +5,6 @@ They have a registry of their own, and never use the global one of the client li
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -15,7 +14,6 @@ from exporter.metrics.families import RATE_LIMIT_WAIT, REQUEST_DURATION, REQUEST
 from exporter.metrics.family import Family, Kind
 
 Metric = Counter | Histogram
-MetricType = TypeVar("MetricType", Counter, Histogram)
 
 
 class RequestMetrics:
@@ -56,31 +54,30 @@ class SourceRequests(RequestRecorder):
     def __init__(self, name: str, metrics: Mapping[str, Metric]) -> None:
         self._name = name
         self._metrics = metrics
-        self._series: dict[tuple[str, ...], Metric] = {}
         self._closed = False
         self._lock = threading.Lock()
         self.rate_limit = RateLimit()
         self.expiry: float | None = None
-        self._of(Counter, RETRIES)
-        self._of(Counter, RATE_LIMIT_WAIT)
+        self._add(RETRIES, 0)
+        self._add(RATE_LIMIT_WAIT, 0)
 
     def seed(self, endpoints: Iterable[str]) -> None:
         """Expose the counters of these endpoint templates as 0."""
         for endpoint in endpoints:
-            self._of(Counter, REQUESTS, endpoint, "200")
+            self._add(REQUESTS, 0, endpoint, "200")
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
         """Count a request by the code of its response, or `timeout` or `network`."""
-        self._of(Counter, REQUESTS, endpoint, code).inc()
-        self._of(Histogram, REQUEST_DURATION, endpoint).observe(seconds)
+        self._add(REQUESTS, 1, endpoint, code)
+        self._add(REQUEST_DURATION, seconds, endpoint)
 
     def retry(self) -> None:
         """Count a request that is sent again."""
-        self._of(Counter, RETRIES).inc()
+        self._add(RETRIES, 1)
 
     def waited(self, seconds: float) -> None:
         """Count the seconds that a request waited for the budget."""
-        self._of(Counter, RATE_LIMIT_WAIT).inc(max(0.0, seconds))
+        self._add(RATE_LIMIT_WAIT, max(0.0, seconds))
 
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
         """Store the API's tightest rate limit. The end of the poll writes it to the source's record."""
@@ -94,24 +91,15 @@ class SourceRequests(RequestRecorder):
         """Remove all series of the source for good."""
         with self._lock:
             self._closed = True
-            for family, *values in self._series:
-                self._metrics[family].remove(self._name, *values)
-            self._series = {}
+            for metric in self._metrics.values():
+                metric.remove_by_labels({"source": self._name})
 
-    def _of(self, kind: type[MetricType], family: str, *values: str) -> MetricType:
-        """Return a series by family and the values of the labels after `source`. After `close` it is not exposed."""
+    def _add(self, family: str, amount: float, *values: str) -> None:
+        """Add to a counter, or observe a value in a histogram. `values`: of the labels after `source`."""
         with self._lock:
-            series = self._series.get((family, *values))
-            if series is None:
+            if not self._closed:  # a poll of a removed source can still be running
                 series = self._metrics[family].labels(self._name, *values)
-                # A poll of a removed source can still be running.
-                if self._closed:
-                    self._metrics[family].remove(self._name, *values)
-                else:
-                    self._series[family, *values] = series
-        if not isinstance(series, kind):
-            raise TypeError(f"{family} is not a {kind.__name__}")
-        return series
+                series.inc(amount) if isinstance(series, Counter) else series.observe(amount)
 
 
 def _metric(family: Family) -> Metric:

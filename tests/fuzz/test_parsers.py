@@ -12,7 +12,7 @@ from exporter.sources.northflank import api as northflank_api
 from exporter.sources.payload import decode_rows
 from exporter.sources.snowplow import api as snowplow_api
 from exporter.sources.strait import api as strait_api
-from exporter.sources.strait import statuses as strait_statuses
+from exporter.sources.strait import kinds as strait_statuses
 from exporter.sources.workato import api as workato_api
 from tests.fuzz.depth import VALUES_HERE
 from tests.fuzz.hostile_values import places, planted, twice, whole, without

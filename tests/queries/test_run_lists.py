@@ -164,7 +164,7 @@ def test_a_missing_state_is_reported(tmp_path):
 
 
 def test_an_unreadable_state_is_busy(harness):
-    harness.reporter._parts = harness.reporter._parts._replace(reader=Reader(harness.bench.state.with_name("gone.db")))
+    harness.reporter.reader = Reader(harness.bench.state.with_name("gone.db"))
     with pytest.raises(BusyError, match="the state cannot be read"):
         harness.reporter.runs(RunQuery())
 

@@ -7,6 +7,7 @@ import httpx
 
 from exporter.client.signin import TokenAuth, secret_text
 from exporter.sources.rest import path
+from exporter.sources.snowplow.settings import PasswordGrant
 
 TOKEN_V2 = "/organizations/{org}/credentials/v2/token"  # noqa: S105  # a path
 TOKEN_V3 = "/organizations/{org}/credentials/v3/token"  # noqa: S105  # a path
@@ -57,34 +58,25 @@ class ApiKeyAuth(TokenAuth):
 class PasswordAuth(TokenAuth):
     """Sign-in by user and password, for older consoles. Secrets are read again at each sign-in."""
 
-    def __init__(  # noqa: PLR0913  # the fields of the form
-        self,
-        *,
-        username: str,
-        password: Callable[[], str],
-        client_id: str,
-        client_secret: Callable[[], str],
-        token_url: str = "https://id.snowplowanalytics.com/oauth/token",  # noqa: S107  # an address
-        audience: str = "https://snowplowanalytics.com/api/",
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, grant: PasswordGrant, clock: Callable[[], float] = time.time) -> None:
         super().__init__(clock)
-        self._url = token_url
-        self._form = {
-            "grant_type": "password",
-            "username": username,
-            "audience": audience,
-            "client_id": client_id,
-        }
-        self._secrets = {"password": password, "client_secret": client_secret}
+        self._grant = grant
 
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
         """Return the request for a token, with a form as body."""
-        secrets = {name: secret_text(read) for name, read in self._secrets.items()}
+        grant = self._grant
+        form = {
+            "grant_type": "password",
+            "username": grant.username,
+            "password": secret_text(grant.password.reveal),
+            "audience": grant.audience,
+            "client_id": grant.client_id,
+            "client_secret": secret_text(grant.client_secret.reveal),
+        }
         return httpx.Request(
             "POST",
-            self._url,
-            data={**self._form, **secrets},
+            grant.token_url,
+            data=form,
             headers={"Accept": "application/json"},
             extensions={**extensions, "endpoint": TOKEN_PASSWORD},
         )

@@ -265,18 +265,7 @@ def _access(settings: SnowplowSettings) -> Access:
     root = root_of(settings)
     auth, organization = settings.auth, settings.organization_id
     if isinstance(auth, PasswordGrant):
-        return Access(
-            root=root,
-            auth=PasswordAuth(
-                username=auth.username,
-                password=auth.password.reveal,
-                client_id=auth.client_id,
-                client_secret=auth.client_secret.reveal,
-                token_url=auth.token_url,
-                audience=auth.audience,
-            ),
-            credential=f"{root} {auth.username} {auth.client_id}",
-        )
+        return Access(root=root, auth=PasswordAuth(auth), credential=f"{root} {auth.username} {auth.client_id}")
     key_id = auth.api_key_id if isinstance(auth, ApiKeyPair) else None
     return Access(
         root=root,

@@ -17,7 +17,6 @@ from exporter.model import FAILING, Job, Result, Run, Step
 from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, decode, decoded, text, usable
 from exporter.sources.rest import StatusTable, look_up, seconds_between
 from exporter.sources.source import StepLog
-from exporter.sources.strait.statuses import COMPENSATING, EXPIRED
 from exporter.times import parse_timestamp
 
 RUNS = "/runs"
@@ -34,6 +33,8 @@ RUN_PARTS = ("runId", "workflowRunId")
 
 # Prefix of a workflow's job ID, which distinguishes it from a job's ID.
 WORKFLOW = "workflow:"
+
+EXPIRED, COMPENSATING = "expired", "compensating"
 
 MILLISECOND = timedelta(milliseconds=1)
 # A larger number of attempts is wrong. The state cannot store every number of JSON.

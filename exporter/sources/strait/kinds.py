@@ -1,10 +1,13 @@
-"""Job runs and workflow runs, which are read in the same way."""
+"""Job runs and workflow runs, which are read in the same way, and the meanings of their statuses."""
 
 import msgspec
 
 from exporter.config.source import DAY
+from exporter.model import Result, State
 from exporter.sources.rest import StatusTable
 from exporter.sources.strait.api import (
+    COMPENSATING,
+    EXPIRED,
     JOBS,
     RUN,
     RUNS,
@@ -12,10 +15,57 @@ from exporter.sources.strait.api import (
     WORKFLOW_RUNS,
     WORKFLOWS,
 )
-from exporter.sources.strait.statuses import RUN_STATUSES, WORKFLOW_STATUSES
 
 REACH = 90 * DAY
 """Assumed retention of runs in seconds. The server's operator configures it."""
+
+# Statuses of job runs. Active statuses are in the order in which a run has them.
+RUN_STATUSES: StatusTable = {
+    "delayed": State.PENDING,
+    "replay_staged": State.PENDING,
+    "queued": State.PENDING,
+    "dequeued": State.PENDING,
+    "executing": State.EXECUTING,
+    "waiting": State.PENDING,
+    "paused": State.PENDING,
+    "completed": Result.SUCCESS,
+    "failed": Result.FAILURE,
+    # All retries have failed.
+    "dead_letter": Result.FAILURE,
+    "crashed": Result.ERROR,
+    "system_failed": Result.ERROR,
+    "timed_out": Result.TIMEOUT,
+    "canceled": Result.CANCELLATION,
+    # The run never ran: see `to_run`.
+    EXPIRED: Result.SKIP,
+}
+
+WORKFLOW_STATUSES: StatusTable = {
+    "pending": State.PENDING,
+    "running": State.EXECUTING,
+    "paused": State.PENDING,
+    COMPENSATING: State.EXECUTING,
+    "completed": Result.SUCCESS,
+    "failed": Result.FAILURE,
+    "timed_out": Result.TIMEOUT,
+    "canceled": Result.CANCELLATION,
+    "compensated": Result.FAILURE,
+    "compensation_failed": Result.ERROR,
+    # The vendor does not document it for workflow runs. It would mean the same as for job runs.
+    EXPIRED: Result.SKIP,
+}
+"""Statuses of workflow runs."""
+
+STEP_STATUSES: StatusTable = {
+    "pending": State.PENDING,
+    "waiting": State.PENDING,
+    "running": State.EXECUTING,
+    "completed": Result.SUCCESS,
+    "failed": Result.FAILURE,
+    "skipped": Result.SKIP,
+    "canceled": Result.CANCELLATION,
+}
+"""Statuses of a workflow run's steps."""
 
 
 class PartKind(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from exporter.model import Batch, Run, Window
 from exporter.sources.failing import PATIENCE, FailingParts
 from exporter.sources.rest import REFUSALS, OpenRunQueue, is_gone, path, status_table
 from exporter.sources.strait.api import (
+    COMPENSATING,
     RUN_PARTS,
     RUN_ROW,
     StraitPage,
@@ -25,7 +26,6 @@ from exporter.sources.strait.latest import LatestRows
 from exporter.sources.strait.pages import Lists
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.strait.status_lists import StatusLists
-from exporter.sources.strait.statuses import COMPENSATING
 from exporter.sources.view import View
 from exporter.sources.windows import plan_poll, reach_of
 

@@ -23,10 +23,9 @@ from exporter.sources.strait.api import (
     parse_error,
     parse_steps,
 )
-from exporter.sources.strait.kinds import KINDS, REACH
+from exporter.sources.strait.kinds import KINDS, REACH, STEP_STATUSES
 from exporter.sources.strait.part import StraitPart
 from exporter.sources.strait.settings import StraitSettings
-from exporter.sources.strait.statuses import STEP_STATUSES
 from exporter.sources.view import View
 
 # Steps per page. All steps are created at the same time, so a cursor cannot lead to a second page.

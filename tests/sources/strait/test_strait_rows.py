@@ -24,7 +24,7 @@ from exporter.sources.strait.api import (
     to_job,
     to_run,
 )
-from exporter.sources.strait.statuses import RUN_STATUSES, STEP_STATUSES, WORKFLOW_STATUSES
+from exporter.sources.strait.kinds import RUN_STATUSES, STEP_STATUSES, WORKFLOW_STATUSES
 
 PAYLOADS = Path(__file__).parent / "payloads"
 TABLE = status_table(RUN_STATUSES, {})
