@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from exporter.duration import UNITS
+from exporter.times import parse_vendor_duration
 
 NICKNAMES = {
     "@yearly": "0 0 1 1 *",
@@ -21,7 +21,6 @@ NICKNAMES = {
 }
 
 _EVERY = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[dhms]))+")
-_PART = re.compile(r"([0-9.]+)(ms|[dhms])")
 _ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.+)", re.DOTALL)
 
 
@@ -72,11 +71,7 @@ def _fields(text: str) -> str:
 def _interval(text: str) -> float:
     if not _EVERY.fullmatch(text):
         raise ValueError("must name an interval after @every, like @every 1h30m")
-    try:
-        seconds = sum(float(count) * UNITS[unit] for count, unit in _PART.findall(text))
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds < float("inf"):
+    if (seconds := parse_vendor_duration(text) or 0.0) < 1:
         raise ValueError("must name an interval of at least 1s")
     return seconds
 

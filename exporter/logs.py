@@ -210,10 +210,8 @@ def _safe(value: object) -> object:
 
 _REDACTOR = Redactor()  # global, as logging is
 
-
-def guard(secrets: Iterable[Secret]) -> None:
-    """Mask these secrets in everything that is logged from now on."""
-    _REDACTOR.guard(secrets)
+guard = _REDACTOR.guard
+"""Mask these secrets in everything that is logged from now on."""
 
 
 def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = time.time) -> None:

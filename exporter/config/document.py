@@ -123,15 +123,12 @@ def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Docum
     document.problems.extend(ConfigProblem(path_of(path), complaint) for complaint in complaints)
     if complaints:
         return data
-    text = _VARIABLE.sub(lambda match: _value(environ[match[1]]) if match[1] else "$", data)
+    # A value that comes from a file may have a byte order mark and line breaks at its end.
+    values = {name: environ[name].removeprefix("\ufeff").rstrip("\r\n") for name in _names(data)}
+    text = _VARIABLE.sub(lambda match: values[match[1]] if match[1] else "$", data)
     if data and not text:
         document.emptied[path_of(path)] = ", ".join(_names(data))
     return text
-
-
-def _value(text: str) -> str:
-    """Return a variable's value without a byte order mark and trailing line breaks, which come from files."""
-    return text.removeprefix("\ufeff").rstrip("\r\n")
 
 
 def _names(text: str) -> list[str]:

@@ -64,7 +64,8 @@ class Section(BaseModel):
     def secrets(self) -> Iterator[Secret]:
         """Yield all secrets in this section and below."""
         for value in vars(self).values():
-            for item in value if isinstance(value, tuple) else (value,):
+            items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+            for item in items:
                 if isinstance(item, Secret):
                     yield item
                 elif isinstance(item, Section):

@@ -38,7 +38,7 @@ class RecordCopies:
         self._next_key = committed.next_key(rules.name)
         self._new: dict[str, int] = {}
         self._names: dict[tuple[str, str], int] = {}
-        self._exporter: Counted | None = None
+        self.exporter: Counted | None = None
         self.base = committed.sources[rules.name]
         self.source = fork(self.base)
         self.scopes: set[str] = set()
@@ -56,12 +56,7 @@ class RecordCopies:
     @property
     def can_be_deferred(self) -> bool:
         """Return whether the transaction counts nothing. If it is lost, the next poll reads the same again."""
-        return not (self.runs or self.jobs or self.checkpoints or self._exporter)
-
-    @property
-    def exporter(self) -> Counted | None:
-        """The exporter's own counters, if this transaction changed them."""
-        return self._exporter
+        return not (self.runs or self.jobs or self.checkpoints or self.exporter)
 
     def job(self, key: int) -> JobState:
         """Return a copy of a job's record, which the caller may change."""
@@ -111,9 +106,9 @@ class RecordCopies:
 
     def count_for_exporter(self, family: str, label: str) -> None:
         """Add to one of the exporter's own counters."""
-        if self._exporter is None:
-            self._exporter = copy(self._committed.exporter)
-        self._exporter.count(family, label)
+        if self.exporter is None:
+            self.exporter = copy(self._committed.exporter)
+        self.exporter.count(family, label)
 
 
 def fork(source: SourceState) -> SourceState:

@@ -108,10 +108,6 @@ class Poller:
         refused = reason == AuthError.reason
         return max(backoff(self._rules.poll_interval, failures), self._auth_backoff if refused else 0.0)
 
-    def round_seconds(self) -> float:
-        """Return the seconds that the source needs to read everything once; 0 if each poll does."""
-        return self._source.round_seconds()
-
     def poll(self, *, steps: bool = True) -> str:
         """Poll once, and fetch steps if `steps` is true. Return the outcome: `success`, `partial` or `error`.
 

@@ -192,10 +192,6 @@ class WebConfig(_WebSection):
             if not name or ":" in name or not name.isprintable():
                 yield Conflict(("basic_auth_users", name), "must be printable and without a colon")
 
-    def secrets(self) -> Iterator[Secret]:
-        """Yield all hashes."""
-        yield from self.basic_auth_users.values()
-
 
 def load_web(path: Path) -> WebConfig:
     """Return a web config file.

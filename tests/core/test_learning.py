@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from exporter.ledger.learner import MAX_LEARN_INTERVAL, MIN_LEARN_INTERVAL
+from exporter.ledger.housekeeping import MAX_LEARN_INTERVAL, MIN_LEARN_INTERVAL
 from exporter.model import Job, Result, State
 from tests.core.ledger_harness import BASELINE, ended, run
 from tests.core.page_harness import PageHarness
