@@ -1,7 +1,7 @@
 """The config of a source that is common to all vendors."""
 
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -53,14 +53,6 @@ class JobFilter(Section):
     """Regular expressions on job_name; one must match."""
     exclude: tuple[Regex, ...] = ()
     """Regular expressions on job_name; none may match."""
-
-    def wants(self, job_name: str) -> bool:
-        """Return whether a job with this name is watched."""
-        return _matches(self.include, job_name) and not _matches(self.exclude, job_name)
-
-
-def _matches(patterns: Iterable[Pattern], text: str) -> bool:
-    return any(pattern.fullmatch(text) for pattern in patterns)
 
 
 class Tls(Section):

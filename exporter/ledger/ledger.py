@@ -123,7 +123,7 @@ class Ledger(Housekeeping):
                 self._drafts[source] = transaction
             else:
                 self._commit(transaction, poll_context.now)
-            self._sightings[source].add(writer.sightings)
+            self._sightings[source].update(writer.sightings)
             self._sources_with_commits.add(source)
             return writer.stats
 

@@ -37,31 +37,17 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
         return one_row_per_run([self.run, run])[0] is not self.run
 
 
-class Sightings:
+class Sightings(dict[str, Sighting]):
     """The sightings of one poll by run ID. Only committed batches add to them."""
 
-    def __init__(self) -> None:
-        self.started: float | None = None
-        self._runs: dict[str, Sighting] = {}
+    started: float | None = None
 
     def start(self, started: float) -> None:
         """Clear the sightings if another poll has started."""
         if self.started != started:
             self.started = started
-            self._runs = {}
-
-    def clear(self) -> None:
-        """Clear the sightings, because the poll has read everything."""
-        self._runs = {}
-
-    def get(self, run_id: str) -> Sighting | None:
-        """Return the sighting of a run; None if the poll has not shown it."""
-        return self._runs.get(run_id)
-
-    def add(self, sightings: dict[str, Sighting]) -> None:
-        """Add the sightings of a committed batch."""
-        self._runs.update(sightings)
+            self.clear()
 
     def waiting(self) -> list[Sighting]:
         """Return the sightings whose row is not written yet."""
-        return [sighting for sighting in self._runs.values() if sighting.waiting]
+        return [sighting for sighting in self.values() if sighting.waiting]

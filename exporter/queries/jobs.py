@@ -55,7 +55,7 @@ def job_report(view: JobView, watermark: float | None, recent: tuple[CompletedRu
         pending=view.active.get(State.PENDING, (0, None))[0],
         executing=executing,
         oldest_start=oldest_start,
-        status=status_of(view, watermark),
+        status=next(status for status, is_true in STATUSES.items() if is_true(view, watermark)),
         folded=state.folded,
         recent=recent,
     )
@@ -63,11 +63,6 @@ def job_report(view: JobView, watermark: float | None, recent: tuple[CompletedRu
 
 def _completed(last: LastRun) -> CompletedRun:
     return CompletedRun(run_id=last.run_id, result=last.result, end=last.order, duration=last.duration)
-
-
-def status_of(view: JobView, watermark: float | None) -> str:
-    """Return the most urgent status that is true of a job."""
-    return next(status for status, is_true in STATUSES.items() if is_true(view, watermark))
 
 
 def matches(job: JobReport, wanted: JobQuery) -> bool:

@@ -11,6 +11,8 @@ from exporter.commands.run import mention_proxies, read
 from exporter.config import Config, ConfigError, load, loads, schema, secrets
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
+from exporter.counting.records import Filter
+from exporter.counting.rules import included
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Result, State
 from exporter.sources import SETTINGS, SOURCES
@@ -172,8 +174,9 @@ def test_step_histograms_may_be_an_unquoted_switch(word, meaning):
 
 def test_a_job_pattern_must_match_the_whole_name():
     jobs = source_of("jobs: {include: [daily, 'hourly-.*'], exclude: ['.*-test']}").jobs
-
-    wanted = [name for name in ("daily", "daily-2", "hourly-1", "hourly-test", "an hourly-1") if jobs.wants(name)]
+    patterns = Filter(0.0, jobs.include, jobs.exclude)
+    names = ("daily", "daily-2", "hourly-1", "hourly-test", "an hourly-1")
+    wanted = [name for name in names if included(patterns, name)]
     assert wanted == ["daily", "hourly-1"]
 
 

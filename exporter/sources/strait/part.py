@@ -72,7 +72,7 @@ class StraitPart:
 
         Raises SourceError if the lists cannot be read.
         """
-        self._known = {run_id: row for run_id, row in self._known.items() if run_id in self._latest.ids}
+        self._known = {run_id: row for run_id, row in self._known.items() if run_id in self._latest}
         self._latest.start_poll()
         self._burst_times, self._open_bursts = set(), set()
         self._runs.grow()
@@ -211,7 +211,7 @@ class StraitPart:
         )
 
     def _missing(self, jobs: Mapping[str, str], view: View) -> list[str]:
-        unseen = [run_id for run_id in jobs if self._latest.row(run_id) is None]
+        unseen = [run_id for run_id in jobs if run_id not in self._latest]
         known = view.known(unseen)
         return [run_id for run_id in unseen if run_id not in known]
 
@@ -283,11 +283,11 @@ class StraitPart:
 
     def _follow_open_runs(self, view: View) -> Iterator[Batch]:
         """Read the active runs that no list has shown by their IDs."""
-        missing = {run.run_id: run for run in view.open_runs(self.kind.scope) if self._latest.row(run.run_id) is None}
+        missing = {run.run_id: run for run in view.open_runs(self.kind.scope) if run.run_id not in self._latest}
         # Runs of which only the ID is known come last: they are many, and are less likely to have ended.
         last = {run_id for run_id, run in missing.items() if run.state is None}
         self._compensated = {run_id: until for run_id, until in self._compensated.items() if until > view.now}
-        compensated = [each for each in self._compensated if self._latest.row(each) is None]
+        compensated = [each for each in self._compensated if each not in self._latest]
         for run_id in self._open_runs.ordered([*missing, *compensated], view, last):
             with self._failing.read(f"run {run_id}", view):
                 row = self._read_run(run_id)
@@ -320,12 +320,12 @@ class StraitPart:
             bursts |= set() if page.burst is None else {page.burst}
             if not view.sweep_due:
                 break
-        others = {row.id for row in self._latest.rows if row.status != DEAD_LETTER}
+        others = {row.id for row in self._latest.values() if row.status != DEAD_LETTER}
         changes = dead.compare(rows, complete=not page.more, other_states=others, hidden=bursts)
         self._latest.add(changes.again)
         yield from self._drain(view)
         # If the list of active runs cannot show all runs of a burst, a replayed dead letter may be missing in it.
-        hidden = [each for each in dead.created_at(self._open_bursts) if self._latest.row(each) is None]
+        hidden = [each for each in dead.created_at(self._open_bursts) if each not in self._latest]
         for run_id in [*changes.vanished, *hidden]:
             if view.out_of_time():
                 break
