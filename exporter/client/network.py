@@ -201,20 +201,13 @@ def _version(path: str) -> tuple[int, int, int] | None:
 def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> httpcore.ConnectionPool:
     """Return a pool that uses the configured proxy. Environment variables and .netrc are ignored."""
     context = make_ssl_context(settings)
+    options: dict[str, Any] = {"max_connections": None, "keepalive_expiry": KEEPALIVE_SECONDS}
+    options |= {"ssl_context": context, "network_backend": backend}
     if not settings.proxy_url:
-        return httpcore.ConnectionPool(
-            context, max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS, network_backend=backend
-        )
+        return httpcore.ConnectionPool(**options)
     proxy = httpx.Proxy(settings.proxy_url)
-    return httpcore.HTTPProxy(
-        _url(proxy.url),
-        proxy_auth=proxy.raw_auth,
-        ssl_context=context,
-        proxy_ssl_context=make_proxy_context(settings) if proxy.url.scheme == "https" else None,
-        max_connections=None,
-        keepalive_expiry=KEEPALIVE_SECONDS,
-        network_backend=backend,
-    )
+    tls = make_proxy_context(settings) if proxy.url.scheme == "https" else None
+    return httpcore.HTTPProxy(_url(proxy.url), proxy_auth=proxy.raw_auth, proxy_ssl_context=tls, **options)
 
 
 @cache
