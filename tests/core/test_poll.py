@@ -477,8 +477,10 @@ def test_a_rate_limiting_api_gets_no_requests_for_steps(harness, error, reason):
     assert harness.status.up is False
 
 
-def test_the_source_sets_the_length_of_a_poll_round(harness):
-    assert harness.poller.round_seconds() == 42.0
+def test_a_source_that_needs_longer_to_read_everything_once_lengthens_the_reported_interval():
+    harness = PollHarness(poll_interval=10.0)
+    harness.poll()
+    assert harness.ledger.reports[-1].interval == 42.0
 
 
 def test_steps_are_requested_for_the_runs_of_the_rows(harness):
