@@ -172,7 +172,7 @@ def test_a_run_of_a_source_that_a_reload_just_removed_is_shown_from_the_state(ma
     harness = make(web={"logs": True})
     harness.commit(ended("a"))
     reporter = harness.reporter
-    reporter._parts = reporter._replace(sources=dict)
+    reporter.polled_sources = dict
     page = reporter.run("one", "a")
     assert (page.run.run_id, page.steps_error) == ("a", "this source was just removed from the config")
     with pytest.raises(UnknownError):
