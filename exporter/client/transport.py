@@ -106,7 +106,8 @@ class BudgetedTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request. Return its complete, decompressed response."""
-        self._wait(request.extensions.get("patience", 2 * self._timeout))
+        patience = request.extensions.get("patience", 2 * self._timeout)
+        self._budget.acquire(self._monotonic() + patience, self._observer.waited)
         started = self._monotonic()
         request.extensions["deadline"] = started + 2 * self._timeout
         # The request of a sign-in has no timeouts, and would wait forever.
@@ -131,9 +132,6 @@ class BudgetedTransport(httpx.BaseTransport):
     def close(self) -> None:
         """Close all connections."""
         self._inner.close()
-
-    def _wait(self, patience: float) -> None:
-        self._budget.acquire(self._monotonic() + patience, self._observer.waited)
 
     def _exchange(self, request: httpx.Request) -> httpx.Response:
         try:

@@ -42,38 +42,31 @@ def connection_limit() -> int:
     return max(8, min(MAX_CONNECTIONS, files // FILES_PER_CONNECTION))
 
 
-class Connections:
+class Connections(dict["Accepted", None]):
     """The open connections of one event loop, at most `limit`. The first one has been idle longest."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
+        super().__init__()
         self._limit = limit
-        self._open: dict[Accepted, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     def add(self, connection: "Accepted") -> None:
         """Add a new connection. At the limit, abort the one that has been idle longest."""
-        while len(self._open) >= self._limit:
+        while len(self) >= self._limit:
             self.evict()
-        self._open[connection] = None
+        self[connection] = None
 
     def touch(self, connection: "Accepted") -> None:
         """Mark a connection as used just now."""
-        if connection in self._open:
-            del self._open[connection]
-            self._open[connection] = None
-
-    def remove(self, connection: "Accepted") -> None:
-        """Remove a connection that is closed."""
-        self._open.pop(connection, None)
+        if connection in self:
+            del self[connection]
+            self[connection] = None
 
     def evict(self) -> None:
         """Abort the connection that has been idle longest; a busy one only if all are busy."""
-        idle = (connection for connection in self._open if not connection.busy)
-        connection = next(idle, None) or next(iter(self._open), None)
+        idle = (connection for connection in self if not connection.busy)
+        connection = next(idle, None) or next(iter(self), None)
         if connection is not None:
-            del self._open[connection]
+            del self[connection]
             connection.abort()
 
 
@@ -155,7 +148,7 @@ class Acceptor:
     def _opened(self, protocol: "Accepted", accepted: socket.socket, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
         if protocol.transport is None:
-            self._connections.remove(protocol)
+            self._connections.pop(protocol, None)
             accepted.close()
 
 

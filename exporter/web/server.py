@@ -60,7 +60,7 @@ class _Protocol(HttpToolsProtocol, Accepted):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._cancel_deadline()
-        self._connections.remove(self)
+        self._connections.pop(self, None)
 
     def on_message_begin(self) -> None:
         self._began = True

@@ -65,7 +65,7 @@ def test_a_closed_connection_does_not_count():
     first, second = Fake(), Fake()
     connections = Connections(1)
     connections.add(first)
-    connections.remove(first)
+    connections.pop(first)
     connections.add(second)
     connections.touch(first)
     assert (first.aborted, len(connections)) == (False, 1)

@@ -15,11 +15,8 @@ class DeadLetterChanges(msgspec.Struct, frozen=True):
     vanished: list[str]
 
 
-class DeadLetters:
-    """The dead letters seen so far."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, StraitRun] = {}
+class DeadLetters(dict[str, StraitRun]):
+    """The dead letters seen so far, by ID."""
 
     def compare(
         self,
@@ -41,26 +38,22 @@ class DeadLetters:
         oldest = min((created for row in shown.values() if (created := row.created) is not None), default=None)
         vanished = [
             run_id
-            for run_id, row in self._known.items()
+            for run_id, row in self.items()
             if run_id not in shown
             and row.created not in hidden
             and (complete or (oldest is not None and row.created is not None and row.created > oldest))
         ]
-        again = [row for run_id, row in shown.items() if self._known.get(run_id, row) != row]
-        self._known.update(shown)
+        again = [row for run_id, row in shown.items() if self.get(run_id, row) != row]
+        self.update(shown)
         for run_id in other_states:
             if run_id not in shown:
-                self._known.pop(run_id, None)
-        return DeadLetterChanges(again, [run_id for run_id in vanished if run_id in self._known])
+                self.pop(run_id, None)
+        return DeadLetterChanges(again, [run_id for run_id in vanished if run_id in self])
 
     def add(self, rows: Iterable[StraitRun]) -> None:
         """Add dead letters that another list has shown."""
-        self._known.update((row.id, row) for row in rows)
+        self.update((row.id, row) for row in rows)
 
     def created_at(self, times: Collection[datetime]) -> list[str]:
         """Return the IDs of dead letters created at one of these times."""
-        return [run_id for run_id, row in self._known.items() if row.created in times]
-
-    def remove(self, run_id: str) -> None:
-        """Remove a vanished dead letter, which was read by its ID."""
-        self._known.pop(run_id, None)
+        return [run_id for run_id, row in self.items() if row.created in times]

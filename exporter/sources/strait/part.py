@@ -331,7 +331,7 @@ class StraitPart:
                 break
             with self._failing.read(f"run {run_id}", view):
                 row = self._read_run(run_id)
-                dead.remove(run_id)
+                dead.pop(run_id, None)
                 if row is not None:
                     dead.add([row] if row.status == DEAD_LETTER else [])
                     self._latest.add([row])
