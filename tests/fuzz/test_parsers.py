@@ -12,7 +12,7 @@ from exporter.sources.northflank import api as northflank_api
 from exporter.sources.payload import decode_rows
 from exporter.sources.snowplow import api as snowplow_api
 from exporter.sources.strait import api as strait_api
-from exporter.sources.strait import kinds as strait_statuses
+from exporter.sources.strait import kinds as strait_kinds
 from exporter.sources.workato import api as workato_api
 from tests.fuzz.depth import VALUES_HERE
 from tests.fuzz.hostile_values import places, planted, twice, whole, without
@@ -63,7 +63,7 @@ def northflank_runs(body: bytes) -> object:
 def strait_runs(body: bytes) -> object:
     page = strait_api.parse_page(body, strait_api.RUN_ROW, 100)
     jobs = [strait_api.unlisted_job("j", row.project_id, scope="", workflow=False) for row in page.rows]
-    return [strait_api.to_run(row, strait_statuses.RUN_STATUSES) for row in page.rows], jobs, page.cursor
+    return [strait_api.to_run(row, strait_kinds.RUN_STATUSES) for row in page.rows], jobs, page.cursor
 
 
 def strait_jobs(body: bytes) -> object:
@@ -101,9 +101,9 @@ CASES: Mapping[str, tuple[bytes, Parser]] = {
     "strait jobs": (saved("strait/payloads/jobs.json"), strait_jobs),
     "strait run": (
         saved("strait/payloads/run.json"),
-        lambda body: strait_api.to_run(strait_api.parse_run(body), strait_statuses.RUN_STATUSES),
+        lambda body: strait_api.to_run(strait_api.parse_run(body), strait_kinds.RUN_STATUSES),
     ),
-    "strait steps": (STRAIT_STEPS, lambda body: strait_api.parse_steps(body, strait_statuses.STEP_STATUSES)),
+    "strait steps": (STRAIT_STEPS, lambda body: strait_api.parse_steps(body, strait_kinds.STEP_STATUSES)),
     "strait error": (STRAIT_STEPS, lambda body: strait_api.parse_error(body, "a")),
     "rows": (WORKATO_PAGE, lambda body: decode_rows(body, ("result",))),
 }
