@@ -96,8 +96,7 @@ class Replay:
 
     def __init__(self, config: Config, shown: ConfiguredSource, past: Past, samples: Samples) -> None:
         self._shown, self._past, self._samples = shown, past, samples
-        rules = counting_rules(config)
-        self._rules = msgspec.structs.replace(rules, zero_first=False)
+        self._rules = msgspec.structs.replace(counting_rules(config), zero_first=False)
         self._views = ViewBuilder(config, {past.name: shown})
         self._written = [family for family in WRITTEN_FAMILIES if family.name not in config.metrics.exclude]
         store = Store("")

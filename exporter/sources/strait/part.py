@@ -145,9 +145,8 @@ class StraitPart:
             newest = window is windows[-1]
             self._read_window(window, view, newest=newest, first=watermark is None)
             if newest:
-                self._burst_times |= {
-                    time for time, burst in self._bursts.known(view.checkpoints).items() if not burst.read
-                }
+                bursts = self._bursts.known(view.checkpoints)
+                self._burst_times |= {time for time, burst in bursts.items() if not burst.read}
             yield from self._read_bursts(view)
             yield from self._drain(view, through=todo.proves(window), unobserved=lost)
 
