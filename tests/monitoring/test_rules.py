@@ -301,6 +301,14 @@ def test_alertmanager_accepts_the_example_configuration(edition):
     assert "1 templates" in said
 
 
+@pytest.mark.parametrize("alert", sorted(ALERTS.keys() - OF_JOBS - {"JobrunManyJobsFailing", "JobrunWatchdog"}))
+@pytest.mark.parametrize("severity", ["critical", "warning"])
+def test_an_alert_that_is_not_about_jobs_goes_to_the_operators(alert, severity):
+    pairs = [f"alertname={alert}", f"severity={severity}"]
+    routed = run("amtool", "config", "routes", "test", f"--config.file={FOLDER / 'alertmanager.yml'}", *pairs)
+    assert routed.split() == ["operators-page" if severity == "critical" else "operators"]
+
+
 @pytest.mark.parametrize(
     ("labels", "receiver"),
     [
