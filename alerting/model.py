@@ -7,7 +7,7 @@ import msgspec
 from exporter.snapshot.conditions import KINDS
 
 RUNBOOKS = "https://github.com/jobrun-exporter/jobrun-exporter/blob/main/docs/runbooks.md"
-"""Address of the runbooks that does not need a running exporter."""
+"""Address of the runbooks. It works without a running exporter."""
 
 WIDTH = 118
 
@@ -33,9 +33,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         summary: What and where, one line.
         description: What it means, in two sentences.
         severity: A template if it depends on the job; "" for the severity of the kind.
-        blank: Labels that only the annotations use.
+        blank: Labels of the expression that the alert does not get. The annotations may use them.
         extra: More annotations.
-        links: Annotations that `assets --external-url --grafana-url` fills in, by name.
+        links: Annotations in comments, by name. `assets --external-url --grafana-url` fills them in.
         why: A comment.
     """
 
@@ -93,7 +93,7 @@ def block(expression: str, indent: int) -> str:
 
 
 def folded(name: str, text: str) -> list[str]:
-    """Return an annotation as a folded block scalar. Only single spaces outside of template actions are broken."""
+    """Return an annotation as a folded block scalar, with line breaks in place of some spaces."""
     words = text.replace("\n", " ").split(" ")
     lines, line = [], ""
     for word in words:

@@ -1,4 +1,4 @@
-"""Hourly and daily recording rules, and their alerts."""
+"""Recording rules over hours and days, and their alerts."""
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
@@ -60,14 +60,14 @@ HOUR_GROUP = Group(
     ),
     "4m",
     """Windows of days are sums of recorded hours: summing raw samples would take tens of seconds with 1,000 jobs.
-    They do not include runs since the last full hour; in the first hour of a series, `or` uses the current value.
+    They omit runs since the last full hour. In the first hour of a series they use the current value.
     Two exporters of one source count the same runs, so the larger count is used, never the sum. The interval is below
     the 5 minutes of Prometheus' lookback.""",
 )
 
 
 def ratios(window: str) -> tuple[Record, Record]:
-    """Return the success ratio of a window, and its failures divided by what a 99 % objective allows."""
+    """Return the success ratio of a window, and its burn: the ratio of failures, divided by the 1 % that is allowed."""
     name = f"source_project_job_name:jobrun_runs:success_ratio_{window}"
     return (
         Record(
@@ -181,8 +181,8 @@ STEP_GROUP = Group(
                 "failed_step": "{{ $labels.step_name }}",
             },
             links=texts.of_job("JobrunStepFailing", "&result=failure"),
-            why="""For steps that fail often, even if runs in between succeed. The alert does not start while the job
-            fails, or within a day after its failures paged.""",
+            why="""For steps that fail often, even if runs in between succeed. The alert does not start while
+            JobrunLastRunFailed or JobrunFailingRepeatedly fires, or within a day after the latter.""",
         ),
         Record(
             held("failure_ratio_high"),
@@ -212,13 +212,13 @@ STEP_GROUP = Group(
             severity=texts.WARNING,
             summary=f"{{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed in a day",
             description=(
-                f"In the last day {{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed, more than "
-                f"{limits.RATIO:.0%} of at least {limits.RATIO_RUNS} runs. Runs in between succeeded."
+                f"In the last day {{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed. The limit "
+                f"is {limits.RATIO:.0%}, for jobs with at least {limits.RATIO_RUNS} runs. Runs in between succeeded."
             ),
             links=texts.of_job("JobrunFailureRatioHigh", "&result=failure"),
             why="For jobs that run often, fail often and recover each time.",
         ),
     ),
     "2m",
-    "These rules query a whole day, and a few minutes do not matter.",
+    "These rules query a whole day, so a delay of 2 minutes does not matter.",
 )

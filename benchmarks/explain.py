@@ -11,7 +11,7 @@ from benchmarks.vendor import polling
 from exporter.commands.explain.explain import explain
 from exporter.queries.reader import reader_of
 
-GROUP = "explain, CPU x reading the runs"
+GROUP = "explain: CPU as a multiple of reading the runs"
 SELECTORS = {
     "a counter": 'jobrun_runs_total{result="success"}',
     "a sum": "jobrun_run_duration_seconds_sum",

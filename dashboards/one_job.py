@@ -29,13 +29,13 @@ def recorded(name: str) -> str:
 
 
 def total(metric: str, window: str, *labels: str, kept: str = "", more: str = "") -> str:
-    """Return the increase of a counter in a window, by one label."""
+    """Return the increase of a counter in a window, one value per value of the label `kept`."""
     by = f" by ({kept})" if kept else ""
     return f"sum{by} (round({JOBS.rise(metric, window, *labels, more=more)}))"
 
 
 def worst(words: Sequence[Word], metric: str, label: str) -> str:
-    """Return the largest code in each interval of the graph, so that a short bad state is visible."""
+    """Return the code of the worst word in each interval of a graph, so that a short bad state is visible."""
 
     def code(word: Word) -> str:
         series = JOBS.series(metric, f'{label}="{word.word}"')
@@ -45,7 +45,7 @@ def worst(words: Sequence[Word], metric: str, label: str) -> str:
 
 
 def in_step(function: str, metric: str) -> str:
-    """Return what a function like `max_over_time` gives for a series in each step of a graph, without labels."""
+    """Apply a function like `max_over_time` to each interval of a graph, and drop all labels."""
     return f"max({function}({metric}{window_of('$__interval')}))"
 
 
@@ -60,7 +60,7 @@ STREAK_NOW = one("jobrun_consecutive_failures")
 EXPECTED = one("jobrun_job_next_run_expected_timestamp_seconds")
 OVERDUE = f"max({JOBS.series('jobrun:overdue:held')})"
 PAGING = f"max({JOBS.series('jobrun:failing_repeatedly:held', MAY_PAGE)})"
-"""Exists if the job fails so often in a row that it pages."""
+"""Has a value while the job has failed so often in a row that it pages."""
 STUCK = f"max({JOBS.series('jobrun:run_stuck:held')})"
 LIMITS: Final = {
     "age of last success": f"clamp_min(max({JOBS.age}), 0) / {one('jobrun_job_freshness_objective_seconds')}",
@@ -69,9 +69,9 @@ LIMITS: Final = {
     "duration, p95 of 7 days": f"{recorded('jobrun_run_duration_seconds:p95_7d')} / {BUDGET}",
     "error budget, 30 days": f"max({JOBS.errors_used})",
 }
-"""Name of each limit, and the query of its used fraction."""
+"""What is measured, and the fraction of its limit that is used."""
 GRAVE, STALE = 50, 100
-"""Added to the code of the last result if it is one of many failures, or if a newer result may exist."""
+"""Added to the code of the last result. GRAVE: the failures page. STALE: the source is down or the job is disabled."""
 
 
 KNOWN_JOB = f"on () {one('jobrun_job_info')}"
@@ -79,7 +79,7 @@ PAGES: Final = " (pages)"
 
 
 def marked(expression: str, condition: str, mark: str) -> str:
-    """Return an expression whose label `is` has the mark while the condition has a result."""
+    """Set the label "is" of an expression to a mark while a condition has a result."""
     return (
         f'label_replace({expression} and on () {condition}, "is", "{mark}", "", "")'
         f" or ({expression} unless on () {condition})"

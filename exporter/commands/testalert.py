@@ -85,7 +85,7 @@ def _ask(client: httpx.Client, method: str, url: str, **more: object) -> list[di
         response.raise_for_status()
         return list(response.json()) if method == "GET" else []
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise TestAlertError(f"{url} did not accept the test alert: {error}") from None
+        raise TestAlertError(f"{method} {url} failed: {error}") from None
 
 
 def _receivers_without_notifier(client: httpx.Client, url: str) -> set[str]:
@@ -99,15 +99,15 @@ def _receivers_without_notifier(client: httpx.Client, url: str) -> set[str]:
 
 
 def _receivers_of(accepted: dict[str, object], without_notifier: set[str]) -> Iterator[str]:
-    """Yield the receivers of an alert, or why it is muted or sent to nobody."""
-    names = [each["name"] for each in accepted["receivers"]]  # type: ignore[attr-defined]  # of the API
+    """Yield the receivers of an alert. Raise TestAlertError if it is muted or sent to nobody."""
+    names = [each["name"] for each in accepted["receivers"]]  # type: ignore[attr-defined]  # from the API
     receivers = ", ".join(names)
-    status: dict[str, list[str]] = accepted["status"]  # type: ignore[assignment]  # of the API
+    status: dict[str, list[str]] = accepted["status"]  # type: ignore[assignment]  # from the API
     if status["silencedBy"] or status["inhibitedBy"]:
         raise TestAlertError(f"It goes to {receivers}, but is muted: see silences and inhibitions in Alertmanager.")
     if without_notifier.issuperset(names):
         raise TestAlertError(
             f"It goes to {receivers}, which sends nothing: give it slack_configs or the like in alertmanager.yml."
         )
-    yield f"It goes to {receivers}. The message comes after group_wait, and its end about 5 minutes later."
+    yield f"It goes to {receivers}. The message comes after group_wait, and [RESOLVED] about 5 minutes later."
     yield "If none comes, see Alertmanager's log and alertmanager_notifications_failed_total."

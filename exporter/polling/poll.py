@@ -27,14 +27,14 @@ from exporter.sources.view import View
 
 MAX_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
-"""Readiness does not wait for a first poll that takes longer than both: this many seconds, and this many intervals."""
+"""How long readiness waits for the first poll, in seconds and in poll intervals: the longer applies."""
 
 MAX_CLOCK_SKEW = 5.0
-"""Clock skew, in seconds, above which the batch is discarded and fetched again."""
+"""Change of the clock skew, in seconds, from which on the batch is discarded and fetched again."""
 
 LONGEST_BACKOFF = 300.0
 BACKOFF_INTERVALS = 10
-"""Maximum interval while polls fail, in seconds and in intervals: the shorter applies."""
+"""Longest wait while polls fail, in seconds and in poll intervals: the shorter applies."""
 
 
 def backoff(interval: float, failures: int) -> float:
@@ -206,14 +206,14 @@ class Poller:
 
     def _commit_all(self, view: View, result: PollResult) -> Exception | None:
         """Read and commit all batches. Return the error that ended the reading, if any."""
-        # The poll continues in any case: active runs expire by the watermark, and other endpoints may respond.
+        # The poll continues after an error: active runs must expire, and other endpoints may respond.
         try:
             if not self._commit_batches(view, result):
                 # The skew is known only after a response. Windows that were computed with a wrong clock are read again.
                 self._commit_batches(view, result, accept_skew=True)
         except (Stopped, StateError):
             raise
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # noqa: BLE001  # reported by `poll`
             return error
         return None
 
@@ -235,7 +235,7 @@ class Poller:
             self._log.warning("rows without a readable ID are not counted until they have one", rows=rows)
 
     def _check_clock_skew(self, result: PollResult) -> bool:
-        """Return whether the API's clock differs from the assumed skew. If it does, shift the baseline accordingly."""
+        """Return whether the skew of the API's clock has changed. If so, shift the baseline."""
         change = self._clock.skew - result.skew
         if abs(change) < MAX_CLOCK_SKEW:
             return False
@@ -245,8 +245,8 @@ class Poller:
         return True
 
     def _follow_clock(self) -> None:
-        """Detect a jump of the API's time, as its clock or the local one shows it, and shift the baseline by it."""
-        # Runs have not become older by a jump. If the clock was wrong before it, the baseline is wrong too.
+        """Detect a jump of the API's clock or the local one, and shift the baseline by it."""
+        # A jump does not age runs. If the clock was wrong before it, the baseline is wrong too.
         offset = self._clock.now() - self._monotonic()
         change = offset - self._offset
         if abs(change) >= MAX_CLOCK_SKEW:

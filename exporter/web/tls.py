@@ -1,4 +1,4 @@
-"""TLS of the exporter's own pages: contexts of a web config, and a context that always uses the current one."""
+"""TLS of the exporter's own pages: the context of a web config, and one that follows its changes."""
 
 import ipaddress
 import ssl
@@ -97,7 +97,7 @@ def _shortest(text: str) -> str:
 class NewestContext(ssl.SSLContext):
     """A context that opens each connection with the current context."""
 
-    # One context cannot be updated: it can load a new certificate, but cannot remove a trusted authority.
+    # Updating one context is not enough: it cannot forget a trusted authority.
 
     _newest: Callable[[], ssl.SSLContext]
 
@@ -105,7 +105,7 @@ class NewestContext(ssl.SSLContext):
     def of(cls, newest: Callable[[], ssl.SSLContext]) -> "NewestContext":
         """Return a context that calls `newest` for each connection."""
         context = cls(ssl.PROTOCOL_TLS_SERVER)
-        context._newest = newest  # the base class makes its instances in `__new__`
+        context._newest = newest  # not in `__init__`: the base class has only `__new__`
         return context
 
     def wrap_bio(

@@ -35,7 +35,7 @@ class CountsBeforeCommit(Ledger):
 
 
 class KnowsNoRuns(Ledger):
-    """Runs are not deduplicated: what overlapping windows show twice is counted twice."""
+    """Completed runs are not deduplicated: overlapping windows count them twice."""
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         return {key: row for key, row in super().rows(source, run_ids).items() if row.mark is CountState.OPEN}
@@ -95,7 +95,7 @@ class NeverExpires(Ledger):
 
 
 class EmptyIsTrue(Ledger):
-    """A state that cannot be written is ignored: the source believes that it was."""
+    """If the state cannot be written, the source believes that it was written."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         try:
@@ -116,7 +116,7 @@ class ReleasedBySight(Ledger):
 
 
 class MovesBaseline(Ledger):
-    """The baseline is a day before the first poll: runs that completed before are counted."""
+    """The baseline is a day too early: runs before the first poll are counted."""
 
     def start_poll(self, source: str, now: float) -> int:
         first = self.committed.sources[source].baseline is None
@@ -154,7 +154,7 @@ class KeepsCustomersData(Ledger):
 
 
 class BelievesTheOpenRow(Ledger):
-    """Of two rows of one run the active one is used, and the source treats the completed one as known."""
+    """Some completed rows are stored as active, and the source takes them for completed."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         runs = [reopened(run) if hash(run.run_id) % 5 == 0 else run for run in batch.runs]
@@ -203,7 +203,7 @@ class HidesAgain(Ledger):
 
 
 class CountsUnobservedTwice(Ledger):
-    """Unobserved seconds are added twice."""
+    """An hour too much is added to the unobserved seconds."""
 
     def _commit(self, draft: Transaction, now: float) -> None:
         before = self.committed.sources[draft.source.name].unobserved
@@ -213,7 +213,7 @@ class CountsUnobservedTwice(Ledger):
 
 
 class WatermarkStandsStill(Ledger):
-    """No batch moves the watermark after the first."""
+    """Only the first batch moves the watermark."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if self.committed.sources[source].watermark() is not None:
@@ -231,7 +231,7 @@ class CountsStepsTwice(Ledger):
 
 
 class ForgetsToPublish(Ledger):
-    """Changes of a job reach the page only with its next change."""
+    """Changes of half of the jobs do not reach the page."""
 
     def drain(self) -> Committed:
         committed = super().drain()

@@ -22,7 +22,7 @@ def lines(registry):
     return [line for line in text.splitlines() if not line.startswith("#") and "_created" not in line]
 
 
-def test_an_observer_is_what_the_client_reports_to(metrics):
+def test_a_source_has_one_recorder_of_requests(metrics):
     meter: RequestRecorder = metrics.source("s")
     meter.request("/x", "200", 0.3)
     assert metrics.source("s") is meter
@@ -43,7 +43,7 @@ def observe_everything(metrics):
     return observer
 
 
-def test_every_row_about_requests_shows_what_was_observed(metrics, registry):
+def test_every_metric_about_requests_shows_what_was_observed(metrics, registry):
     observe_everything(metrics)
     assert {
         'jobrun_source_rate_limit_wait_seconds_total{source="s"} 1.5',
@@ -54,7 +54,7 @@ def test_every_row_about_requests_shows_what_was_observed(metrics, registry):
     assert all(any(line.startswith(family.name) for line in lines(registry)) for family in REQUEST_FAMILIES)
 
 
-def test_the_latest_rate_limit_and_expiry_are_kept_for_the_record_of_the_poll(metrics):
+def test_the_latest_rate_limit_and_expiry_are_kept(metrics):
     observer = observe_everything(metrics)
     observer.limits(100, 50, 1.7e9)
     observer.credential_expiry(1.8e9)

@@ -1,4 +1,4 @@
-"""Shapes, statuses and units that the API's documentation does not exclude, although none has been seen."""
+"""Shapes, statuses and units that the API's documentation allows. None of them has been seen yet."""
 
 import json
 
@@ -59,7 +59,7 @@ def run_of(now=NOW, **changes):
     ],
     ids=lambda body: json.dumps(body).replace(json.dumps(ROW)[1:-1], "…")[:60],
 )
-def test_a_run_by_id_may_be_wrapped_with_its_steps_in_it_or_next_to_it(body):
+def test_a_run_may_be_wrapped_and_its_steps_inside_or_next_to_it(body):
     row, steps = parse_run(json.dumps(body).encode(), TABLE, "r1")
     assert to_run(row, TABLE) == run_of()
     assert [(step.name, step.result) for step in steps or ()] == [("load", Result.FAILURE)]
@@ -80,12 +80,12 @@ def test_a_wrapper_without_a_run_is_an_error(body):
 @pytest.mark.parametrize(
     "wrapped", [{"content": [ROW]}, {"data": {"runs": [ROW]}}, {"data": {"items": []}, "runs": [ROW]}]
 )
-def test_a_list_may_be_the_content_of_a_page_and_wrapped_twice(wrapped):
+def test_a_list_may_be_under_content_or_wrapped_twice(wrapped):
     assert [row.run_id for row in parse_rows(json.dumps(wrapped).encode(), {}).fresh] == ["r1"]
 
 
 @pytest.mark.parametrize("wrapped", [{"data": {"data": {"runs": [ROW]}}}, {"data": {"message": "x"}}, {"list": [ROW]}])
-def test_any_other_object_is_never_an_empty_list(wrapped):
+def test_an_unknown_wrapper_is_an_error(wrapped):
     with pytest.raises(SchemaError):
         parse_rows(json.dumps(wrapped).encode(), {})
 
@@ -94,7 +94,7 @@ def test_steps_may_be_called_task_states():
     assert [step.name for step in parse_steps(json.dumps({"taskStates": STEPS}).encode(), TABLE)] == ["load"]
 
 
-def test_a_step_listed_twice_is_completed_in_any_order():
+def test_the_completed_one_of_two_rows_of_a_step_is_used_in_any_order():
     rows = [{"name": "load", "state": "RUNNING"}, {"name": "load", "state": "FAILED"}]
     for order in (rows, rows[::-1]):
         assert [step.result for step in parse_steps(json.dumps(order).encode(), TABLE)] == [Result.FAILURE]
@@ -149,7 +149,7 @@ def test_unambiguous_statuses_are_mapped(word, meaning):
     assert (run.result or run.state, run.unmapped) == (meaning, "")
 
 
-def test_a_status_map_overrides_such_a_status_in_any_spelling():
+def test_a_status_map_overrides_a_status_in_any_spelling():
     row = row_of(state="TIMED OUT")
     assert to_run(row, status_table(STATUSES, {"Timed_Out": Result.ERROR})).result is Result.ERROR
 
@@ -172,7 +172,7 @@ def test_a_duration_may_be_an_object_or_informal_text(duration):
 
 
 @pytest.mark.parametrize("duration", [{}, {"ticks": 5}, {"seconds": "many"}, {"seconds": []}])
-def test_an_object_that_is_not_a_duration_loses_only_the_duration(duration):
+def test_a_run_with_an_unreadable_duration_loses_only_the_duration(duration):
     run = run_of(duration=duration)
     assert (run.result, run.duration, run.end) == (Result.FAILURE, None, None)
 
