@@ -13,7 +13,7 @@ from dashboards.words import NEARLY
 from exporter.simulators.demo import PLANS
 from tests.e2e.processes import Command, eventually
 from tests.e2e.servers import EDITIONS, Prometheus
-from tests.monitoring.dashboards import JSONS, expressions, filled, panels
+from tests.monitoring.dashboards import JSONS, STEP, expressions, filled, last_step, panels
 
 pytestmark = pytest.mark.e2e
 
@@ -41,8 +41,6 @@ JOBS = [
 """Values of the variables of a job's page; no job of the demo has everything."""
 USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'
 """The series that takes longest to be recorded, because it needs five successes."""
-STEP = 10
-"""Seconds of a step of a graph."""
 EVERYTHING = dict.fromkeys(("source", "project", "job_name", "team"), ".*") | {"job": ".+", "instance": ".+"}
 
 
@@ -103,10 +101,8 @@ def answers(prometheus: Prometheus, expression: str) -> bool:
     long = {"long": "1"} if ":1h]" in expression else {}
     pages = [{**EVERYTHING, **values, **long} for values in ({}, *JOBS)]
     asked = expression.replace(":1h]", ":1s]")
-    # The last step of a graph began before now, and its window ends in it.
-    at = time.time() - (STEP if "offset -$__interval" in expression else 0)
     queries = (filled(asked, __interval=f"{STEP}s", **values) for values in pages)
-    return any(prometheus.ask("query", query=query, time=at) for query in queries)
+    return any(prometheus.ask("query", query=query, time=last_step(expression)) for query in queries)
 
 
 def test_every_expression_returns_data(prometheus: Prometheus) -> None:

@@ -20,7 +20,7 @@ from tests.e2e.live_world import LiveWorld, source, truth, written
 from tests.e2e.pages import COUNTED, Series, counted, fetch, kept_counters
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
 from tests.e2e.servers import Prometheus
-from tests.monitoring.dashboards import JSONS, filled, panels
+from tests.monitoring.dashboards import JSONS, STEP, filled, last_step, panels
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -302,8 +302,9 @@ def scraping(folder: Path, fleet: Fleet) -> Prometheus:
 def shown(prometheus: Prometheus, title: str) -> list[float]:
     """Return the newest values of a panel of the dashboard *Exporter*."""
     (panel,) = [panel for panel in panels(JSONS["jobrun-exporter"]) if panel["title"] == title]
-    expression = filled(panel["targets"][0]["expr"], job=".+", source=".*", instance=".+")
-    return sorted(float(each["value"][1]) for each in prometheus.ask("query", query=expression))
+    expression = panel["targets"][0]["expr"]
+    query = filled(expression, job=".+", source=".*", instance=".+", __interval=f"{STEP}s")
+    return sorted(float(each["value"][1]) for each in prometheus.ask("query", query=query, time=last_step(expression)))
 
 
 def test_the_dashboard_shows_replicas_their_sources_and_takeovers(fleet, tmp_path):

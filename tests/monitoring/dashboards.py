@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 FOLDER = Path(__file__).parents[2] / "grafana"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
 JSONS: dict[str, dict[str, Any]] = {uid: json.loads(path.read_text()) for uid, path in FILES.items()}
+
+STEP = 10
+"""Seconds of a step of a graph."""
 
 VARIABLES = {"__rate_interval": "1m", "__range": "1h", "__interval": "1m", "long": "0", "show": "0"}
 
@@ -25,6 +29,11 @@ def filled(expression: str, **values: str) -> str:
     """An expression in which variables of the page stand for these values, and those of Grafana for some time."""
     known = {**VARIABLES, **values}
     return re.sub(r"\$(\w+)", lambda match: known.get(match[1], match[0]), expression)
+
+
+def last_step(expression: str) -> float:
+    """When the last step of a graph of this expression began, if steps take STEP seconds. A window may end with it."""
+    return time.time() - (STEP if "offset -$__interval" in expression else 0)
 
 
 def expressions(boards: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
