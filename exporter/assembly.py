@@ -121,7 +121,7 @@ def configured(settings: SourceSettings, config: Config) -> ConfiguredSource:
 class _Account(msgspec.Struct, frozen=True):
     """A credential and the sources that use it. They share a budget, and are kept or replaced together.
 
-    If `stopping` is set, their polls stop waiting.
+    If `stopping` is set, their polls stop before their next request.
     """
 
     settings: tuple[SourceSettings, ...]
@@ -172,6 +172,7 @@ class Assembly:
             min(each.requests_per_minute for each in settings),
             monotonic=self._clocks.monotonic,
             sleep=self._clocks.sleep or stopping.wait,
+            stopping=stopping.is_set,
             before=before.budget if before else None,
         )
         return _Account(settings, budget, stopping)
@@ -195,7 +196,7 @@ class Assembly:
         return [frozenset(each.name for each in account.settings) for account in self._accounts.values()]
 
     def interrupt_sources(self, names: Collection[str]) -> None:
-        """Let polls of these sources stop waiting. `names`: whole groups that share a credential."""
+        """Let polls of these sources stop before their next request. `names`: whole groups that share a credential."""
         for account in self._accounts.values():
             if any(each.name in names for each in account.settings):
                 account.stopping.set()

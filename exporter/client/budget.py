@@ -126,6 +126,7 @@ class Budget:
 
     Args:
         sleep: Sleeps for some seconds. Returns True if the process is shutting down.
+        stopping: Returns whether polls must send no more requests.
         before: The previous budget of the same credential.
     """
 
@@ -135,6 +136,7 @@ class Budget:
         *,
         monotonic: Callable[[], float],
         sleep: Callable[[float], bool | None],
+        stopping: Callable[[], bool] = lambda: False,
         before: "Budget | None" = None,
     ) -> None:
         self._lock = threading.Lock()
@@ -144,6 +146,7 @@ class Budget:
                 self._pace.inherit(before._pace)  # noqa: SLF001  # as above
         self._monotonic = monotonic
         self._sleep = sleep
+        self._stopping = stopping
         self._polls_waiting = 0
 
     @property
@@ -160,9 +163,11 @@ class Budget:
 
         Raises:
             RateLimitedError: The request could not be sent by the deadline.
-            Stopped: The process is shutting down.
+            Stopped: The process is shutting down, or polls must send no more requests.
         """
         person = _for_a_person.get()
+        if not person and self._stopping():
+            raise Stopped
         started = last = self._monotonic()
         pause = self._try(deadline, person=person)
         if pause > 0:

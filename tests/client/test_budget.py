@@ -76,6 +76,14 @@ def test_a_shutdown_cuts_the_wait_short(moved):
         budget.acquire(EVER)
 
 
+def test_a_poll_that_must_stop_sends_no_request_even_if_it_need_not_wait_and_a_person_may(moved):
+    budget = Budget(60.0, monotonic=moved.monotonic, sleep=moved.sleep, stopping=lambda: True)
+    with pytest.raises(Stopped):
+        budget.acquire(10.0)
+    with for_a_person():
+        assert budget.acquire(10.0) == 0.0
+
+
 def test_a_block_by_the_server_applies_to_all_threads_and_a_shorter_one_does_not_lift_it(moved):
     budget = make_budget(moved)
     budget.blocked_until(30.0)
