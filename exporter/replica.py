@@ -14,7 +14,8 @@ from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
-from exporter.state.leases import RENEWAL, STEPS, Leases, Row, SupersededError
+from exporter.state.lease_row import STEPS, Row
+from exporter.state.leases import RENEWAL, Leases, SupersededError
 
 INTERVAL = 0.5
 """Seconds between two checks of the versions."""

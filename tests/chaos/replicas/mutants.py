@@ -12,7 +12,8 @@ from exporter import cli, sharing
 from exporter.replica import Replica
 from exporter.state import lease_statements, leases, postgres
 from exporter.state.connections import Found, Pool, Session
-from exporter.state.leases import Leases, Row
+from exporter.state.lease_row import Row
+from exporter.state.leases import Leases
 
 
 class _Versionless(Replica):
