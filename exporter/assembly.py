@@ -172,7 +172,8 @@ class Assembly:
             min(each.requests_per_minute for each in settings),
             monotonic=self._clocks.monotonic,
             sleep=self._clocks.sleep or stopping.wait,
-            stopping=stopping.is_set,
+            # A replica may lose a lease without noticing it at once, for example while its database does not respond.
+            stopping=lambda: stopping.is_set() or not all(self._ledger.owns(each.name) for each in settings),
             before=before.budget if before else None,
         )
         return _Account(settings, budget, stopping)

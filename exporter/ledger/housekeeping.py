@@ -68,7 +68,7 @@ class Housekeeping(LedgerQueries):
         """Return whether this process may write the owner's record."""
         record = self._record(("source", str(owner[-1])) if owner[0] == "unobserved" else owner)
         source = record.source if isinstance(record, JobState) else getattr(record, "name", None)
-        return source is None or self._store is None or self._store.owns(source)
+        return source is None or self.owns(source)
 
     def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
         match owner:
@@ -93,7 +93,7 @@ class Housekeeping(LedgerQueries):
 
     def _writable(self) -> list[str]:
         """Return the names of the known sources, configured or not, whose records this process may write."""
-        return [name for name in self.committed.sources if self._store is None or self._store.owns(name)]
+        return [name for name in self.committed.sources if self.owns(name)]
 
     def _idle_jobs(self, name: str, now: float, job_expiry: float) -> list[JobState]:
         rules = self._rules.get(name)

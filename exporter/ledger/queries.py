@@ -67,7 +67,11 @@ class LedgerQueries(Journal):
 
     def owned(self) -> dict[str, SourceRules]:
         """Return the rules of the configured sources that this process may write."""
-        return {name: rules for name, rules in self._rules.items() if self._store is None or self._store.owns(name)}
+        return {name: rules for name, rules in self._rules.items() if self.owns(name)}
+
+    def owns(self, source: str) -> bool:
+        """Return whether this process may poll a source and write its records. With replicas, only one may."""
+        return self._store is None or self._store.owns(source)
 
     def size(self) -> int:
         """Return the size of the state on disk, in bytes; 0 while it is not open or cannot be read."""

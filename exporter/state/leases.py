@@ -212,7 +212,8 @@ class Leases:
             if found < self._history:
                 self._pool.forget()  # a new connection may reach the new primary
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
-            if self._history and found != self._history:
+            # At a start, a history in which no source was created or read has just begun.
+            if found != self._history and (self._history or not any(found in row.history for row in rows)):
                 self._failed_over = self._boottime()
             self._history = found
 

@@ -1,12 +1,22 @@
 """Replicas that share one state: only the holder of a source's lease can write for the source."""
 
+from contextlib import closing
+
+import httpx
 import msgspec
 import psycopg
 import pytest
+import yaml
+from prometheus_client import CollectorRegistry
 
+from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.client.budget import Stopped
+from exporter.config import loads
 from exporter.counting.records import copy
 from exporter.errors import StateError
 from exporter.ledger.status import PollReport
+from exporter.metrics.requests import RequestMetrics
+from exporter.sources import SETTINGS
 from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
 from tests.core.shared_state import ReplicaLedger, expire, rewind, saved
 
@@ -138,6 +148,39 @@ def test_nobody_takes_a_lease_until_one_that_a_failover_lost_has_ended(replica):
     assert not late.take(["s"])
     one.time += 1.0
     assert late.take(["s"])
+
+
+def test_a_replica_that_starts_after_a_failover_waits_too(replica, admin):
+    one = replica("one")
+    late = Leases(one.pool, "late", lambda: one.time)
+    admin.execute("UPDATE leases SET history = '00000000', written = DEFAULT")
+    late.read_all()
+    assert not late.take(["s"])
+    one.time += LONGEST_SILENCE
+    assert late.take(["s"])
+
+
+def test_no_request_is_sent_without_a_lease_whatever_the_database_does(replica):
+    one, sent = replica("one"), []
+
+    def answer(request):
+        sent.append(request)
+        return httpx.Response(200, json=[])
+
+    source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}}
+    config = loads(yaml.safe_dump({"sources": [source]}), {}, SETTINGS)
+    metrics = RequestMetrics(CollectorRegistry())
+    assembly = Assembly(config, one.ledger, metrics, NoPages(), Clocks(transport=httpx.MockTransport(answer)))
+    with closing(assembly):
+        client = assembly.clients["s"]
+        with pytest.raises(Stopped):
+            client.get("/x", endpoint="/x")
+        one.take("s")
+        client.get("/x", endpoint="/x")
+        one.time += LONGEST_SILENCE  # nothing renewed it, and nobody noticed
+        with pytest.raises(Stopped):
+            client.get("/x", endpoint="/x")
+    assert len(sent) == 1
 
 
 def test_a_locked_row_keeps_only_its_own_source_from_being_renewed(replica, url):
