@@ -212,8 +212,8 @@ class Leases:
             if found < self._history:
                 self._pool.forget()  # a new connection may reach the new primary
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
-            # At a start, a history in which no source was created or read has just begun.
-            if found != self._history and (self._history or not any(found in row.history for row in rows)):
+            # A process that starts cannot know. If it waited, restarts after a failover would delay takeovers for long.
+            if self._history and found != self._history:
                 self._failed_over = self._boottime()
             self._history = found
 

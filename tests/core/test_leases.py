@@ -150,16 +150,6 @@ def test_nobody_takes_a_lease_until_one_that_a_failover_lost_has_ended(replica):
     assert late.take(["s"])
 
 
-def test_a_replica_that_starts_after_a_failover_waits_too(replica, admin):
-    one = replica("one")
-    late = Leases(one.pool, "late", lambda: one.time)
-    admin.execute("UPDATE leases SET history = '00000000', written = DEFAULT")
-    late.read_all()
-    assert not late.take(["s"])
-    one.time += LONGEST_SILENCE
-    assert late.take(["s"])
-
-
 def test_no_request_is_sent_without_a_lease_whatever_the_database_does(replica):
     one, sent = replica("one"), []
 
