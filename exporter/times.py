@@ -80,7 +80,8 @@ def parse_vendor_duration(value: str | float | None) -> float | None:
 def is_number(value: str | float | None) -> bool:
     """Return whether a duration is a number without a unit."""
     if isinstance(value, str):
-        return bool(NUMBER_TEXT.fullmatch(value.strip()[:LONGEST_TEXT]))
+        # Most durations are ISO 8601, and a poll may have thousands.
+        return not value.startswith("P") and bool(NUMBER_TEXT.fullmatch(value.strip()[:LONGEST_TEXT]))
     return value is not None and not isinstance(value, bool)
 
 

@@ -56,6 +56,8 @@ def count_expired(job: JobState) -> None:
 
 def as_counted(record: RunRecord, error_type: str) -> Run:
     """Return a completed run with the label of its error; if it was reopened, without a queue time."""
+    if not record.earlier and record.run.error_type == error_type:
+        return record.run
     # Queue time is measured from creation, and a reopened run was created before its first completion.
     waited = None if record.earlier else record.run.queue_duration
     return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
