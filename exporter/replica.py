@@ -30,8 +30,8 @@ never shows less, no matter which replicas respond.
 CLOCK_DIFFERENCE = 60.0
 """Maximum seconds by which an API's clock is assumed to be ahead of the database's."""
 
-MOST_PAGES = 1000
-"""Maximum number of pages whose versions are remembered until a scrape got them."""
+MAX_PAGES = 1000
+"""Maximum number of pages whose versions are remembered until a scrape has read them."""
 
 Group = frozenset[str]
 
@@ -84,16 +84,20 @@ class Replica:
         self._boottime = boottime
         self._handlers = handlers
         self._polled: set[str] = set()
-        self._known: set[str] = set()
-        self._renewal = float("-inf")
+        self._configured: set[str] = set()
+        self._last_beat = float("-inf")
         self._confirmed = float("-inf")
         self._error = "the state was not read yet"
+        # Versions that scrapes have read, what the last page was rendered from, and its generation.
         self._served: dict[str, int] = {}
-        self._shown: tuple[dict[str, int], object, int, object, int] = ({}, None, 0, None, 0)
+        self._rendered: tuple[dict[str, int], object, int, object, int] = ({}, None, 0, None, 0)
         self._generation = -1
-        self._reread: dict[str, float] = {}
+        # Versions of this replica's sources on each page that no scrape may have read, by generation.
         self._pages: dict[int, dict[str, int]] = {}
-        self._back: set[str] = set()
+        # Until when runs ended whose steps must be read again after a failover, by source.
+        self._steps_until: dict[str, float] = {}
+        # Sources whose version went back, until all replicas know it.
+        self._went_back: set[str] = set()
         self._lock = threading.Lock()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0
@@ -129,9 +133,9 @@ class Replica:
             lost=self.lost,
             last_commit=max(written, default=None),
             state_size=self._size,
-            rewound=self.rewound & self._known,
-            steps_rewound=(self._steps_rewound | self.rewound) & self._known,
-            all_rewound=bool(self._known) and self._known <= self.rewound,
+            rewound=self.rewound & self._configured,
+            steps_rewound=(self._steps_rewound | self.rewound) & self._configured,
+            all_rewound=bool(self._configured) and self._configured <= self.rewound,
         )
 
     def stale(self) -> str:
@@ -157,7 +161,7 @@ class Replica:
 
     def _tick(self, started: float) -> None:
         self._ledger.load()
-        self._ensure()
+        self._create_sources()
         self._regroup()
         before, doubtful = self._leases.versions(), self._leases.doubtful
         rows = {row.source: row for row in self._leases.read_all()}
@@ -166,27 +170,27 @@ class Replica:
         self._drop(rows, before)
         self._rewound = frozenset(name for name, row in rows.items() if row.rewound)
         self._steps_rewound = frozenset(name for name, row in rows.items() if row.steps_rewound)
-        self._back |= {name for name, row in rows.items() if not row.history}
-        self._follow(rows)
+        self._went_back |= {name for name, row in rows.items() if not row.history}
+        self._load_changes(rows)
         self._mark_rewound()
         self._leases.trust(doubtful - self._rewound)
         self._take(rows)
-        self._settle_history(rows)
+        self._expose_read_sources(rows)
         self._publish()
         self._confirmed = started
-        if started - self._renewal >= RENEWAL:
-            self._renewal = started
-            self._renew()
+        if started - self._last_beat >= RENEWAL:
+            self._last_beat = started
+            self._beat()
 
-    def _ensure(self) -> None:
+    def _create_sources(self) -> None:
         """Create records and leases of new sources in the config."""
         identities = self._handlers.identities()
-        new = identities.keys() - self._known
+        new = identities.keys() - self._configured
         if new:
             records = (SourceState(name=name, identity=identities[name]) for name in sorted(new))
-            self._leases.ensure((record.name, msgspec.json.encode(record)) for record in records)
+            self._leases.create((record.name, msgspec.json.encode(record)) for record in records)
             self._ledger.reload(new)
-        self._known = set(identities)
+        self._configured = set(identities)
 
     def _regroup(self) -> None:
         """Hand back sources that are no longer in the config, and groups that have changed."""
@@ -202,7 +206,7 @@ class Replica:
             for name, version in before.items()
             if name not in rows or rows[name].holder != self._leases.holder or rows[name].version < version
         }
-        self._back |= {name for name in gone if name in rows and rows[name].version < before[name]}
+        self._went_back |= {name for name in gone if name in rows and rows[name].version < before[name]}
         self._leases.drop(gone)
         self._end_lost()
 
@@ -216,12 +220,12 @@ class Replica:
             self._polled -= lost
             self._handlers.lost(lost)
 
-    def _follow(self, rows: Mapping[str, Row]) -> None:
+    def _load_changes(self, rows: Mapping[str, Row]) -> None:
         """Load the commits of other replicas."""
         with self._ledger.locked():
-            foreign = rows.keys() & self._known - self._leases.held
+            foreign = rows.keys() & self._configured - self._leases.held
             changed = {name for name in foreign if rows[name].content != self._seen(name)}
-            self._back |= {name for name in changed if rows[name].version < self._seen(name)[0]}
+            self._went_back |= {name for name in changed if rows[name].version < self._seen(name)[0]}
             if changed:
                 self._ledger.reload(changed)
 
@@ -231,16 +235,16 @@ class Replica:
 
     def _mark_rewound(self) -> None:
         """Make all replicas withhold the counters of sources whose commits the database lost."""
-        back = self._back | self._leases.rewound()
+        back = self._went_back | self._leases.rewound()
         if back:
             marked = self._leases.mark_rewound(back)
             self._rewound |= back
-            self._back.clear()
+            self._went_back.clear()
             if marked:
                 self._log.error("the database has lost commits", sources=sorted(marked))
                 self._ledger.count_cold_start("rewound")
 
-    def _renew(self) -> None:
+    def _beat(self) -> None:
         """Record that this replica is running, and find out which pages scrapes have read from any replica."""
         with self._lock:
             served = self._served
@@ -300,27 +304,26 @@ class Replica:
             self.hand_back()
             self._leases.leave()
 
-    def _settle_history(self, rows: Mapping[str, Row]) -> None:
-        """Expose the counters of sources that were read completely, and those of steps after these were read too."""
+    def _expose_read_sources(self, rows: Mapping[str, Row]) -> None:
+        """Expose the counters of sources that polls have read completely since the last failover."""
         read: dict[str, list[Row]] = {}
-        known = [rows[name] for name in sorted((self._polled - self._ledger.starting()) & rows.keys())]
+        polled = [rows[name] for name in sorted((self._polled - self._ledger.starting()) & rows.keys())]
         unread = self._ledger.unread()
-        new = [row for row in known if row.history != row.current and not (row.rewound and row.source in unread)]
-        # The steps of later runs were never served, and a busy source always waits for some.
-        ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in new}
-        self._reread = {name: self._reread.get(name, end) for name, end in ends.items()}
-        for row in new:
+        older = [row for row in polled if row.history != row.current and not (row.rewound and row.source in unread)]
+        # A busy source always has runs whose steps are pending. The steps of later runs were never served.
+        ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in older}
+        self._steps_until = {name: self._steps_until.get(name, end) for name, end in ends.items()}
+        for row in older:
             # Counters of runs do not wait for steps: there may be many steps, and the API may be slow.
-            pending = self._ledger.count_pending_steps(row.source, self._reread[row.source])
-            waiting = pending and not row.new
-            history = row.current + STEPS if waiting else row.current
+            pending = not row.new and self._ledger.count_pending_steps(row.source, self._steps_until[row.source])
+            history = row.current + STEPS if pending else row.current
             if row.history != history:
                 read.setdefault(history, []).append(row)
         lossy = [row.source for found in read.values() for row in found if row.steps_rewound]
-        if lossy:  # series that were exposed by a lost commit must not be served as 0 again
+        if lossy:  # a lost commit has exposed their series, which must not be served as 0 again
             self._ledger.expose_sources(lossy)
         for history, found in read.items():
-            self._leases.read_completely(found, history)
+            self._leases.record_history(found, history)
 
     # --- pages and scrapes ---
 
@@ -328,17 +331,17 @@ class Replica:
         """Render a page if it would differ from the one served."""
         held = self._leases.versions()
         versions = {name: row.version for name, row in list(self._leases.seen.items())} | held
-        shown = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size
-        if shown != self._shown:
+        content = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size
+        if content != self._rendered:
             self._handlers.publish()
             with self._lock:
-                self._shown, self._generation = shown, self._handlers.generation()
+                self._rendered, self._generation = content, self._handlers.generation()
             self._pages[self._generation] = {name: held[name] for name in held.keys() & self._polled}
-            while len(self._pages) > MOST_PAGES:
+            while len(self._pages) > MAX_PAGES:
                 del self._pages[min(self._pages)]
 
     def scraped(self, generation: int) -> None:
         """Record that a scrape has read the page of this generation."""
         with self._lock:
             if generation >= self._generation:
-                self._served = self._shown[0]
+                self._served = self._rendered[0]

@@ -36,7 +36,13 @@ class SupersededError(StateError):
 
 
 class Held(msgspec.Struct):
-    """A lease of this replica. `version`: version of the records in memory; `renewed`: last renewal, by `boottime`."""
+    """A lease that this replica has.
+
+    Attributes:
+        fence: Number of times that the holder changed.
+        version: Version of the records in memory.
+        renewed: Last renewal, by `boottime`.
+    """
 
     fence: int
     version: int
@@ -171,8 +177,8 @@ class Leases:
 
     # --- between transactions ---
 
-    def ensure(self, sources: Iterable[tuple[str, bytes]]) -> None:
-        """Create records and leases of new sources."""
+    def create(self, sources: Iterable[tuple[str, bytes]]) -> None:
+        """Create the records and leases of sources that the database does not have. `sources`: names and records."""
         rows = list(sources)
         names = [name for name, _ in rows]
         with self._pool.transaction() as session:
@@ -212,7 +218,8 @@ class Leases:
             if found < self._history:
                 self._pool.forget()  # a new connection may reach the new primary
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
-            # A process that starts cannot know. If it waited, restarts after a failover would delay takeovers for long.
+            # A process that starts does not know whether there was a failover. If all of them waited, each restart
+            # would delay takeovers.
             if self._history and found != self._history:
                 self._failed_over = self._boottime()
             self._history = found
@@ -238,7 +245,7 @@ class Leases:
         """Take all leases of sources that share a credential, or none. Return whether they were taken."""
         asked = self._boottime()
         if asked - self._failed_over < LONGEST_SILENCE:
-            # A failover may lose renewals and takeovers. Their replica may not know, and polls until then.
+            # A failover may lose renewals and takeovers. The replica that made them may poll until it notices.
             return False
         with self._pool.transaction() as session:
             if len(session.execute(sql.FREE, [sorted(sources), self._history, self._schema])) < len(sources):
@@ -256,10 +263,10 @@ class Leases:
             with self._pool.transaction() as session:
                 session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], self.holder])
 
-    def read_completely(self, rows: Sequence[Row], history: str) -> None:
-        """Record that polls of these sources were complete in a history of the database, so nothing is missing.
+    def record_history(self, rows: Sequence[Row], history: str) -> None:
+        """Record that polls have read these sources completely in a history of the database: no commit is missing.
 
-        Not for a source that lost commits after its row was read.
+        A source that has lost commits since its row was read is skipped.
         """
         if rows:
             columns = [[row.source for row in rows], [row.fence for row in rows], [row.version for row in rows]]
@@ -274,7 +281,7 @@ class Leases:
     # --- other replicas ---
 
     def beat(self, served: Mapping[str, int]) -> dict[str, int]:
-        """Record that this replica is running, and the version of each source that a scrape read from it.
+        """Record that this replica is running, and which version of each source scrapes have read from it.
 
         Return the newest version of each source that a scrape read from any replica.
         """

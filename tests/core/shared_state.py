@@ -44,7 +44,7 @@ class ReplicaLedger:
         self.time = 0.0
         self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
         self.store = PostgresStore(self.pool, self.leases, migrations=migrations)
-        self.leases.ensure((each, msgspec.json.encode(SourceState(name=each, identity="api"))) for each in sources)
+        self.leases.create((each, msgspec.json.encode(SourceState(name=each, identity="api"))) for each in sources)
         loaded = self.store.load()
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
         self.ledger.load()

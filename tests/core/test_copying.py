@@ -131,7 +131,7 @@ def test_a_database_that_a_replica_uses_is_refused_as_source_and_target(path, ur
     copy_state(str(path), url)
     with closing(Pool(url)) as pool:
         leases = Leases(pool, "replica-a", lambda: 0.0)
-        leases.ensure([("s", b"{}")])
+        leases.create([("s", b"{}")])
         assert leases.take(["s"]) if living == "lease" else leases.beat({}) == {}
         refused(url, tmp_path / "new.db", "in use by replica-a; stop all replicas first")
         refused(path, url, "in use by replica-a; stop all replicas first")

@@ -181,14 +181,14 @@ def test_a_former_primary_is_not_believed(member):
     assert not only.leases.take(["other"])
 
 
-@pytest.mark.parametrize("action", ["renew", "read_completely", "mark_rewound", "hand_back"])
+@pytest.mark.parametrize("action", ["renew", "record_history", "mark_rewound", "hand_back"])
 def test_nothing_that_is_done_with_leases_waits_long_for_a_locked_row(member, url, action):
     only = member("a")
     with psycopg.connect(url) as locking:
         locking.execute("LOCK TABLE leases IN SHARE MODE")
         only.parts.time += 5.0
         rows = [row for row in only.leases.seen.values() if row.source == "s"]
-        arguments = {"renew": (), "read_completely": (rows, "x")}.get(action, (["s"],))
+        arguments = {"renew": (), "record_history": (rows, "x")}.get(action, (["s"],))
         with pytest.raises(StateError, match="lock timeout"):
             getattr(only.leases, action)(*arguments)
 
@@ -241,7 +241,7 @@ def test_commits_that_are_lost_after_the_last_check_are_not_taken_for_read(membe
     only.parts.poll("1", "2")
     (row,) = [row for row in only.leases.read_all() if row.source == "s"]
     rewind(admin, kept)
-    only.leases.read_completely([row], row.current)
+    only.leases.record_history([row], row.current)
     (row,) = [row for row in only.leases.read_all() if row.source == "s"]
     assert row.rewound
 

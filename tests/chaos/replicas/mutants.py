@@ -23,9 +23,9 @@ class _Versionless(Replica):
         super()._drop(rows, dict.fromkeys(before, 0))
 
     def _mark_rewound(self) -> None:
-        self._back.clear()
+        self._went_back.clear()
 
-    def _settle_history(self, rows: Mapping[str, Row]) -> None:
+    def _expose_read_sources(self, rows: Mapping[str, Row]) -> None:
         pass
 
 
