@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from exporter.assets import AssetError
 from exporter.commands import assets
 from exporter.commands.backfill.options import BackfillOptions, parse_label
 from exporter.commands.placing import place
+from exporter.commands.warnings import warnings
 from exporter.config import Config, ConfigError, ConfigProblem, load, schema
 from exporter.errors import JobrunError
 from exporter.sources import SETTINGS, SOURCES
@@ -73,7 +75,7 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError([ConfigProblem("state.path" if url is None else "state.url", reason)])
     count = len(config.sources)
     console.say(f"config is valid: {count} source{'s' if count > 1 else ''}")
-    for warning in config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
+    for warning in warnings(config, time.time()):
         console.say(f"warning: {warning}")
     return _probe(config, console) if options.live else 0
 

@@ -15,10 +15,11 @@ import structlog
 
 from exporter import logs
 from exporter.assembly import Clocks
+from exporter.commands.warnings import warnings
 from exporter.config import Config, load
 from exporter.daemon import Daemon
 from exporter.signals import Signals
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import SETTINGS
 from exporter.state.store import Connect
 from exporter.supervision import Manager
 from exporter.web.address import Address
@@ -53,8 +54,8 @@ def run(  # noqa: PLR0913  # dependencies are arguments, so that tests can repla
 def read(config_file: Path, environ: Mapping[str, str]) -> Config:
     """Return the config, and log what is probably wrong with it. Raises ConfigError."""
     config = load(config_file, environ, SETTINGS)
-    for path, doubt in config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
-        structlog.get_logger().warning("config may be wrong", key=path, problem=doubt)
+    for warning in warnings(config, time.time()):
+        structlog.get_logger().warning("config may be wrong", key=warning.path, problem=warning.message)
     mention_proxies(config, environ)
     return config
 

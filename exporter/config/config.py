@@ -14,7 +14,6 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from exporter.config.document import parse
-from exporter.config.doubts import doubt_of, values_of
 from exporter.config.problems import ConfigError, ConfigProblem, validated, wrong
 from exporter.config.secret import Secret
 from exporter.config.section import Conflict, Section, given_keys
@@ -22,7 +21,7 @@ from exporter.config.source import SourceSettings
 from exporter.config.values import (
     Buckets,
     Cron,
-    Duration,
+    DurationOrOff,
     Labels,
     OptionalUrl,
     Page,
@@ -32,7 +31,6 @@ from exporter.config.values import (
     StatePath,
     Switch,
     Timezone,
-    is_loopback,
 )
 from exporter.duration import UNITS, format_duration
 from exporter.patterns import Pattern
@@ -137,10 +135,10 @@ class WebSettings(Section):
 class MetricsSettings(Section):
     """The metrics."""
 
-    zero_first: Duration = 120.0
-    """How long a new series shows 0 before its first value; 0s disables this."""
-    startup_hold: Duration = 30.0
-    """Maximum time after a start that a source's counters wait for its first complete poll."""
+    zero_first: DurationOrOff = 120.0
+    """How long a new series shows 0 before its first value; 0s or off disables this."""
+    startup_hold: DurationOrOff = 30.0
+    """Maximum time after a start that a source's counters wait for its first complete poll; 0s or off disables this."""
     run_buckets: Buckets = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)
     """Buckets of the durations of runs, in seconds."""
     step_buckets: Buckets = (10, 60, 300, 900, 3600, 14400)
@@ -176,39 +174,6 @@ class Config(Section):
     def label_names(self) -> tuple[str, ...]:
         """Return all names in `labels` of objectives, in order: each series of jobrun_job_info has them."""
         return tuple(sorted({name for objective in self.objectives for name in objective.labels}))
-
-    def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[ConfigProblem]:
-        """Return warnings about valid but unlikely values. `poll_requests`: requests per idle poll, by source type."""
-        requests = poll_requests or {}
-        of_sources = [
-            warning
-            for index, source in enumerate(self.sources)
-            for warning in _warnings(f"sources[{index}]", source, requests.get(source.type, 1))
-        ]
-        names = [source.name for source in self.sources]
-        unmatched = [
-            ConfigProblem(f"objectives[{index}].match.source", f"matches no source: {', '.join(names)}")
-            for index, objective in enumerate(self.objectives)
-            if not any(map(objective.match.source.fullmatch, names))
-        ]
-        return [*of_sources, *unmatched] + [
-            ConfigProblem(path, doubt) for path, value in values_of(self) if (doubt := doubt_of(value))
-        ]
-
-
-def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator[ConfigProblem]:
-    if not source.jobs.include:
-        yield ConfigProblem(f"{path}.jobs.include", 'is empty: no job is watched; for all jobs write [".*"]')
-    if source.base_url.startswith("http://") and not is_loopback(source.base_url):
-        yield ConfigProblem(
-            f"{path}.base_url", "http without TLS: the credential and the responses can be read on the network"
-        )
-    if (least := poll_requests / source.requests_per_minute * 60) > source.poll_interval:
-        yield ConfigProblem(
-            f"{path}.poll_interval",
-            f"{poll_requests} requests per poll at {source.requests_per_minute:g} requests_per_minute take longer: "
-            f"polls will come every {format_duration(least)}",
-        )
 
 
 def load(path: Path, environ: Mapping[str, str], settings: KnownNames) -> Config:

@@ -1,8 +1,10 @@
 """Secrets: texts that are never shown, given directly or as files."""
 
+import os
 import re
+import stat
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import BinaryIO, NoReturn, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -15,7 +17,7 @@ MASK = "**********"
 """Text that is shown instead of a secret."""
 
 MAX_SIZE = 64 * 1024
-"""Maximum bytes of a secret's file: a device such as /dev/zero has no end."""
+"""Maximum bytes of a secret's file."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -51,11 +53,13 @@ class Secret:
         try:
             if (version := version_of(file)) is not None and version == self._version:
                 return
-            with file.open("rb") as opened:
+            with open_regular(file) as opened:
                 content = opened.read(MAX_SIZE + 1)
             if len(content) > MAX_SIZE:
                 raise SecretError(f"the secret's file {file} is larger than {MAX_SIZE} bytes")
             text = content.decode("utf-8-sig").rstrip("\r\n")
+        except NotRegularError as error:
+            raise SecretError(f"the secret's file {file} {error}") from None
         except OSError as error:
             raise SecretError(f"the secret's file {file} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:  # its text would show bytes of the secret
@@ -113,6 +117,21 @@ class Secret:
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "minLength": 1, "writeOnly": True}
+
+
+class NotRegularError(OSError):
+    """The path is that of a directory, device, socket or named pipe."""
+
+
+def open_regular(file: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading. Raises OSError; for other kinds of files NotRegularError."""
+    # A named pipe blocks until somebody writes to it, and a device such as /dev/zero has no end. The flags let neither
+    # block before its kind is known.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NotRegularError("is not a regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def version_of(file: Path) -> Version | None:

@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
 
 from exporter.config.problems import wrong
 from exporter.config.secret import Secret, SecretError
+from exporter.config.values import SWITCHES
 from exporter.duration import format_duration
 
 
@@ -155,8 +156,11 @@ class Section(BaseModel):
         json_schema = handler.resolve_ref_schema(handler(schema))
         properties, required = json_schema.get("properties", {}), json_schema.get("required", [])
         for shown in properties.values():
-            if shown.get("type") == "string" and isinstance(shown.get("default"), float):
+            if shown.get("type") != "number" and isinstance(shown.get("default"), float):
                 shown["default"] = format_duration(shown["default"])
+            if switches := [value for word, value in SWITCHES.items() if word in shown.get("enum", ())]:
+                shown["enum"] += switches
+                del shown["type"]  # they are not strings
         for name in cls.secret_names():
             file = f"{name}_file"
             properties[file] = {"type": "string", "minLength": 1, "description": f"Path of the file that holds {name}."}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from exporter.config.problems import wrong
 from exporter.config.section import Conflict, Section
@@ -22,6 +22,7 @@ from exporter.config.values import (
     Regex,
     Switch,
     at_least,
+    is_off,
     template,
 )
 from exporter.duration import UNITS, format_duration
@@ -44,6 +45,14 @@ class Sweep(Section):
     """Time between two sweeps."""
     window: PositiveDuration = DAY
     """How far back a sweep reads."""
+
+
+SweepOrOff = Annotated[
+    Sweep | None,
+    BeforeValidator(lambda value: None if is_off(value) else value),
+    Field(json_schema_extra=lambda schema: schema["anyOf"].append({"enum": ["off", False]})),
+]
+"""None for `off`."""
 
 
 class JobFilter(Section):
@@ -134,7 +143,7 @@ class SourceSettings(Section):
     """Time before the watermark that each poll reads again."""
     settle: Duration = MINUTE
     """How long the API needs until all runs of a time are visible. The watermark stays this far behind."""
-    sweep: Sweep | None = None
+    sweep: SweepOrOff = None
     """Occasional polls of a longer window, for runs that the API shows late."""
     max_run_age: PositiveDuration = 7 * DAY
     """An active run older than this expires."""

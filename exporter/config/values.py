@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from exporter.config.problems import wrong
+from exporter.config.secret import NotRegularError, open_regular
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
 from exporter.patterns import Pattern
@@ -53,6 +54,19 @@ Duration = Annotated[
 
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 """Seconds, more than 0."""
+
+
+def is_off(value: object) -> bool:
+    """Return whether a value is `off`. Unquoted, YAML parses it as false."""
+    return value is False or value == "off"
+
+
+DurationOrOff = Annotated[
+    Duration,
+    BeforeValidator(lambda value: 0.0 if is_off(value) else value),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"const": False}], "examples": ["90s", "off"]}),
+]
+"""Seconds; 0 for `off`."""
 
 
 def _regex(value: object) -> Pattern:
@@ -180,8 +194,10 @@ def template(known: Sequence[str]) -> AfterValidator:
 
 def _readable(text: str) -> str:
     try:
-        with Path(text).open("rb"):
+        with open_regular(Path(text)):
             return text
+    except NotRegularError as error:
+        raise ValueError(str(error)) from None
     except OSError as error:
         raise ValueError(f"the file cannot be read: {error.strerror}") from None
 
@@ -209,6 +225,9 @@ Cron = Annotated[str, _checked(parse_schedule)]
 Timezone = Annotated[str, _checked(zone_of)]
 """The name of a time zone of the IANA database."""
 
+
+SWITCHES = {"on": True, "off": False}
+"""The values to which YAML parses words that are not quoted."""
 
 Switch = BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value)
 """Converts YAML's true and false back to `on` and `off`."""

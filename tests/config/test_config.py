@@ -1,4 +1,5 @@
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from exporter.commands.run import mention_proxies, read
+from exporter.commands.warnings import warnings
 from exporter.config import Config, ConfigError, load, loads, schema, secrets
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
@@ -50,7 +52,7 @@ def test_the_example_has_no_problem_and_no_warning():
     config = load(EXAMPLE, ENVIRON, SETTINGS)
 
     assert [source.name for source in config.sources] == ["snowplow-prod", "embedded", "northflank", "strait"]
-    assert config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}) == []
+    assert list(warnings(config, now=0.0)) == []
 
 
 def test_the_example_shows_the_defaults():
@@ -172,6 +174,40 @@ def test_step_histograms_may_be_an_unquoted_switch(word, meaning):
     assert config_of(rest=f"metrics: {{step_histograms: {word}}}").metrics.step_histograms == meaning
 
 
+@pytest.mark.parametrize("word", ["off", "'off'", "false", "null"])
+def test_off_turns_sweeps_off_as_null_does(word):
+    assert source_of(f"sweep: {word}").sweep is None
+
+
+@pytest.mark.parametrize("word", ["off", "'off'", "false", "0s"])
+def test_off_is_a_duration_of_0s_for_what_0s_turns_off(word):
+    metrics = config_of(rest=f"metrics: {{zero_first: {word}, startup_hold: {word}}}").metrics
+    assert (metrics.zero_first, metrics.startup_hold) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("key", ["sweep: on", "sweep: 0", "overlap: off", "steps: on", "poll_interval: off"])
+def test_switches_are_refused_for_other_keys(key):
+    with pytest.raises(ConfigError, match=rf"sources\[0\]\.{key.partition(':')[0]}: "):
+        source_of(key)
+
+
+@pytest.mark.parametrize("key", ["sweep: off", "sweep: 'off'", "steps: off", "steps: 'off'"])
+def test_the_schema_accepts_off_as_yaml_parses_it(key):
+    text = f"sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: k}}, {key}}}]"
+    metrics = "\nmetrics: {zero_first: off, startup_hold: 'off', step_histograms: off}"
+
+    loads(text + metrics, {}, SETTINGS)
+    assert jsonschema.Draft202012Validator(schema(SETTINGS)).is_valid(yaml.safe_load(text + metrics))
+
+
+def test_the_schema_refuses_true_where_only_off_is_a_word():
+    source = {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}}
+    validator = jsonschema.Draft202012Validator(schema(SETTINGS))
+
+    assert not validator.is_valid({"sources": [source | {"steps": True}]})
+    assert not validator.is_valid({"sources": [source | {"sweep": True}]})
+
+
 def test_a_job_pattern_must_match_the_whole_name():
     jobs = source_of("jobs: {include: [daily, 'hourly-.*'], exclude: ['.*-test']}").jobs
     patterns = Filter(0.0, jobs.include, jobs.exclude)
@@ -207,12 +243,12 @@ def test_equal_addresses_are_normalized_to_equal_texts(url, kept):
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080", "a.localhost"])
 def test_http_on_this_machine_is_no_warning(host):
-    assert config_of(f", base_url: 'http://{host}'").warnings() == []
+    assert list(warnings(config_of(f", base_url: 'http://{host}'"), now=0.0)) == []
 
 
 @pytest.mark.parametrize("host", ["console.example.com", "10.0.0.1", "localhost.example.com", "[2001:db8::1]"])
 def test_http_beyond_this_machine_is_a_warning(host):
-    (warning,) = config_of(f", base_url: 'http://{host}'").warnings()
+    (warning,) = warnings(config_of(f", base_url: 'http://{host}'"), now=0.0)
 
     assert str(warning) == (
         "sources[0].base_url: http without TLS: the credential and the responses can be read on the network"
@@ -220,12 +256,30 @@ def test_http_beyond_this_machine_is_a_warning(host):
 
 
 def test_an_interval_too_short_for_the_budget_is_a_warning():
-    config = config_of(", poll_interval: 10s, requests_per_minute: 12")
+    poll_requests = SOURCES["snowplow"].poll_requests
+    (warning,) = warnings(config_of(", poll_interval: 10s, requests_per_minute: 4"), now=0.0)
 
-    assert config.warnings({"snowplow": 2}) == []
-    assert [str(warning) for warning in config.warnings({"snowplow": 3})] == [
-        "sources[0].poll_interval: 3 requests per poll at 12 requests_per_minute take longer: polls will come every 15s"
-    ]
+    assert poll_requests == 1
+    assert list(warnings(config_of(", poll_interval: 10s, requests_per_minute: 6"), now=0.0)) == []
+    assert str(warning) == (
+        "sources[0].poll_interval: 1 requests per poll at 4 requests_per_minute take longer: polls will come every 15s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ("2026-12-20T23:00:00Z", None),
+        ("2026-12-21T00:00:01Z", "the credential expires in 6d23h: replace it"),
+        ("2026-12-27T23:59:00Z", "the credential expires in less than 1h: replace it"),
+        ("2026-12-30T01:00:00Z", "the credential expired 2d1h ago: replace it"),
+    ],
+)
+def test_a_credential_that_has_expired_or_soon_will_is_a_warning(now, message):
+    config = config_of(", credential_expires: 2026-12-28")
+
+    found = [str(warning) for warning in warnings(config, now=datetime.fromisoformat(now).timestamp())]
+    assert found == ([] if message is None else [f"sources[0].credential_expires: {message}"])
 
 
 OBJECTIVES = """objectives:

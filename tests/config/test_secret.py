@@ -3,9 +3,10 @@ import os
 import pickle
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from exporter.config.secret import MASK, MAX_SIZE, Secret, SecretError
+from exporter.config.values import ReadableFile
 
 
 class Holder(BaseModel):
@@ -45,6 +46,33 @@ def test_a_file_that_is_too_large_for_a_secret_is_refused(tmp_path):
     file.write_text("x" * (MAX_SIZE + 1))
     with pytest.raises(SecretError, match="is larger than 65536 bytes"):
         Secret(file=file).reveal()
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/tty"), "(is not a regular file|cannot be read: No such device or address)"),
+        (lambda path: path.mkdir(), "is not a regular file"),
+    ],
+)
+def test_only_a_regular_file_is_read(tmp_path, make, message):
+    file = tmp_path / "key"
+    make(file)
+    for read in (Secret(file=file).reveal, lambda: TypeAdapter(ReadableFile).validate_python(str(file))):
+        with pytest.raises((SecretError, ValidationError), match=message):
+            read()
+
+
+def test_a_symbolic_link_to_a_regular_file_is_followed_as_kubernetes_mounts_secrets(tmp_path):
+    (tmp_path / "..2026").mkdir()
+    (tmp_path / "..2026" / "key").write_text("one")
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "key").symlink_to("..data/key")
+
+    assert Secret(file=tmp_path / "key").reveal() == "one"
 
 
 @pytest.mark.parametrize("kept", ["size and inode", "size and time"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from exporter.commands.warnings import warnings
 from exporter.config import ConfigError, loads
 from exporter.sources import SETTINGS
 
@@ -23,7 +24,7 @@ def token(config):
 
 
 def warned(config):
-    return [str(warning) for warning in config.warnings()]
+    return [str(warning) for warning in warnings(config, now=0.0)]
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n"])

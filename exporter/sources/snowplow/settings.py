@@ -6,7 +6,7 @@ from pydantic import Discriminator, Tag
 
 from exporter.config.secret import Secret
 from exporter.config.section import Section, given_keys
-from exporter.config.source import SourceSettings, Sweep
+from exporter.config.source import SourceSettings, Sweep, SweepOrOff
 from exporter.config.values import BaseUrl, Text
 
 
@@ -72,5 +72,5 @@ class SnowplowSettings(SourceSettings):
     """ID of the organization, as the console's address shows it."""
     auth: Auth
     """How to sign in: an API key with its ID, only an API key, or a user's password."""
-    sweep: Sweep | None = Sweep()
-    """Occasional polls of a longer window, for runs that the API shows late."""
+    sweep: SweepOrOff = Sweep()
+    """Occasional polls of a longer window, for runs that the API shows late; off for none."""

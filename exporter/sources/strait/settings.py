@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from exporter.config.secret import Secret
 from exporter.config.section import Section
-from exporter.config.source import SourceSettings, Sweep
+from exporter.config.source import SourceSettings, Sweep, SweepOrOff
 from exporter.config.values import BaseUrl, Positive
 
 
@@ -26,7 +26,7 @@ class StraitSettings(SourceSettings):
     """Scheme, host, optional port and prefix of the server, without the API's own path."""
     auth: StraitApiKey
     """How to sign in."""
-    sweep: Sweep | None = Sweep()
-    """Occasional polls of a longer window, for runs that the API shows late."""
+    sweep: SweepOrOff = Sweep()
+    """Occasional polls of a longer window, for runs that the API shows late; off for none."""
     requests_per_minute: Positive = 50.0
     """Request budget. Sources with the same credential share the smallest."""
