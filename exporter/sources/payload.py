@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from exporter.counting.labels import clean
 from exporter.errors import DecodeError, SchemaError
 from exporter.times import parse_timestamp
 
@@ -209,6 +210,10 @@ class Fields:
     def text(self, *names: str) -> str:
         """Return a text or a number, as text; "" if there is none."""
         return text(*self.raws(*names))
+
+    def name(self, *names: str) -> str:
+        """Return the first text or number that can be a label, as text; "" if there is none. A blank text cannot."""
+        return next((value for raw in self.raws(*names) if clean(value := text(raw))), "")
 
     def scalar(self, *names: str) -> Scalar:
         """Return a text or a number. A value of another type is returned as JSON, so that it can be reported."""

@@ -74,11 +74,11 @@ class View:
         """Return the IDs that are in the state, as active or completed runs."""
         return frozenset(self.ledger.rows(self.source, run_ids))
 
-    def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return the IDs that are in the state as completed runs. An expired run may still complete."""
+    def ended(self, run_ids: Collection[str]) -> Mapping[str, float | None]:
+        """Return the ends of runs that are in the state as completed, by ID. An expired run may still complete."""
         rows = self.ledger.rows(self.source, run_ids)
         expired_or_open = {CountState.OPEN, CountState.EXPIRED}
-        return frozenset(run_id for run_id, row in rows.items() if row.mark not in expired_or_open)
+        return {run_id: row.run.end for run_id, row in rows.items() if row.mark not in expired_or_open}
 
     def step_counts(self) -> Mapping[str, int]:
         """Return the number of steps of each job's latest run with known steps, by job ID."""

@@ -51,7 +51,7 @@ def parse_job(raw: msgspec.Raw, project: str) -> NorthflankJob | None:
     cron, suspended = fields.text("jobType").casefold() == CRON, fields.flag("suspended")
     # A job with a schedule is enabled unless suspended.
     enabled = None if suspended is None and not cron else not suspended
-    return NorthflankJob(project=project, slug=slug, name=fields.text("name") or slug, cron=cron, enabled=enabled)
+    return NorthflankJob(project=project, slug=slug, name=fields.name("name") or slug, cron=cron, enabled=enabled)
 
 
 def parse_schedule(body: bytes) -> JobSchedule:

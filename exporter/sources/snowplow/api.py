@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from exporter.counting.labels import clean
 from exporter.errors import SchemaError
 from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step, one_row_per_run
 from exporter.sources.oddities import Oddity
@@ -161,7 +162,7 @@ def _from_fields(fields: Fields) -> SnowplowRun | None:
         return None
     return SnowplowRun(
         run_id=run_id,
-        job_name=fields.text(*JOB_NAME),
+        job_name=fields.name(*JOB_NAME),
         environment=fields.text("environment"),
         state=fields.text(*WORD),
         start_time=fields.scalar(*START),
@@ -189,12 +190,16 @@ def _iso_duration(parts: Fields) -> str:
 def to_job(row: SnowplowRun) -> Job:
     """Return the job of a run."""
     # The vendor's own job ID changes with each edit.
-    return Job(job_id=job_id_of(row), name=row.job_name or UNKNOWN_JOB, project=row.environment)
+    return Job(job_id=job_id_of(row), name=_name_of(row), project=row.environment)
 
 
 def job_id_of(row: SnowplowRun) -> str:
     """Return the ID of a run's job: its environment and name."""
-    return _job_id(row.environment, row.job_name or UNKNOWN_JOB)
+    return _job_id(row.environment, _name_of(row))
+
+
+def _name_of(row: SnowplowRun) -> str:
+    return row.job_name if clean(row.job_name) else UNKNOWN_JOB
 
 
 @lru_cache(maxsize=4096)  # a poll of many runs has few jobs
@@ -324,7 +329,7 @@ def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
     steps: dict[str, Step] = {}
     for raw in raws:
         fields = Fields.of(raw)
-        name = fields.text(*STEP_NAME)
+        name = fields.name(*STEP_NAME)
         if name:
             step = _step(fields, name, status_map)
             if step.result is not None or name not in steps or steps[name].result is None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
+from exporter.counting.labels import clean
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, Step
 from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, decode, decoded, text, usable
@@ -212,7 +213,7 @@ def _records(text_of: str) -> Iterator[list[str] | None]:
 def parse_steps(body: bytes, statuses: StatusTable) -> tuple[list[Step], bool]:
     """Return the steps of a workflow run, one per name, and whether there are more."""
     page = parse_page(body, STEP_ROW, limit=len(body))
-    steps = {row.step_ref: _step(row, statuses) for row in page.rows}
+    steps = {row.step_ref: _step(row, statuses) for row in page.rows if clean(row.step_ref)}
     return list(steps.values()), page.more
 
 
@@ -231,7 +232,7 @@ def to_job(row: StraitJob, *, scope: str, workflow: bool) -> Job:
     """Return the job of a row. Its name is the slug, because titles are often changed."""
     return Job(
         job_id=(WORKFLOW if workflow else "") + row.id,
-        name=_text(row.slug) or _text(row.name) or row.id,
+        name=next(filter(clean, map(_text, (row.slug, row.name))), row.id),
         project=_text(row.project_id),
         scope=scope,
         schedule=_text(row.cron),

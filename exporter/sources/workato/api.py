@@ -88,7 +88,7 @@ def parse_customers(body: bytes) -> tuple[list[Customer], int]:
 def _customer(raw: msgspec.Raw) -> Customer | None:
     fields = Fields.of(raw)
     customer_id = fields.identity("id")
-    return Customer(customer_id, fields.text("external_id") or customer_id) if customer_id else None
+    return Customer(customer_id, fields.name("external_id") or customer_id) if customer_id else None
 
 
 def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
@@ -105,7 +105,7 @@ def _recipe(raw: msgspec.Raw) -> Recipe | None:
         return None
     return Recipe(
         recipe_id=recipe_id,
-        name=fields.text("name"),
+        name=fields.name("name"),
         running=fields.flag("running"),
         stop_cause=_word(fields.text("stop_cause")),
         succeeded=_total(fields.scalar("job_succeeded_count")),
@@ -210,14 +210,14 @@ def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
     # if one of them failed.
     steps: dict[str, Step] = {}
     for fields in map(Fields.of, raws):
-        if fields.text("recipe_line_number"):
+        if fields.name("recipe_line_number"):
             step = _step(fields, failed_line)
             steps[step.name] = _joined(steps[step.name], step) if step.name in steps else step
     return list(steps.values())
 
 
 def _step(fields: Fields, failed_line: str) -> Step:
-    number, stat = fields.text("recipe_line_number")[:9], fields.object("line_stat")
+    number, stat = fields.name("recipe_line_number").strip()[:9], fields.object("line_stat")
     words = [word for name in ("adapter_name", "adapter_operation") if (word := _word(fields.text(name)))]
     failed = number == failed_line or any(bytes(raw) not in NOTHING for raw in fields.raws("error", "error_descriptor"))
     total = parse_vendor_duration(stat.scalar("total"))

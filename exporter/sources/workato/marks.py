@@ -13,13 +13,16 @@ MAX_TRIES = 3
 """Maximum number of searches for jobs that are in the counts but on no page."""
 
 
+AGAIN = "again"
+
+
 class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """How far a recipe's jobs have been read.
 
     Attributes:
         succeeded: The recipe's count of successful jobs when its jobs were last read.
         failed: The recipe's count of failed jobs at that time.
-        last_run: The recipe's `last_run_at` at that time.
+        last_run: The recipe's `last_run_at` at that time; AGAIN if the next poll reads the jobs in any case.
         missing: Number of completed jobs that are in the counts but were not found.
         surplus: Number of completed jobs that were found but are not in the counts yet.
         tries: Number of complete searches that did not find the missing jobs.
@@ -155,12 +158,14 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
         completed: Number of completed jobs found, without those that ended before the baseline.
         recent: Number of jobs that ended so recently that they may not be in the counts yet.
         unread_offsets: IDs of jobs after which pages are unread.
+        lacks_end: Whether a newly completed job has no end yet.
         beyond: Whether pages past the floor were read. Jobs that are still missing are then lost.
     """
 
     completed: int
     recent: int = 0
     unread_offsets: tuple[str, ...] = ()
+    lacks_end: bool = False
     beyond: bool = False
 
 
@@ -175,7 +180,7 @@ def mark_after(
     new = ReadMark(
         succeeded=recipe.succeeded,
         failed=recipe.failed,
-        last_run=recipe.last_run,
+        last_run=AGAIN if result.lacks_end else recipe.last_run,
         missing=0 if lost else missing,
         surplus=result.recent if target.missing is None else min(result.recent, surplus),
         tries=0 if lost else tries,

@@ -85,7 +85,7 @@ class Search:
         rows: All jobs found so far, by ID.
         steps: Steps of completed jobs that were read by ID.
         found: Ends of newly completed jobs, without those before the baseline.
-        unchanged: Number of jobs that are in the state as completed.
+        unchanged: Number of completed jobs of which the state needs nothing more.
         invalid: Number of rows that are not jobs.
         gone: IDs of jobs that the API no longer has.
         capped: Whether there were more pages than one poll may read.
@@ -183,7 +183,8 @@ class Search:
     def runs(self) -> list[Run]:
         """Return the runs that are new or may have changed."""
         ended = self._view.ended(self.rows)
-        fresh = [row for row in self.rows.values() if row.job_id not in ended]
+        fresh = [row for row in self.rows.values() if _is_news(row, ended)]
+        self.unchanged = len(self.rows) - len(fresh)
         known = self._view.known([row.job_id for row in fresh])
         exact = [row if row.job_id in known else self._exact(row) for row in fresh]
         runs = [to_run(row, self._job_id, self._api.statuses) for row in exact]
@@ -225,7 +226,6 @@ class Search:
         again = [row for row in rows if row.job_id in self.rows and self._improves(row)]
         self._note_completed([row for row in new if row.job_id not in ended])
         self._note_completed([row for row in again if not self._api.is_completed(self.rows[row.job_id])])
-        self.unchanged += len(ended)
         self.rows.update((row.job_id, row) for row in (*new, *again))
         page = JobPage(rows=tuple(rows), unseen=frozenset(ids) - known, repeated=bool(rows) and not new)
         self._oldest = min(self._oldest, page.oldest)
@@ -240,6 +240,11 @@ class Search:
             self._view.now if row.completed is None else row.completed for row in rows if self._api.is_completed(row)
         ]
         self.found += [end for end in ends if end >= int(self._baseline)]
+
+
+def _is_news(row: WorkatoJob, ended: Mapping[str, float | None]) -> bool:
+    """Return whether a job is not in the state as completed, or has an end that the state does not have."""
+    return row.job_id not in ended or (ended[row.job_id] is None and row.completed is not None)
 
 
 def _ids(page: JobPage) -> list[str]:

@@ -291,7 +291,13 @@ class WorkatoSource(RestSource):
         search.read_single(REACH)
         runs = search.runs()
         recent = search.ended_since(listed.requested - self._settings.settle)
-        result = SearchResult(completed=len(search.found), recent=recent, unread_offsets=offsets, beyond=search.beyond)
+        result = SearchResult(
+            completed=len(search.found),
+            recent=recent,
+            unread_offsets=offsets,
+            lacks_end=any(run.result is not None and run.end is None for run in runs),
+            beyond=search.beyond,
+        )
         listed.marks[key], missed = mark_after(recipe, mark, target, result)
         checkpoints = {marks_key(scope): encode_checkpoint(listed.marks)}
         if listed.unread.pop(key, None) is not None:

@@ -199,8 +199,9 @@ def test_a_job_with_a_schedule_is_enabled_unless_suspended(fields, enabled):
     )
 
 
-def test_a_job_without_a_name_is_called_by_its_id():
-    row = parse_job(raw({"id": "daily"}), "shop")
+@pytest.mark.parametrize("fields", [{}, {"name": ""}, {"name": " "}])
+def test_a_job_without_a_name_is_called_by_its_id(fields):
+    row = parse_job(raw({"id": "daily", **fields}), "shop")
     assert row is not None
     assert row.name == "daily"
     assert parse_job(raw({"name": "x"}), "shop") is None

@@ -139,7 +139,9 @@ def test_a_job_name_may_be_called_name():
     assert run_of(without=["jobName"], name="other").job_id == "com.acme-prod1/other"
 
 
-@pytest.mark.parametrize("changes", [{"without": ["jobName"]}, {"jobName": None}, {"jobName": ""}, {"jobName": {}}])
+@pytest.mark.parametrize(
+    "changes", [{"without": ["jobName"]}, {"jobName": None}, {"jobName": ""}, {"jobName": " "}, {"jobName": {}}]
+)
 def test_a_job_without_a_name_is_unknown(changes):
     assert run_of(**changes).job_id == "com.acme-prod1/unknown"
 

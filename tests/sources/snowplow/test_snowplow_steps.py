@@ -46,7 +46,7 @@ def test_a_step_name_may_have_other_names(key):
     assert [step.name for step in steps_of({key: "a b", "status": "FAILED"})] == ["a b"]
 
 
-@pytest.mark.parametrize("bad", [None, 5, [], {}, {"name": None}, {"name": ""}])
+@pytest.mark.parametrize("bad", [None, 5, [], {}, {"name": None}, {"name": ""}, {"name": " "}, {"name": "\x01"}])
 def test_a_row_that_is_not_a_step_is_dropped(bad):
     assert [step.name for step in steps_of(bad, {"name": "s"})] == ["s"]
 

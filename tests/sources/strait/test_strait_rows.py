@@ -87,6 +87,14 @@ def test_the_documented_jobs_are_parsed():
     ]
 
 
+@pytest.mark.parametrize(
+    ("fields", "name"), [({"slug": " ", "name": "Daily"}, "Daily"), ({"slug": "", "name": "\t"}, "j-1"), ({}, "j-1")]
+)
+def test_a_job_with_a_blank_slug_has_its_title_or_id_as_name(fields, name):
+    (row,) = parse_page(json.dumps([{"id": "j-1", **fields}]).encode(), JOB_ROW, 100).rows
+    assert to_job(row, scope="", workflow=False).name == name
+
+
 def test_the_documented_single_job_has_the_same_shape():
     row = parse_page(b"[" + (PAYLOADS / "job.json").read_bytes() + b"]", JOB_ROW, 100).rows[0]
     assert to_job(row, scope="", workflow=False).name == "string"
@@ -266,6 +274,7 @@ def test_the_steps_of_a_workflow_run_are_parsed():
         {"step_ref": "notify", "status": "canceled"},
         {"step_ref": "audit", "status": "waiting"},
         {"step_ref": "odd", "status": "novel"},
+        {"step_ref": " ", "status": "failed"},
     ]
     steps, more = parse_steps(json.dumps({"data": rows, "has_more": False}).encode(), status_table(STEP_STATUSES, {}))
     assert not more

@@ -52,6 +52,13 @@ def found(completed, **fields) -> SearchResult:
 TARGET = target(2)
 
 
+def test_a_completed_job_without_an_end_is_read_again_even_if_the_recipe_does_not_change():
+    lacking, _ = mark_after(recipe(6), MARK, target(1), found(1, lacks_end=True))
+    assert needs_read(lacking, recipe(6))
+    complete, _ = mark_after(recipe(6), lacking, target(0), found(0))
+    assert not needs_read(complete, recipe(6))
+
+
 def test_marks_survive_the_state():
     marks = {"1": MARK, "2": ReadMark(), "3": ReadMark(1, None, "y", 2, 3, 1, ("a", "b"))}
     assert decode_checkpoint(encode_checkpoint(marks), MARKS) == marks

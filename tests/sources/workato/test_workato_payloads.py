@@ -237,7 +237,7 @@ def test_a_step_is_named_by_line_number_and_plain_words(line, name):
     assert [step.name for step in steps_of(line)] == [name]
 
 
-@pytest.mark.parametrize("lines", [None, "x", [None, 5, {}, {"adapter_name": "a"}]])
+@pytest.mark.parametrize("lines", [None, "x", [None, 5, {}, {"adapter_name": "a"}, {"recipe_line_number": " "}]])
 def test_an_invalid_line_is_skipped(lines):
     assert parse_job(body_of({**JOB, "lines": lines}), "j-1")[1] == []
 
@@ -285,7 +285,7 @@ def test_an_invalid_row_is_counted_and_does_not_affect_others():
 
 
 def test_a_customer_is_named_by_its_external_id_if_it_has_one():
-    body = body_of({"result": [{"id": 1, "external_id": "acme"}, {"id": "2", "external_id": None}, {"name": "x"}]})
+    body = body_of({"result": [{"id": 1, "external_id": "acme"}, {"id": "2", "external_id": " "}, {"name": "x"}]})
     assert parse_customers(body) == ([Customer("1", "acme"), Customer("2", "2")], 1)
 
 
@@ -315,7 +315,7 @@ def test_a_recipe_is_a_job():
 
 
 def test_a_recipe_with_few_fields_is_parsed():
-    (recipe,), _ = parse_recipes(body_of([{"id": "5", "running": "yes", "stop_cause": "by Ms Jones"}]))
+    (recipe,), _ = parse_recipes(body_of([{"id": "5", "name": " ", "running": "yes", "stop_cause": "by Ms Jones"}]))
     assert recipe == Recipe(
         recipe_id="5", name="", running=None, stop_cause="", succeeded=None, failed=None, last_run=""
     )

@@ -110,6 +110,21 @@ def test_a_new_status_is_reported_and_the_error_flag_gives_the_result(world, wat
     assert mapping.counts() == {"cancellation": 1}
 
 
+def test_a_failed_job_without_an_end_gets_its_end_once_the_api_shows_it(world, watch, clock, option):
+    world.add_job(RECIPE)
+    watch.poll()
+    option(rows=WorkatoShape(words={"executing": "failed"}))
+    end = int(clock()) + 100
+    world.run("a", start=end - 60, end=end, result="failure")
+    watch.poll()
+    assert (watch.counts(), watch.job("a").last_run.end) == ({"failure": 1}, None)
+    watch.poll()
+    assert (watch.counts(), watch.job("a").last_run.end) == ({"failure": 1}, end)
+    updated = watch.ledger.source("w").counts["jobrun_source_runs_fetched_total"]["updated"].value
+    watch.poll()
+    assert watch.ledger.source("w").counts["jobrun_source_runs_fetched_total"]["updated"].value == updated
+
+
 @pytest.mark.parametrize(("length", "shown"), [(0.05, 0.0), (0.3, 1.0), (59.4, 60.0)])
 def test_durations_are_exact_to_a_second(world, watch, clock, length, shown):
     world.add_job(RECIPE)
