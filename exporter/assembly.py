@@ -57,7 +57,6 @@ class NoPages:
 def counting_rules(config: Config) -> CountingRules:
     """Return the counting rules of a config."""
     return CountingRules(
-        run_buckets=config.metrics.run_buckets,
         step_buckets=config.metrics.step_buckets,
         zero_first=config.metrics.zero_first > 0,
         excluded=frozenset(config.metrics.exclude),

@@ -15,13 +15,17 @@ MAX_ERROR_TYPES = 50
 
 
 class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How runs are counted: the bounds of histograms in seconds, and whether new series are served as 0 first.
+    """How runs and steps are counted.
 
-    `excluded`: families that are counted but not served.
+    Attributes:
+        step_buckets: Bounds of step durations, in seconds.
+        step_histograms: Whether step durations are counted.
+        zero_first: Whether new series are exposed as 0 first.
+        excluded: Families that are counted but not served.
     """
 
-    run_buckets: tuple[float, ...]
     step_buckets: tuple[float, ...]
+    step_histograms: bool = True
     zero_first: bool = True
     excluded: frozenset[str] = frozenset()
 
@@ -63,17 +67,17 @@ def as_counted(record: RunRecord, error_type: str) -> Run:
     return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
 
 
-def observe_duration(job: JobState, run: Run, rules: CountingRules) -> None:
-    """Add how long a run took to a job's histograms."""
+def observe_duration(job: JobState, run: Run, bounds: Sequence[float]) -> None:
+    """Add the duration of a run to a job's histogram."""
     result, duration = run.result or Result.UNKNOWN, run.duration or 0.0
     exemplar = None if run.end is None else Exemplar(run.run_id, duration, run.end)
-    durations = job.distribution("jobrun_run_duration_seconds", result, bounds=rules.run_buckets)
+    durations = job.distribution("jobrun_run_duration_seconds", result, bounds=bounds)
     durations.observe(duration, exemplar)
 
 
-def observe_queue(job: JobState, run: Run, rules: CountingRules) -> None:
-    """Add how long a run waited to a job's histograms."""
-    queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets)
+def observe_queue(job: JobState, run: Run, bounds: Sequence[float]) -> None:
+    """Add the queue time of a run to a job's histogram."""
+    queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=bounds)
     queue.observe(run.queue_duration or 0.0)
 
 
@@ -84,18 +88,22 @@ def bounded_error_type(job: JobState, error_type: str) -> str:
 
 
 def count_steps(
-    job: JobState, steps: Sequence[Step], labels: Mapping[str, str], rules: CountingRules, *, histograms: bool
+    job: JobState, steps: Sequence[Step], labels: Mapping[str, str], bounds: Sequence[float] | None
 ) -> None:
     """Add the steps of one counted run to a job's counters and histograms.
 
-    `labels` maps each step name to its label: the name itself, or `__other__`.
+    Args:
+        job: The job's record.
+        steps: The steps of the run.
+        labels: The label of each step by name: the name itself, or `__other__`.
+        bounds: Bounds of step durations; None if these are not counted.
     """
     for step in steps:
         label = labels[step.name]
         seed_step(job, label)
         job.count("jobrun_steps_total", label, step.result or Result.UNKNOWN)
-        if histograms and step.duration is not None and step.result is not None:
-            durations = job.distribution("jobrun_step_duration_seconds", label, bounds=rules.step_buckets)
+        if bounds is not None and step.duration is not None and step.result is not None:
+            durations = job.distribution("jobrun_step_duration_seconds", label, bounds=bounds)
             durations.observe(step.duration)
     failed = root_failure(steps)
     if failed:

@@ -7,10 +7,11 @@ import msgspec
 
 from exporter.counting import classify, counters, latest
 from exporter.counting.classify import Context, CountState, Decision, RunRecord
-from exporter.counting.counters import CountingRules
 from exporter.counting.labels import OTHER, clean, label_of
 from exporter.counting.records import JobState, ScopeState
+from exporter.ledger.job_writer import JobWriter
 from exporter.ledger.scope_writer import ScopeWriter
+from exporter.ledger.series_room import SeriesRoom
 from exporter.ledger.sightings import Sighting, Sightings
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
@@ -60,10 +61,12 @@ class BatchWriter:
         self._rules = transaction.rules
         self._poll = transaction.poll
         self._seen = seen
-        self._steps = StepWriter(transaction)
-        self._scopes = ScopeWriter(transaction, is_busy)
+        self._room = SeriesRoom(transaction)
+        self.jobs = JobWriter(transaction, self._room)
+        self._steps = StepWriter(transaction, self._room)
+        self._scopes = ScopeWriter(transaction, self.jobs, is_busy)
         self._contexts: dict[int, Context | None] = {}
-        self._rules_of: dict[int, CountingRules] = {}
+        self._bounds: dict[int, tuple[float, ...]] = {}
         self.sightings: dict[str, Sighting] = {}
         self.stats = BatchStats()
 
@@ -73,8 +76,8 @@ class BatchWriter:
             self._scopes.end(batch)
             return
         scope = self._scopes.open(batch)
-        self._transaction.update_jobs(batch.jobs)
-        self._transaction.unfold()
+        self.jobs.update_jobs(batch.jobs)
+        self._room.unfold()
         if batch.catalog:
             self._scopes.list_jobs(batch)
         # Use the clock that is ahead. If one response has an old `Date`, its runs must not seem to be in the future.
@@ -132,7 +135,7 @@ class BatchWriter:
             # An earlier batch of this poll recorded a stale row. Restore the row from before the poll.
             keep = sighting.before
         if (counts or keep.mark is CountState.OPEN) and self._transaction.peek(key).gone:
-            self._transaction.revive(key)
+            self.jobs.restore(key)
         stored = self._row(key, keep, row, late=disposition is Disposition.LATE)
         self._transaction.runs[sighting.run.run_id] = stored
         if counts:
@@ -230,10 +233,9 @@ class BatchWriter:
         """Count a completed run. Its steps are requested later, unless they came with it."""
         run = stored.run
         state = self._transaction.job(stored.job)
-        if state.missing_since is not None:
-            self._transaction.restart_grace(state.key)
-        target = self._transaction.target(state)
-        shown = counters.as_counted(stored, self._transaction.error_type(target, run) if run.error_type else "")
+        self.jobs.restart_grace(state)
+        target = self._room.target(state)
+        shown = counters.as_counted(stored, self._room.error_type(target, run) if run.error_type else "")
         counters.count_completion(target, shown, attempts=self._rules.attempts)
         self._observe(target, shown)
         if latest.note_completion(state, shown, self._poll.now):
@@ -249,21 +251,20 @@ class BatchWriter:
             self._steps.count(pending, steps)
 
     def _observe(self, target: JobState, run: Run) -> None:
-        result, bounds = run.result or Result.UNKNOWN, self._counting_of(target).run_buckets
+        result, bounds = run.result or Result.UNKNOWN, self._bounds_of(target)
         if run.duration is not None:
-            job = self._transaction.observer(target, RUN_DURATION, result, bounds=bounds)
-            counters.observe_duration(job, run, self._counting_of(job))
+            job = self._room.observer(target, RUN_DURATION, result, bounds=bounds)
+            counters.observe_duration(job, run, self._bounds_of(job))
         if run.queue_duration is not None:
-            job = self._transaction.observer(target, QUEUE_DURATION, bounds=bounds)
-            counters.observe_queue(job, run, self._counting_of(job))
+            job = self._room.observer(target, QUEUE_DURATION, bounds=bounds)
+            counters.observe_queue(job, run, self._bounds_of(job))
 
-    def _counting_of(self, job: JobState) -> CountingRules:
-        """Return the counting rules of a job. They are looked up once per job, not per run."""
-        rules = self._rules_of.get(job.key)
-        if rules is None:
-            rules = msgspec.structs.replace(self._transaction.counting, run_buckets=self._rules.run_buckets(job))
-            self._rules_of[job.key] = rules
-        return rules
+    def _bounds_of(self, job: JobState) -> tuple[float, ...]:
+        """Return the bounds of a job's run durations. They are computed once per job, not per run."""
+        bounds = self._bounds.get(job.key)
+        if bounds is None:
+            bounds = self._bounds[job.key] = self._rules.run_buckets(job)
+        return bounds
 
     def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
         """Update the gauges for a baseline run, or for a recorded run that changed."""
@@ -324,9 +325,8 @@ class BatchWriter:
         self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._poll.now)
         if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
             return  # the job is excluded, or the run's completion is already counted
-        if state.missing_since is not None:
-            self._transaction.restart_grace(state.key)
-        counters.count_expired(self._transaction.target(state))
+        self.jobs.restart_grace(state)
+        counters.count_expired(self._room.target(state))
         self.stats.results[Result.UNKNOWN] += 1
 
 

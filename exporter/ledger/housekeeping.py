@@ -10,7 +10,7 @@ from exporter.learning.cadence import DAY, SPAN
 from exporter.learning.learned import Learned, learn
 from exporter.ledger.journal import expose_unobserved
 from exporter.ledger.queries import LedgerQueries
-from exporter.ledger.record_copies import fork
+from exporter.ledger.transaction import fork
 from exporter.metrics.families import STEPS_LOST
 from exporter.metrics.zero_first import Owner, Series
 from exporter.model import PastRun

@@ -20,10 +20,9 @@ from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.open_runs import OpenRuns, as_open
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.record_copies import fork, joined
 from exporter.ledger.sightings import Sightings
 from exporter.ledger.status import UnwrittenPolls, seed_source
-from exporter.ledger.transaction import Transaction
+from exporter.ledger.transaction import Transaction, fork, joined
 from exporter.metrics.families import COLD_STARTS, POLLS, QUEUE_DURATION, RUN_DURATION, STEP_DURATION, UNOBSERVED
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
@@ -72,14 +71,18 @@ class Journal:
         self._polled: set[str] = set()
         self._unwritten: dict[str, UnwrittenPolls] = {}
         self._drafts: dict[str, Transaction] = {}
-        self._counting = CountingRules(run_buckets=(), step_buckets=())
-        self._step_mode = "auto"
-        self.step_histograms = True
+        self._counting = CountingRules(step_buckets=())
+        self._may_limit_steps = True
         self.last_commit: float | None = None
         self.commit_errors = 0
         """Number of failed attempts to open or write the state."""
         self.error = ""
         """Error of the last attempt to open or write the state; "" if it succeeded."""
+
+    @property
+    def step_histograms(self) -> bool:
+        """Return whether step durations are counted."""
+        return self._counting.step_histograms
 
     # --- opening and configuring ---
 
@@ -220,8 +223,8 @@ class Journal:
             self.check(rules)
             self._starting |= rules.keys() - self._rules.keys()
             self._rules = dict(rules)
-            self._counting, self._step_mode = counting_rules, step_histograms
-            self.step_histograms = step_histograms != "off"
+            self._counting = msgspec.structs.replace(counting_rules, step_histograms=step_histograms != "off")
+            self._may_limit_steps = step_histograms == "auto"
             for name, wanted in rules.items():
                 self._apply_rules(name, wanted)
             for job in [job for job in self.committed.jobs.values() if job.source not in rules]:
@@ -275,13 +278,13 @@ class Journal:
         self.load()
         poll.require_load(self._loads[source])
         poll = msgspec.structs.replace(poll, starting=source in self._starting)
-        transaction = Transaction(
-            self.committed, self._rules[source], self._counting, poll, step_histograms=self.step_histograms
+        return Transaction(
+            self.committed,
+            self._rules[source],
+            self._counting,
+            poll,
+            draft=self._drafts.pop(source, None),
         )
-        draft = self._drafts.pop(source, None)
-        if draft is not None and draft.base is transaction.base:
-            transaction.continue_from(draft)
-        return transaction
 
     def _commit(self, transaction: Transaction, now: float) -> None:
         """Write a transaction, then update memory. Everything that can fail is done before the COMMIT."""
@@ -329,8 +332,9 @@ class Journal:
 
     def _limit_step_histograms(self) -> None:
         """Switch step histograms off until a reload if there are too many steps."""
-        if self.step_histograms and self._step_mode == "auto" and self.committed.steps_total > MANY_STEPS:
-            self.step_histograms = False
+        if self._may_limit_steps and self.committed.steps_total > MANY_STEPS:
+            self._may_limit_steps = False
+            self._counting = msgspec.structs.replace(self._counting, step_histograms=False)
             self._changed.everything = True
             for job in list(self.committed.jobs.values()):
                 self.committed.take(job, self._series(job))

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.labels import label_of
 from exporter.counting.records import SourceStatus
-from exporter.counting.rules import included
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import BatchStats, BatchWriter
 from exporter.ledger.housekeeping import Housekeeping
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.scope_writer import MISSING_GRACE
+from exporter.ledger.series_room import SeriesRoom
 from exporter.ledger.status import PollReport, UnwrittenPolls, is_up
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
@@ -81,18 +80,6 @@ class Ledger(Housekeeping):
         if watermark is not None and now - watermark > self._rules[transaction.source.name].reach:
             transaction.count_for_exporter(COLD_STARTS, "lost")
 
-    def _apply_filter(self, transaction: Transaction, now: float) -> None:
-        """Apply changed filters. Newly included jobs get their own baseline."""
-        rules, filters = self._rules[transaction.source.name], transaction.source.filters
-        if filters and filters[-1] == rules.filter_since(filters[-1].since):
-            return
-        if filters:
-            for key, job in self.committed.of_source(transaction.source.name).items():
-                was_excluded = job.excluded or not included(filters[-1], label_of(job.job))
-                if was_excluded is rules.wants(label_of(job.job)):
-                    transaction.reapply_filter(key)
-        filters.append(rules.filter_since(now if filters else transaction.source.baseline or now))
-
     def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
         """Shift the baseline of a source that has no batch yet, because its API's clock has jumped.
 
@@ -114,8 +101,8 @@ class Ledger(Housekeeping):
             transaction = self._transaction(source, poll_context)
             if source in self._starting - self._sources_with_commits:
                 self._count_if_too_old(transaction, poll_context.now)
-            self._apply_filter(transaction, poll_context.started)
             writer = self._writer(transaction)
+            writer.jobs.apply_filter()
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.batch(batch, self.rows(source, ids))
             writer.count_stats()
@@ -287,5 +274,5 @@ class Ledger(Housekeeping):
     def _with_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
         with self._lock:
             transaction = self._transaction(source, poll_context)
-            change(StepWriter(transaction))
+            change(StepWriter(transaction, SeriesRoom(transaction)))
             self._commit(transaction, poll_context.now)

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 
-from exporter.counting.records import ScopeState
+from exporter.counting.records import JobState, ScopeState
+from exporter.ledger.job_writer import JobWriter
 from exporter.ledger.transaction import Transaction
 from exporter.model import Batch
 
 MISSING_GRACE = 900.0
-"""Seconds for which a job must be missing in lists before its series end, so that one wrong list ends no series."""
+"""Seconds for which a job must be missing in the vendor's lists before its series end: one list may be wrong."""
 
 
 class ScopeWriter:
-    """Changes one transaction. `is_busy`: whether a job has active runs."""
+    """Changes the scopes of one transaction. `is_busy`: returns whether a job has active runs."""
 
-    def __init__(self, transaction: Transaction, is_busy: Callable[[int], bool]) -> None:
+    def __init__(self, transaction: Transaction, jobs: JobWriter, is_busy: Callable[[int], bool]) -> None:
         self._transaction = transaction
+        self._jobs = jobs
         self._is_busy = is_busy
 
     def open(self, batch: Batch) -> ScopeState:
@@ -41,14 +43,14 @@ class ScopeWriter:
         return self._transaction.poll.started if source.baseline is None else source.baseline
 
     def end(self, batch: Batch) -> None:
-        """End the jobs of a deleted scope, and drop the scope after it has been missing for a while."""
+        """End the series of a deleted scope's jobs, and drop the scope, once it has been missing for MISSING_GRACE."""
         now = self._transaction.poll.now
         if batch.scope in self._transaction.source.scopes:
             scope = self._transaction.scope(batch.scope)
             scope.readable = scope.readable and batch.readable
             scope.missing_since = now if scope.missing_since is None else scope.missing_since
             self.list_jobs(batch)
-            busy = any(self._is_busy(key) for key in self._transaction.keys(batch.scope))
+            busy = any(self._is_busy(key) for key in self._transaction.jobs_of_scope(batch.scope))
             if now - scope.missing_since > MISSING_GRACE and not busy:
                 self._transaction.drop_scope(batch.scope)
         self.put_checkpoints(batch)
@@ -59,24 +61,20 @@ class ScopeWriter:
             self._transaction.put_checkpoint(name, text)
 
     def list_jobs(self, batch: Batch) -> None:
-        """Record which jobs are listed, and end jobs that have not been listed for a while."""
-        shown = {job.job_id for job in batch.jobs}
-        for key in self._transaction.keys(batch.scope):
+        """Record which jobs the vendor lists, and end the series of jobs that have been missing for MISSING_GRACE."""
+        listed, now = {job.job_id for job in batch.jobs}, self._transaction.poll.now
+        for key in self._transaction.jobs_of_scope(batch.scope):
             state = self._transaction.peek(key)
-            if state.job.job_id in shown:
+            if state.job.job_id in listed:
                 if not state.listed or state.missing_since is not None:
                     state = self._transaction.job(key)
                     state.listed, state.missing_since = True, None
             elif state.listed and state.missing_since is None:
-                self._transaction.job(key).missing_since = self._transaction.poll.now
-            elif (
-                state.listed
-                and not state.gone
-                and self._transaction.poll.now - (state.missing_since or 0) > MISSING_GRACE
-            ):
-                self._end_job(key)
+                self._transaction.job(key).missing_since = now
+            elif state.listed and not state.gone and now - (state.missing_since or 0) > MISSING_GRACE:
+                self._end_job(state)
 
-    def _end_job(self, key: int) -> None:
-        """End a job's series, unless it has an active run: the run's completion must still be counted."""
-        if not (self._transaction.rules.never_expires(self._transaction.peek(key)) or self._is_busy(key)):
-            self._transaction.retire(key)
+    def _end_job(self, state: JobState) -> None:
+        """End a job's series, unless the job has an active run: the run's completion must still be counted."""
+        if not (self._transaction.rules.never_expires(state) or self._is_busy(state.key)):
+            self._jobs.retire(state.key)

@@ -7,13 +7,14 @@ import msgspec
 from exporter.counting import counters, latest
 from exporter.counting.classify import CountState
 from exporter.counting.labels import clean
+from exporter.ledger.series_room import SeriesRoom
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import STEPS_LOST
 from exporter.model import Step
 from exporter.state.schema import StepState, StoredRun
 
 STEP_TRIES = 4
-"""Maximum number of requests for the steps of a completed run while some are still active or missing."""
+"""Maximum number of requests for the steps of a completed run while the response lacks some, or some are active."""
 
 MAX_STEP_BACKOFF = 3600.0
 """Maximum wait between two attempts to fetch a run's steps, in seconds."""
@@ -22,8 +23,9 @@ MAX_STEP_BACKOFF = 3600.0
 class StepWriter:
     """Adds steps to one transaction."""
 
-    def __init__(self, transaction: Transaction) -> None:
+    def __init__(self, transaction: Transaction, room: SeriesRoom) -> None:
         self._transaction = transaction
+        self._room = room
         self._rules = transaction.rules
         self._poll = transaction.poll
 
@@ -33,12 +35,11 @@ class StepWriter:
             self.failed(msgspec.structs.replace(row, asked=row.asked + 1))
             return
         state = self._transaction.job(row.job)
-        target = self._transaction.target(state)
-        labels = {step.name: self._transaction.step_label(target, step) for step in steps}
+        target = self._room.target(state)
+        labels = {step.name: self._room.step_label(target, step) for step in steps}
         if row.mark is CountState.COUNTED:
-            counters.count_steps(
-                target, steps, labels, self._transaction.counting, histograms=self._transaction.step_histograms
-            )
+            counting = self._transaction.counting
+            counters.count_steps(target, steps, labels, counting.step_buckets if counting.step_histograms else None)
         elif not target.overflow:
             for label in labels.values():
                 counters.seed_step(target, label)

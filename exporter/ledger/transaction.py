@@ -1,118 +1,174 @@
-"""A transaction that is not yet written: copies of the records it changes, and the rows it will write."""
+"""A transaction that is not written yet: copies of the records that it changes, and the rows that it will write."""
 
-from collections.abc import Iterable
+from collections import ChainMap
+from collections.abc import MutableMapping
+from typing import TypeVar
 
-from exporter.counting.labels import OTHER, clean, distinct_label, label_of
-from exporter.counting.records import JobState
-from exporter.counting.rules import included_since
-from exporter.ledger.series_room import SeriesRoom
+import msgspec
+
+from exporter.counting.counters import CountingRules
+from exporter.counting.records import Counted, JobState, ScopeState, SourceState, copy
+from exporter.counting.rules import SourceRules
+from exporter.ledger.ledger_state import LedgerState
+from exporter.ledger.poll_context import PollContext
 from exporter.model import Job
+from exporter.state.schema import StoredRun
+
+Value = TypeVar("Value")
 
 
-class Transaction(SeriesRoom):
-    """Changes to one source's records, which are written together."""
+class Transaction:
+    """Changes to one source's records, which are written together. A record is copied when it is first changed.
 
-    def update_jobs(self, jobs: Iterable[Job]) -> None:
-        """Apply the vendor's list of jobs: add new jobs, and update names and other details."""
-        # Excluded jobs have records too, so that a job renamed into the filter is recognized.
-        for job in jobs:
-            key = self.find(job.job_id)
-            if key is None:
-                self._create(job, self._baseline(job))
-                continue
-            known = self.peek(key)
-            if known.job != job or known.gone or known.excluded == self.rules.wants(label_of(job)):
-                self._update_job(self.job(key), job)
+    Args:
+        committed: The records in memory.
+        draft: An unwritten transaction of the source. If it is still up to date, this one continues it.
 
-    def reapply_filter(self, key: int) -> None:
-        """Apply a changed filter to a job."""
-        self._update_job(self.job(key), self.peek(key).job)
+    Attributes:
+        base: The source's committed record.
+        source: The copy of this record.
+        scopes: Names of the changed scopes.
+        checkpoints: Names of the changed checkpoints.
+        jobs: Copies of jobs' records, and new records.
+        runs: Rows to write, by run ID.
+        exporter: The copy of the exporter's own record; None if it does not change.
+        jobs_to_recount: Jobs whose streak must be computed from their rows.
+        jobs_to_correct: Jobs whose last run and last failure must be read from their rows.
+    """
 
-    def revive(self, key: int) -> None:
-        """Give a job that was gone its series again, because it has a run."""
-        state = self.job(key)
-        self._update_job(state, state.job)
-        self.restart_grace(key)
+    def __init__(
+        self,
+        committed: LedgerState,
+        rules: SourceRules,
+        counting: CountingRules,
+        poll: PollContext,
+        draft: "Transaction | None" = None,
+    ) -> None:
+        self.committed = committed
+        self.rules = rules
+        self.counting = counting
+        self.poll = poll
+        self.base = committed.sources[rules.name]
+        continued = draft if draft is not None and draft.base is self.base else None
+        self.source: SourceState = fork(self.base) if continued is None else continued.source
+        self.scopes: set[str] = set() if continued is None else continued.scopes
+        self.checkpoints: set[str] = set()
+        self.jobs: dict[int, JobState] = {}
+        self.runs: dict[str, StoredRun] = {}
+        self.exporter: Counted | None = None
+        self.jobs_to_recount: set[int] = set()
+        self.jobs_to_correct: set[int] = set()
+        self._new_keys: dict[str, int] = {}
+        self._next_key = committed.next_key(rules.name)
 
-    def restart_grace(self, key: int) -> None:
-        """Restart the grace period of an unlisted job, because it has a run."""
-        state = self.job(key)
-        state.missing_since = self.poll.now if state.listed else None
+    @property
+    def can_be_deferred(self) -> bool:
+        """Return whether the transaction counts nothing. If it is lost, the next poll reads the same again."""
+        return not (self.runs or self.jobs or self.checkpoints or self.exporter)
 
-    def retire(self, key: int) -> None:
-        """End the series of a job that no longer exists, and drop its counters."""
-        state = self.job(key)
-        self.series -= self._weight(state)
-        state.retire(self.poll.now)
+    def find(self, job_id: str) -> int | None:
+        """Return the key of a job; None if the job is unknown."""
+        return self._new_keys.get(job_id) or self.committed.by_id.get((self.rules.name, job_id))
 
-    def _baseline(self, job: Job) -> float:
-        """Return the scope's baseline, or the time the job was included in the config if that is later."""
-        since = included_since(self.source.filters, label_of(job))
-        scope = self.source.scopes.get(job.scope)
-        baseline = self.poll.now if scope is None else scope.baseline
-        return baseline if since is None else max(baseline, since)
+    def peek(self, key: int) -> JobState:
+        """Return a job's record, which the caller must not change."""
+        return self.jobs.get(key) or self.committed.jobs[key]
 
-    def _create(self, job: Job, baseline: float) -> None:
-        key, self._next_key = self._next_key, self._next_key + 1
-        self._new[job.job_id] = key
+    def job(self, key: int) -> JobState:
+        """Return a copy of a job's record, which the caller may change."""
+        if key not in self.jobs:
+            self.jobs[key] = copy(self.committed.jobs[key])
+        return self.jobs[key]
+
+    def add_job(self, job: Job, project: str, name: str, *, baseline: float, overflow: bool = False) -> JobState:
+        """Add the record of a new job."""
         state = JobState(
-            key=key,
+            key=self._next_key,
             source=self.rules.name,
             job=job,
-            project=clean(job.project),
-            name=label_of(job),
+            project=project,
+            name=name,
             discovered=self.poll.now,
             baseline=baseline,
-            excluded=not self.rules.wants(label_of(job)),
+            overflow=overflow,
         )
-        self.jobs[key] = state
-        if not state.excluded:
-            self._set_labels(state)
-            self._seed_or_fold(state)
+        self._next_key += 1
+        self._new_keys[job.job_id] = state.key
+        self.jobs[state.key] = state
+        return state
 
-    def _update_job(self, state: JobState, job: Job) -> None:
-        """Apply a job's new description. The series of a job that is renamed or returns start at 0."""
-        renamed = (job.project, job.name) != (state.job.project, state.job.name)
-        returns, included = state.gone, state.excluded
-        if _schedule_of(job) != _schedule_of(state.job):
-            state.expected_since = self.poll.now
-        if state.shown:
-            self.series -= self._weight(state)  # the new series are added below
-        state.job, state.excluded = job, not self.rules.wants(label_of(job))
-        state.gone, state.gone_since, state.missing_since = False, None, None
-        if renamed or returns:
-            state.counts, state.distributions = {}, {}
-        if state.excluded:
-            state.project, state.name = clean(job.project), label_of(job)
+    def jobs_of_scope(self, scope: str) -> list[int]:
+        """Return the keys of a scope's jobs."""
+        added = {key for key, state in self.jobs.items() if state.job.scope == scope and not state.overflow}
+        moved = {key for key, state in self.jobs.items() if state.job.scope != scope}
+        return sorted((self.committed.of_scope(self.rules.name, scope).keys() | added) - moved)
+
+    def scope(self, name: str) -> ScopeState:
+        """Return a copy of a scope's record, which the caller may change."""
+        if name not in self.scopes:
+            self.put_scope(name, msgspec.structs.replace(self.source.scopes[name]))
+        return self.source.scopes[name]
+
+    def put_scope(self, name: str, scope: ScopeState) -> None:
+        """Add or replace the record of a scope."""
+        self.scopes.add(name)
+        self.source.scopes[name] = scope
+
+    def drop_scope(self, name: str) -> None:
+        """Remove a scope."""
+        self.scopes.add(name)
+        self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
+
+    def put_checkpoint(self, name: str, text: str) -> None:
+        """Set a checkpoint of the source; "" deletes it."""
+        if self.source.checkpoints.get(name, "") == text:
             return
-        if included:
-            state.baseline = max(state.baseline, self.poll.started)
-        if renamed or returns or included:
-            self._set_labels(state, keep=not renamed)
-            self._seed_or_fold(state)
+        self.checkpoints.add(name)
+        if text:
+            self.source.checkpoints[name] = text
         else:
-            self.series += self._weight(state)
+            self.source.checkpoints = {each: kept for each, kept in self.source.checkpoints.items() if each != name}
 
-    def _set_labels(self, state: JobState, *, keep: bool = False) -> None:
-        """Set the labels. If another job has the name, append the ID. `keep`: keep the current labels if possible."""
-        project, name, number = clean(state.job.project), label_of(state.job), 0
-        if keep and not self._is_taken(state.project, state.name, state.key):
-            project, name = state.project, state.name
-        while self._is_taken(project, name, state.key):
-            number += 1
-            name = distinct_label(label_of(state.job), state.job.job_id, number)
-        state.project, state.name = project, name
-        self._names[project, name] = state.key
-
-    def _is_taken(self, project: str, name: str, key: int) -> bool:
-        if project == name == OTHER:
-            return True
-        holder = self._names.get((project, name)) or self._committed.names.get((self.rules.name, project, name))
-        if holder is None or holder == key:
-            return False
-        kept = self.peek(holder)
-        return kept.shown and (kept.project, kept.name) == (project, name)
+    def count_for_exporter(self, family: str, label: str) -> None:
+        """Add 1 to one of the exporter's own counters."""
+        if self.exporter is None:
+            self.exporter = copy(self.committed.exporter)
+        self.exporter.count(family, label)
 
 
-def _schedule_of(job: Job) -> tuple[object, ...]:
-    return job.schedule, job.timezone, job.enabled is False
+def fork(source: SourceState) -> SourceState:
+    """Return a copy of a source's record that a transaction may change."""
+    # There may be thousands of scopes and checkpoints, so they are not copied: a ChainMap layer collects the changes.
+    counts = {
+        family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
+        for family, series in source.counts.items()
+    }
+    distributions = {
+        family: {
+            labels: msgspec.structs.replace(each, counts=list(each.counts), exemplars=dict(each.exemplars))
+            for labels, each in series.items()
+        }
+        for family, series in source.distributions.items()
+    }
+    return msgspec.structs.replace(
+        source,
+        counts=counts,
+        distributions=distributions,
+        scopes=ChainMap({}, source.scopes),
+        checkpoints=ChainMap({}, source.checkpoints),
+        filters=list(source.filters),
+        unobserved=list(source.unobserved),
+    )
+
+
+def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
+    """Return a forked table as one table with all changes."""
+    # Another thread may iterate over the committed table now. Replacing a value is safe: the thread gets the old or the
+    # new value. An added or removed key would make its iteration fail, so the table is then copied.
+    if not isinstance(table, ChainMap):
+        return table
+    changes, base = table.maps
+    if not changes.keys() <= base.keys():
+        return {**base, **changes}
+    base.update(changes)
+    return base

@@ -92,7 +92,7 @@ class LedgerHarness:
 
     def configure(self, **changes):
         self.changes.update(changes)
-        counting = CountingRules(run_buckets=BUCKETS, step_buckets=STEP_BUCKETS, zero_first=not self.released)
+        counting = CountingRules(step_buckets=STEP_BUCKETS, zero_first=not self.released)
         self.ledger.configure({"s": rules(**self.changes)}, counting, "on")
 
     def active(self, job_id="j"):

@@ -48,7 +48,7 @@ class ReplicaLedger:
         loaded = self.store.load()
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
         self.ledger.load()
-        counting = CountingRules(run_buckets=(60.0,), step_buckets=(10.0,))
+        counting = CountingRules(step_buckets=(10.0,))
         self.ledger.configure({each: rules(name=each, steps=steps) for each in sources}, counting, "auto")
         self.ledger.reload(sources)
 

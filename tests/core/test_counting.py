@@ -5,7 +5,7 @@ import pytest
 
 from exporter.counting import counters, latest
 from exporter.counting.classify import Context, CountState, Decision, RunRecord, classify, is_cleaning_up, origin
-from exporter.counting.counters import MAX_ERROR_TYPES, CountingRules, root_failure
+from exporter.counting.counters import MAX_ERROR_TYPES, root_failure
 from exporter.counting.labels import OTHER
 from exporter.counting.latest import Streak, note_completion
 from exporter.counting.records import JobState
@@ -186,7 +186,7 @@ def test_the_step_that_failed_first_is_blamed(steps, blamed):
     assert root_failure(steps) == blamed
 
 
-RULES = CountingRules(run_buckets=(10.0, 60.0), step_buckets=(5.0,))
+BOUNDS = (10.0, 60.0)
 
 
 def test_error_types_are_bounded_and_their_sum_is_right():
@@ -207,8 +207,8 @@ def test_a_completion_updates_all_its_series():
         recovered=True, error_type="of an attempt that failed",
     )  # fmt: skip
     counters.count_completion(state, run, attempts=True)
-    counters.observe_duration(state, run, RULES)
-    counters.observe_queue(state, run, RULES)
+    counters.observe_duration(state, run, BOUNDS)
+    counters.observe_queue(state, run, BOUNDS)
     assert {family: sum(c.value for c in series.values()) for family, series in state.counts.items()} == {
         "jobrun_runs_total": 1,
         "jobrun_run_retries_total": 2,

@@ -329,7 +329,7 @@ def test_many_runs_are_pruned_in_several_transactions(harness):
 def remove_source(harness, *, through):
     """Configure another source in place of the harness's, and read that one so far."""
     other = rules(name="t", identity="api two")
-    harness.ledger.configure({"t": other}, CountingRules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    harness.ledger.configure({"t": other}, CountingRules(step_buckets=(), zero_first=False), "on")
     poll_context = PollContext(now=through, started=through)
     harness.ledger.start_poll("t", through)
     harness.ledger.commit("t", Batch(through=through), poll_context)
@@ -358,7 +358,7 @@ def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(har
 
 def test_nothing_is_pruned_while_no_configured_source_knows_the_time(harness):
     harness.read(ended("a"))
-    harness.ledger.configure({}, CountingRules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    harness.ledger.configure({}, CountingRules(step_buckets=(), zero_first=False), "on")
     assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
 
 
@@ -449,7 +449,7 @@ def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(ha
     ledger = Ledger(opening)
     with pytest.raises(StateError, match="not mounted"):
         ledger.load()
-    counting = CountingRules(run_buckets=(10.0,), step_buckets=(5.0,), zero_first=False)
+    counting = CountingRules(step_buckets=(5.0,), zero_first=False)
     ledger.configure({"s": rules(identity="api two")}, counting, "on")
     mounted.append(True)
     for _ in range(2):
@@ -501,7 +501,7 @@ def test_a_ledger_that_is_closed_stays_closed(harness):
 
     ledger = Ledger(noted)
     ledger.load()
-    ledger.configure({"s": rules()}, CountingRules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    ledger.configure({"s": rules()}, CountingRules(step_buckets=(), zero_first=False), "on")
     ledger.close()
     with pytest.raises(StateError, match="closed"):
         ledger.start_poll("s", harness.now)

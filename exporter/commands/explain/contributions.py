@@ -24,7 +24,6 @@ def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
     """
     error_types, names = job.counts.get(ERRORS, {}), job.step_names()
     bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
-    rules = counters.CountingRules(run_buckets=bounds, step_buckets=bounds)
 
     def added(row: StoredRun) -> JobState:
         record = msgspec.structs.replace(job, counts={}, distributions={})
@@ -33,15 +32,15 @@ def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
         elif row.mark is not CountState.OPEN and "_step" in family:
             steps = stored_steps(row.step_results)
             labels = {step.name: step.name if step.name in names else OTHER for step in steps}
-            counters.count_steps(record, steps, labels, rules, histograms=True)
+            counters.count_steps(record, steps, labels, bounds)
         elif row.mark is not CountState.OPEN:
             word = clean(row.run.error_type)
             run = counters.as_counted(row, word if word in error_types else OTHER)
             counters.count_completion(record, run, attempts=True)
             if run.duration is not None:
-                counters.observe_duration(record, run, rules)
+                counters.observe_duration(record, run, bounds)
             if run.queue_duration is not None:
-                counters.observe_queue(record, run, rules)
+                counters.observe_queue(record, run, bounds)
         return record
 
     return added
