@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from tests.e2e.pages import fetch
 from tests.e2e.processes import needed
+from tests.e2e.scrapes import fetch
 from tests.e2e.servers import Prometheus
 
 RULES = Path(__file__).parents[1] / "prometheus/rules/jobrun-exporter.yml"

@@ -19,7 +19,7 @@ SOURCE = (
 )
 
 
-class Stand:
+class DaemonHarness:
     """A daemon whose configuration and clock can be changed."""
 
     def __init__(self, folder):
@@ -62,11 +62,11 @@ class Stand:
 
 
 @pytest.fixture
-def stand(tmp_path):
-    stand = Stand(tmp_path)
-    yield stand
-    stand.broken = None
-    stand.daemon.stop()
+def harness(tmp_path):
+    harness = DaemonHarness(tmp_path)
+    yield harness
+    harness.broken = None
+    harness.daemon.stop()
 
 
 def test_a_daemon_is_not_ready_before_its_first_page(tmp_path):
@@ -76,65 +76,65 @@ def test_a_daemon_is_not_ready_before_its_first_page(tmp_path):
     assert daemon.ready() == (False, "the state is loading")
 
 
-def test_an_error_in_one_part_of_the_heartbeat_stops_no_other(stand):
-    stand.broken = OSError("odd")
+def test_an_error_in_one_part_of_the_heartbeat_stops_no_other(harness):
+    harness.broken = OSError("odd")
     for _ in range(2):
-        stand.looked.clear()
-        assert stand.looked.wait(10)
-    assert stand.daemon.healthy() == (True, "ok")
+        harness.looked.clear()
+        assert harness.looked.wait(10)
+    assert harness.daemon.healthy() == (True, "ok")
 
 
-def test_an_unexpected_error_of_a_reload_is_refused_and_reported(stand):
-    stand.more = MemoryError()
-    assert stand.daemon.reload() == (False, "unexpected MemoryError; see the log")
-    stand.more = ""
-    assert stand.daemon.reload() == (True, "reloaded")
+def test_an_unexpected_error_of_a_reload_is_refused_and_reported(harness):
+    harness.more = MemoryError()
+    assert harness.daemon.reload() == (False, "unexpected MemoryError; see the log")
+    harness.more = ""
+    assert harness.daemon.reload() == (True, "reloaded")
 
 
-def test_a_refused_reload_changes_nothing_on_the_page(stand):
-    stand.daemon._assembly.polled[0].idle.acquire(timeout=10)
-    stand.daemon._ledger.start_poll("one", time.time())
-    stand.daemon._assembly.polled[0].idle.release()
-    stand.sources = [SOURCE % ("one", "another"), SOURCE % ("two", "two")]
-    done, why = stand.daemon.reload()
+def test_a_refused_reload_changes_nothing_on_the_page(harness):
+    harness.daemon._assembly.polled[0].idle.acquire(timeout=10)
+    harness.daemon._ledger.start_poll("one", time.time())
+    harness.daemon._assembly.polled[0].idle.release()
+    harness.sources = [SOURCE % ("one", "another"), SOURCE % ("two", "two")]
+    done, why = harness.daemon.reload()
     assert not done
     assert "the state has the runs of" in why
-    stand.daemon._publisher.publish()
-    page = stand.page()
+    harness.daemon._publisher.publish()
+    page = harness.page()
     assert 'source="two"' not in page
     assert "another.example.com" not in page
 
 
-def test_a_reload_that_fails_midway_restores_the_old_sources(stand):
-    before = stand.daemon._assembly
+def test_a_reload_that_fails_midway_restores_the_old_sources(harness):
+    before = harness.daemon._assembly
     one = SOURCE % ("one", "one")
-    stand.sources = [one.replace("type:", "poll_interval: 2h, type:"), SOURCE % ("two", "two")]
-    stand.breaks_switch = True
-    assert stand.daemon.reload() == (False, "unexpected OSError; see the log")
-    stand.asked.clear()
-    assert stand.daemon._assembly is before
-    assert stand.asked.wait(30), "the source from before is polled"
-    stand.daemon._publisher.publish()
-    page = stand.page()
+    harness.sources = [one.replace("type:", "poll_interval: 2h, type:"), SOURCE % ("two", "two")]
+    harness.breaks_switch = True
+    assert harness.daemon.reload() == (False, "unexpected OSError; see the log")
+    harness.asked.clear()
+    assert harness.daemon._assembly is before
+    assert harness.asked.wait(30), "the source from before is polled"
+    harness.daemon._publisher.publish()
+    page = harness.page()
     assert 'source="two"' not in page
     assert 'jobrun_source_poll_interval_seconds{source="one"} 60.0' in page
-    stand.asked.clear()
-    assert stand.daemon.reload() == (True, "reloaded")
-    assert stand.daemon._assembly is not before
-    assert stand.asked.wait(30)
-    assert stand.daemon._assembly.polled[0].idle.acquire(timeout=30), "its poll, which sets the interval, has ended"
-    stand.daemon._publisher.publish()
-    assert 'jobrun_source_poll_interval_seconds{source="one"} 7200.0' in stand.page()
+    harness.asked.clear()
+    assert harness.daemon.reload() == (True, "reloaded")
+    assert harness.daemon._assembly is not before
+    assert harness.asked.wait(30)
+    assert harness.daemon._assembly.polled[0].idle.acquire(timeout=30), "its poll, which sets the interval, has ended"
+    harness.daemon._publisher.publish()
+    assert 'jobrun_source_poll_interval_seconds{source="one"} 7200.0' in harness.page()
 
 
-def test_a_reload_applies_excluded_metrics_also_to_those_of_the_process(stand):
+def test_a_reload_applies_excluded_metrics_also_to_those_of_the_process(harness):
     excluded = ["jobrun_source_api_requests_total", "jobrun_exporter_build_info", "jobrun_source_info"]
-    assert stand.asked.wait(10)
-    stand.daemon._publisher.publish()
-    assert [name for name in excluded if name not in stand.page()] == []
-    stand.more = f"metrics: {{exclude: [{', '.join(excluded)}]}}"
-    assert stand.daemon.reload() == (True, "reloaded")
-    page = stand.page()
+    assert harness.asked.wait(10)
+    harness.daemon._publisher.publish()
+    assert [name for name in excluded if name not in harness.page()] == []
+    harness.more = f"metrics: {{exclude: [{', '.join(excluded)}]}}"
+    assert harness.daemon.reload() == (True, "reloaded")
+    page = harness.page()
     assert [name for name in excluded if name in page] == []
     assert "process_cpu_seconds_total" in page
     assert "jobrun_source_api_retries_total" in page

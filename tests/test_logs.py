@@ -258,7 +258,7 @@ def test_our_own_lines_are_all_written(moving):
     assert len(read()) == 3
 
 
-class Gone(io.StringIO):
+class ClosedStream(io.StringIO):
     """A stream whose reader has gone away."""
 
     error = BrokenPipeError()
@@ -273,7 +273,7 @@ class Gone(io.StringIO):
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "disk full"), ValueError("closed")])
 def test_an_unwritable_log_loses_only_lines(lines, error):
     lines()
-    stream = Gone()
+    stream = ClosedStream()
     stream.error = error
     logs.configure(logs.LogOptions(), stream, lambda: NOW)
     structlog.get_logger().warning("poll")

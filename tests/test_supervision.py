@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.supervision import LONGEST_PAUSE, Manager, Supervision
-from tests.supervisor import Supervisor
+from tests.service_manager import Supervisor
 
 PID = 4711
 EXTENDED = {"EXTEND_TIMEOUT_USEC": "60000000"}
@@ -16,8 +16,8 @@ def supervisor(request, tmp_path):
         yield supervisor
 
 
-class Heart:
-    """A daemon's heart and its clock."""
+class HeartbeatHarness:
+    """A heartbeat and its clock."""
 
     def __init__(self, supervisor, watchdog="30000000"):
         self.now = 100.0
@@ -33,7 +33,7 @@ class Heart:
 
 
 def test_readiness_is_reported_once(supervisor):
-    heart = Heart(supervisor)
+    heart = HeartbeatHarness(supervisor)
 
     assert {"READY": "1"} not in heart.beat(ready=False)
     assert heart.beat() == [{"READY": "1"}]
@@ -41,7 +41,7 @@ def test_readiness_is_reported_once(supervisor):
 
 
 def test_a_long_startup_is_extended_while_it_makes_progress(supervisor):
-    heart = Heart(supervisor)
+    heart = HeartbeatHarness(supervisor)
 
     assert heart.beat(ready=False) == [EXTENDED]
     assert heart.beat(9, ready=False) == []
@@ -50,7 +50,7 @@ def test_a_long_startup_is_extended_while_it_makes_progress(supervisor):
 
 
 def test_a_long_startup_is_extended_without_a_watchdog(supervisor):
-    heart = Heart(supervisor, watchdog="")
+    heart = HeartbeatHarness(supervisor, watchdog="")
 
     assert heart.beat(ready=False) == [EXTENDED]
     assert heart.beat(LONGEST_PAUSE, ready=False) == [EXTENDED]
@@ -59,14 +59,14 @@ def test_a_long_startup_is_extended_without_a_watchdog(supervisor):
 
 
 def test_the_watchdog_is_notified_three_times_per_timeout(supervisor):
-    heart = Heart(supervisor)
+    heart = HeartbeatHarness(supervisor)
     heart.beat()
 
     assert [heart.beat(5) for _ in range(6)] == [[], [ALIVE]] * 3
 
 
 def test_the_watchdog_is_not_notified_while_polls_are_stuck(supervisor):
-    heart = Heart(supervisor)
+    heart = HeartbeatHarness(supervisor)
     heart.beat()
 
     assert heart.beat(60, healthy=False) == []
@@ -74,7 +74,7 @@ def test_the_watchdog_is_not_notified_while_polls_are_stuck(supervisor):
 
 
 def test_a_status_is_sent_when_it_changes_as_one_line(supervisor):
-    heart = Heart(supervisor)
+    heart = HeartbeatHarness(supervisor)
     heart.beat()
 
     assert heart.beat(status="failing: a\nREADY=1") == [{"STATUS": "failing: a READY=1"}]
@@ -83,7 +83,7 @@ def test_a_status_is_sent_when_it_changes_as_one_line(supervisor):
 
 
 def test_a_reload_is_reported_with_its_start_and_its_end(supervisor):
-    heart = Heart(supervisor)
+    heart = HeartbeatHarness(supervisor)
     heart.beat()
 
     with heart.supervision.reloading():
@@ -92,7 +92,7 @@ def test_a_reload_is_reported_with_its_start_and_its_end(supervisor):
 
 
 def test_a_reload_during_startup_does_not_report_readiness(supervisor):
-    heart = Heart(supervisor)
+    heart = HeartbeatHarness(supervisor)
     heart.beat(ready=False)
 
     with heart.supervision.reloading():
@@ -102,14 +102,14 @@ def test_a_reload_during_startup_does_not_report_readiness(supervisor):
 
 
 def test_the_shutdown_is_reported(supervisor):
-    Heart(supervisor).supervision.stopping()
+    HeartbeatHarness(supervisor).supervision.stopping()
 
     assert supervisor.heard() == [{"STOPPING": "1", "STATUS": "stopping"}]
 
 
 def test_an_unsent_message_is_sent_again(tmp_path):
     with Supervisor(tmp_path) as deaf:
-        heart = Heart(deaf)
+        heart = HeartbeatHarness(deaf)
         deaf.close()
         (tmp_path / "notify").unlink()
         heart.supervision.beat(healthy=True, ready=True, status="polling")

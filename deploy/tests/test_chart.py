@@ -72,7 +72,7 @@ def volumes(objects: Objects) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_helm_has_no_complaint(variant):
+def test_helm_lint_finds_no_problem(variant):
     verdict = helm_python.lint(str(CHART), values(variant), strict=True)
 
     assert verdict["errors"] == []
@@ -81,7 +81,7 @@ def test_helm_has_no_complaint(variant):
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_kubernetes_would_take_every_object(variant, version):
+def test_every_object_fits_the_schemas_of_kubernetes(variant, version):
     for each in rendered(values(variant)).values():
         if each["kind"] in OPERATORS:
             OPERATORS[each["kind"]].model_validate(each)
@@ -90,7 +90,7 @@ def test_kubernetes_would_take_every_object(variant, version):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_pod_keeps_to_the_restricted_standard(variant):
+def test_the_pod_meets_the_restricted_pod_security_standard(variant):
     objects = rendered(values(variant))
     spec = pod(objects)["spec"]
 
@@ -105,7 +105,7 @@ def test_the_pod_keeps_to_the_restricted_standard(variant):
     assert {next(iter(each.keys() - {"name"})) for each in spec["volumes"]} <= {"configMap", "secret", "emptyDir"}
 
 
-def test_one_process_has_the_state_on_a_volume_of_its_own():
+def test_one_process_keeps_its_state_on_its_own_volume():
     objects = rendered(values("minimal"))
 
     assert the("StatefulSet", objects)["spec"]["replicas"] == 1
@@ -127,7 +127,7 @@ def test_the_state_can_be_elsewhere(persistence, volume):
 
 
 @pytest.mark.parametrize("variant", ["minimal", "full"])
-def test_the_exporter_understands_the_configuration_that_it_would_get(variant, tmp_path):
+def test_the_exporter_accepts_the_rendered_config(variant, tmp_path):
     text = rendered(values(variant))["ConfigMap/jobs-jobrun-exporter"]["data"]["config.yaml"]
     secrets = tmp_path / "secrets"
     for path in ("jobrun-api-keys/northflank", "jobrun-snowplow/api_key", "jobrun-strait/api_key"):
@@ -162,7 +162,7 @@ def test_replicas_share_a_database_whose_url_is_a_file_of_a_secret(tmp_path):
     assert url.reveal() == "postgresql://db/jobrun"
 
 
-def test_prometheus_scrapes_the_service_of_replicas_as_one_target_and_each_pod_for_its_own():
+def test_prometheus_scrapes_the_service_of_replicas_as_one_target_and_each_pod_for_its_process_metrics():
     objects = rendered(values("replicas"))
     relabelings = the("ServiceMonitor", objects)["spec"]["endpoints"][0]["relabelings"]
     (of_pods,) = the("PodMonitor", objects)["spec"]["podMetricsEndpoints"]
@@ -206,7 +206,7 @@ def test_secrets_are_files_by_reference_and_never_values():
     assert [each for each in objects.values() if each["kind"] == "Secret"] == []
 
 
-def test_a_changed_configuration_starts_a_new_pod_and_nothing_else_does():
+def test_the_pod_restarts_only_if_the_config_changes():
     one, same, other = values("full"), values("full"), values("full")
     other["config"] = copy.deepcopy(other["config"])
     other["config"]["sources"][0]["requests_per_minute"] = 31
@@ -215,7 +215,7 @@ def test_a_changed_configuration_starts_a_new_pod_and_nothing_else_does():
     assert sums[0] == sums[1] != sums[2]
 
 
-def test_probes_ask_for_health_and_readiness_and_behind_a_password_look_at_the_port():
+def test_probes_request_health_and_readiness_and_behind_a_password_connect_to_the_port():
     open_, closed = container(rendered(values("minimal"))), container(rendered(values("full")))
 
     assert open_["livenessProbe"]["httpGet"] == {"path": "/-/healthy", "port": "http", "scheme": "HTTP"}
@@ -224,7 +224,7 @@ def test_probes_ask_for_health_and_readiness_and_behind_a_password_look_at_the_p
     assert [closed[each]["tcpSocket"] for each in PROBES] == [{"port": "http"}] * 3
 
 
-def test_the_rules_are_those_of_this_version_without_those_switched_off():
+def test_the_chart_has_the_rules_of_this_version_without_the_disabled_ones():
     own = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "prometheus/rules").glob("*.yml"))]
     expected = [
         {**group, "rules": [rule for rule in group["rules"] if rule.get("alert") != "JobrunRunSlow"]}
@@ -236,7 +236,7 @@ def test_the_rules_are_those_of_this_version_without_those_switched_off():
     assert the("PrometheusRule", rendered(values("full")))["spec"]["groups"] == expected
 
 
-def test_the_dashboards_are_those_of_this_version():
+def test_the_chart_has_the_dashboards_of_this_version():
     objects = rendered(values("full"))
     found = {
         key: value for each in objects.values() for key, value in each.get("data", {}).items() if key.endswith(".json")
@@ -252,7 +252,7 @@ def test_the_dashboards_are_those_of_this_version():
     )
 
 
-def test_a_series_outlives_its_pod_and_the_job_has_the_name_that_the_rules_know():
+def test_series_outlive_their_pod_and_have_the_scrape_job_that_the_rules_expect():
     monitor = the("ServiceMonitor", rendered(values("full")))["spec"]
 
     assert monitor["endpoints"][0]["relabelings"][0] == {
@@ -266,7 +266,7 @@ def test_a_series_outlives_its_pod_and_the_job_has_the_name_that_the_rules_know(
     assert service["spec"]["publishNotReadyAddresses"] is True
 
 
-def test_two_releases_share_nothing():
+def test_two_releases_share_no_object():
     one, other = rendered(values("full"), "a"), rendered(values("full"), "b")
 
     assert one.keys().isdisjoint(other.keys())
@@ -297,14 +297,14 @@ def test_a_wrong_value_is_refused_by_its_name(changes, complaint):
         rendered(values("minimal", **changes))
 
 
-def test_the_default_values_ask_for_a_source_and_name_the_demo():
+def test_the_default_values_are_refused_with_a_hint_at_the_demo():
     with pytest.raises(helm_python.HelmError, match=r"config\.sources is empty") as raised:
         rendered({})
     assert "--set demo=true" in str(raised.value)
 
 
 @pytest.mark.parametrize("release", ["true", "123", "1e3", "null"])
-def test_what_yaml_takes_for_something_else_is_still_text(release):
+def test_values_that_look_like_numbers_or_switches_stay_text(release):
     for each in rendered(values("full"), release).values():
         labels = each["metadata"]["labels"]
         assert all(isinstance(value, str) for value in labels.values())
@@ -314,7 +314,7 @@ def test_what_yaml_takes_for_something_else_is_still_text(release):
     assert the("StatefulSet", named)["spec"]["template"]["spec"]["serviceAccountName"] == "123"
 
 
-def test_the_network_policy_lets_the_exporter_to_the_addresses_in_its_configuration():
+def test_the_network_policy_allows_the_addresses_in_the_config():
     auth = {"api_key_file": "/run/secrets/x/y"}
     source = {"name": "a", "type": "strait", "auth": auth, "base_url": "http://strait:8080"}
     proxied = {**source, "name": "b", "base_url": "https://strait.example", "proxy_url": "http://u:p@proxy:3128"}
@@ -325,7 +325,7 @@ def test_the_network_policy_lets_the_exporter_to_the_addresses_in_its_configurat
     assert ports == {53, 443, 3128, 8080}
 
 
-def test_the_chart_is_of_this_version_and_packs_rules_and_dashboards(tmp_path):
+def test_the_chart_has_this_version_and_contains_rules_and_dashboards(tmp_path):
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 

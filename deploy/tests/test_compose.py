@@ -61,9 +61,7 @@ def mounts() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("project", "services"), [("demo", ALWAYS), ("replicas", ALWAYS | REPLICAS)], indirect=["project"]
 )
-def test_the_services_of_a_profile_start_each_with_a_check_of_its_health(
-    project: dict[str, Any], services: set[str]
-) -> None:
+def test_each_service_of_a_profile_has_a_health_check(project: dict[str, Any], services: set[str]) -> None:
     assert {name for name, service in project["services"].items() if not service.get("profiles")} == ALWAYS
     assert project["services"].keys() == services
     assert [name for name, service in project["services"].items() if not service.get("healthcheck")] == []
@@ -75,7 +73,7 @@ def test_no_port_can_be_reached_from_elsewhere(project: dict[str, Any]) -> None:
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
-def test_every_image_is_of_one_version(project: dict[str, Any]) -> None:
+def test_every_image_is_pinned_to_a_version(project: dict[str, Any]) -> None:
     images = [service["image"] for service in project["services"].values()]
     assert [image for image in images if not re.search(r":v?\d+(\.\d+){1,2}$", image)] == []
 
@@ -91,7 +89,7 @@ def test_the_exporter_runs_hardened_with_its_state_on_a_volume_or_in_the_databas
         assert not any("/var/lib" in volume for volume in services["replica"]["volumes"])
 
 
-def test_the_replicas_read_the_vendor_and_the_database_of_the_same_file() -> None:
+def test_the_replicas_use_the_simulated_vendor_and_the_database_of_the_compose_file() -> None:
     services = loaded("compose.yaml")["services"]
     url = services["replica"]["environment"]["STATE_URL"].replace("${POSTGRES_PASSWORD:-jobrun}", "secret")
     config = loads((COMPOSE / "replicas.yaml").read_text(), {"STATE_URL": url}, SETTINGS)
@@ -103,7 +101,7 @@ def test_the_replicas_read_the_vendor_and_the_database_of_the_same_file() -> Non
     assert config.sources[0].base_url == "http://vendor:8080"
 
 
-def test_haproxy_asks_the_next_replica_if_one_is_away_or_answers_503(tmp_path: Path) -> None:
+def test_haproxy_tries_the_next_replica_if_one_is_down_or_answers_503(tmp_path: Path) -> None:
     with serving(200) as good, serving(503) as stale:
         port, gone = free_port(), free_port()
         lines = [f"    server replica{each} {HOST}:{each}" for each in (stale, gone, good)]
@@ -150,11 +148,11 @@ def status(port: int) -> int:
 
 
 @pytest.mark.parametrize(("service", "source"), mounts())
-def test_what_is_mounted_is_there(service: str, source: str) -> None:
+def test_every_mounted_file_exists(service: str, source: str) -> None:
     assert (COMPOSE / source).exists(), service
 
 
-def test_prometheus_differs_from_the_example_by_the_names_of_services_alone() -> None:
+def test_the_config_of_prometheus_differs_from_the_example_only_in_names_of_services() -> None:
     example = (ROOT / "prometheus/prometheus.yml").read_text()
     renamed = example.replace('["localhost:9797"]', '["exporter:9797"]').replace(
         '["localhost:9093"]', '["alertmanager:9093"]'
@@ -163,7 +161,7 @@ def test_prometheus_differs_from_the_example_by_the_names_of_services_alone() ->
     assert loaded("prometheus.yml") == yaml.safe_load(renamed)
 
 
-def test_prometheus_and_alertmanager_take_their_configuration(tmp_path: Path) -> None:
+def test_prometheus_and_alertmanager_accept_their_configs(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "prometheus/rules", tmp_path / "rules")
     for name in ("prometheus.yml", "prometheus.replicas.yml"):
         shutil.copy(COMPOSE / name, tmp_path)
@@ -176,7 +174,7 @@ def test_prometheus_and_alertmanager_take_their_configuration(tmp_path: Path) ->
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_variable_that_grafanas_provisioning_needs_is_given() -> None:
+def test_every_variable_that_grafanas_provisioning_needs_is_set() -> None:
     texts = [path.read_text() for path in (ROOT / "grafana/provisioning").rglob("*.yml")]
     named = {name for text in texts for name in re.findall(r"(?<!\$)\$\{(\w+)\}", text)}
 

@@ -137,7 +137,7 @@ def test_the_image_is_small_and_labeled(image: str) -> None:
     assert engine("run", "--rm", "--pull=never", *HARDENED, image, "--version").startswith("jobrun-exporter ")
 
 
-def test_a_killed_container_goes_on_counting_from_its_volume(start: Callable[[], tuple[str, str]]) -> None:
+def test_a_killed_container_continues_counting_from_its_volume(start: Callable[[], tuple[str, str]]) -> None:
     first, address = start()
     assert eventually(lambda: endings(address) > 5), engine("logs", first)
     assert healthy(first)
@@ -156,7 +156,7 @@ def test_a_killed_container_goes_on_counting_from_its_volume(start: Callable[[],
     assert inspected(second, "{{.State.ExitCode}}") == "0", engine("logs", second)
 
 
-def test_a_daemon_whose_heart_does_not_answer_is_unhealthy(start: Callable[[], tuple[str, str]]) -> None:
+def test_a_frozen_daemon_is_unhealthy(start: Callable[[], tuple[str, str]]) -> None:
     container, address = start()
     assert eventually(lambda: page(address))
     engine("pause", container) if ENGINE == "docker" else engine("kill", "--signal=STOP", container)
@@ -164,7 +164,7 @@ def test_a_daemon_whose_heart_does_not_answer_is_unhealthy(start: Callable[[], t
     assert not healthy(container)
 
 
-def test_nothing_can_be_written_but_the_state(start: Callable[[], tuple[str, str]]) -> None:
+def test_only_the_state_can_be_written(start: Callable[[], tuple[str, str]]) -> None:
     container, address = start()
     assert eventually(lambda: page(address))
     attempt = "import os; print(os.getuid(), *(os.access(each, os.W_OK) for each in ('/', '/opt', '.')))"
@@ -182,7 +182,7 @@ def test_the_demo_runs_in_the_image(run: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("image")
-def test_the_same_source_makes_the_same_files() -> None:
+def test_two_builds_of_one_source_have_equal_files() -> None:
     files = "cd /opt/jobrun-exporter && find . -type f -exec sha256sum {} + | sort && find . -printf '%p %T@\\n' | sort"
     command = ("run", "--rm", "--pull=never", "--entrypoint=sh", TAG, "-c", files)
     first = engine(*command)

@@ -12,7 +12,7 @@ from exporter.simulators.world import SimRun
 from tests.chaos.renamed import JOB, RenamedJob
 from tests.chaos.worlds import DenseWorld
 from tests.contract.harness import NOW
-from tests.e2e.vendors import vendor
+from tests.e2e.vendor_settings import vendor
 
 Key = tuple[str, ...]
 Range = tuple[float, float]

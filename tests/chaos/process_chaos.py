@@ -32,9 +32,9 @@ from tests.chaos.scenario import ScenarioOutcome
 from tests.chaos.scenario_harness import secrets_of
 from tests.chaos.troubles import at
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.pages import Scraper, Series, counted, fetch, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
-from tests.e2e.vendors import simulators
+from tests.e2e.scrapes import Scraper, Series, counted, fetch, page
+from tests.e2e.vendor_settings import simulators
 
 OVERLAP = "60s"
 """Seconds. Every wrong answer ends sooner."""

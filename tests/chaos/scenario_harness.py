@@ -25,7 +25,7 @@ from tests.chaos.renamed import EXCLUDED
 from tests.chaos.watch import UNBOUNDED, Findings, Watch
 from tests.chaos.worlds import DenseWorld, Size, drawn
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset
-from tests.e2e.vendors import vendor
+from tests.e2e.vendor_settings import vendor
 
 TOKEN = "eyJhbGciOi"
 """Prefix of every token that a simulated sign-in issues."""

@@ -67,7 +67,7 @@ def world_of(word: str) -> DenseWorld:
     return drawn(word, "quick", Size(begin=NOW, end=NOW + 4 * DAY, runs=RUNS))
 
 
-def test_northflank():
+def test_a_quick_northflank_answers_like_the_ordinary_simulator():
     world = world_of("northflank")
     both = Both("northflank", world)
     both.headers = {"authorization": "Bearer simulated-token"}
@@ -83,7 +83,7 @@ def test_northflank():
 
 
 @pytest.mark.parametrize("path", ["/v1/runs", "/v1/workflow-runs"])
-def test_strait(path):
+def test_a_quick_strait_answers_like_the_ordinary_simulator(path):
     world = world_of("strait")
     both = Both("strait", world)
     both.headers = {"authorization": "Bearer strait_simulated"}
@@ -100,7 +100,7 @@ def test_strait(path):
                 cursor["cursor"] = answer["next_cursor"]
 
 
-def test_workato():
+def test_a_quick_workato_answers_like_the_ordinary_simulator():
     world = world_of("workato")
     both = Both("workato", world)
     simulator: Any = both.simulators[0]
@@ -115,7 +115,7 @@ def test_workato():
         both.get(f"{root}/{dice.choice(recipes)['id']}/jobs/{run.run_id}" if recipes else root)
 
 
-def test_snowplow():
+def test_a_quick_snowplow_answers_like_the_ordinary_simulator():
     world = world_of("snowplow")
     both = Both("snowplow", world)
     root = "/api/msc/v1/organizations/" + ORGANIZATION

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from tests.chaos.renamed import INCLUDED
-from tests.e2e.pages import COUNTED, KEPT
+from tests.e2e.scrapes import COUNTED, KEPT
 
 MOST_SHOWN = 20
 """Discrepancies of one scenario that are shown; the others are counted."""

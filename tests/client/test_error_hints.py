@@ -54,12 +54,12 @@ def refused(client, error):
     return str(caught.value)
 
 
-def test_tls_to_a_port_that_speaks_plain_http(serve):
+def test_tls_to_a_port_that_speaks_plain_http_suggests_http(serve):
     _, client = serve(b"HTTP/1.1 400 Bad Request\r\n\r\n", "https://127.0.0.1:{port}")
     assert "the server speaks plain HTTP on this port: write http:// in base_url" in refused(client, NetworkError)
 
 
-def test_plain_http_to_a_port_that_speaks_tls(serve):
+def test_plain_http_to_a_port_that_speaks_tls_suggests_https(serve):
     _, client = serve(ANSWER, "http://127.0.0.1:{port}", tls=server_context())
     assert refused(client, NetworkError).endswith("base_url must begin with https://")
 
@@ -68,13 +68,13 @@ def test_plain_http_to_a_port_that_speaks_tls(serve):
     "text",
     [b"Client sent an HTTP request to an HTTPS server.\n", b"<h1>The plain HTTP request was sent to HTTPS port</h1>"],
 )
-def test_plain_http_to_a_port_that_speaks_tls_and_says_so(serve, text):
+def test_plain_http_to_a_port_that_says_it_speaks_tls_suggests_https(serve, text):
     head = f"HTTP/1.1 400 Bad Request\r\nContent-Length: {len(text)}\r\n\r\n".encode()
     _, client = serve(head + text, "http://127.0.0.1:{port}")
     assert refused(client, ClientStatusError) == "GET /x: 400: the server speaks TLS: write https:// in base_url"
 
 
-def test_a_certificate_of_a_private_authority(serve):
+def test_a_certificate_of_a_private_authority_suggests_a_ca_file(serve):
     _, client = serve(ANSWER, "https://127.0.0.1:{port}", tls=server_context())
     assert refused(client, NetworkError).endswith("name its certificate in tls.ca_file")
 

@@ -214,7 +214,7 @@ def test_a_second_job_of_a_name_gets_the_name_that_the_state_gave_it(lived, tmp_
     assert {job for _, job, _ in rises(text)} == {"job-0", "job-1 #remembered"}
 
 
-def test_a_run_that_the_daemon_counts_is_not_written_although_it_ended_before(lived, tmp_path):
+def test_a_run_that_the_daemon_counts_is_not_written_although_it_ended_before_the_baseline(lived, tmp_path):
     lived.poll()
     store = lived.ledger.store()
     row = next(row for row in store.baseline_runs("one") if row.run.result == "failure")

@@ -5,7 +5,7 @@ import pytest
 
 from exporter.learning import cadence as learning
 from exporter.learning.cadence import DAY, HOUR, MINUTE
-from tests.core.series import (
+from tests.core.start_times import (
     AUTUMN,
     EVERY_DAY,
     SPRING,

@@ -30,7 +30,7 @@ RARE = 3
 """Series of a job that few jobs have, and that are not counted beforehand."""
 
 
-class BoundedBook(PageHarness):
+class BoundedHarness(PageHarness):
     """A harness under a bound, and what its sums must be."""
 
     def __init__(self, path, max_series, step_histograms="on"):
@@ -138,7 +138,7 @@ EVENTS = st.lists(
 @given(limit=st.sampled_from([1, 120, 250, 400, 900]), events=EVENTS)
 def test_sums_are_right_and_series_bounded_no_matter_which_jobs_come_and_go(limit, events):
     with tempfile.TemporaryDirectory() as folder:
-        harness = BoundedBook(Path(folder) / "state.db", limit)
+        harness = BoundedHarness(Path(folder) / "state.db", limit)
         for what, *how in events:
             before, taken = harness.page(), harness.ledger.committed.series_total
             full = harness.ledger.committed.series_total >= harness.changes["max_series"]
@@ -171,7 +171,7 @@ def bounded(tmp_path):
     made = []
 
     def make(max_series=100_000, **more):
-        made.append(BoundedBook(tmp_path / f"{len(made)}.db", max_series, **more))
+        made.append(BoundedHarness(tmp_path / f"{len(made)}.db", max_series, **more))
         return made[-1]
 
     yield make

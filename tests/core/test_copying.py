@@ -68,7 +68,7 @@ def of_database(url):
         return content(store)
 
 
-def test_a_state_is_the_same_in_a_database_and_in_a_file_again(path, url):
+def test_a_state_copied_into_a_database_and_back_is_unchanged(path, url):
     before = of_file(path)
     assert len(before[2]) == 5
     there = copy_state(str(path), url)
@@ -80,7 +80,7 @@ def test_a_state_is_the_same_in_a_database_and_in_a_file_again(path, url):
     assert (there["s"].runs, there["s"].active, there["s"].counted["jobrun_runs_total"]) == (4, 1, 3)
 
 
-def test_jobs_get_keys_of_which_each_source_has_its_own_range_in_a_database(path, url):
+def test_each_source_has_its_own_range_of_job_keys_in_a_database(path, url):
     copy_state(str(path), url)
     with closing(PostgresStore(Pool(url), migrates=False)) as store:
         keys = {job.source: job.key >> KEY_BITS for job in store.load().jobs}

@@ -87,7 +87,7 @@ def test_excluded_families_are_not_served_and_all_others_are(harness):
         assert [line for line in harness.text().splitlines() if line.startswith(tuple(bases))] == []
 
 
-def test_a_family_that_comes_back_has_counted_on_and_shows_no_old_run_as_new(harness):
+def test_a_family_that_is_served_again_was_counted_meanwhile_and_shows_no_old_run_as_new(harness):
     harness.end("a")
     expose(harness)
     assert results(harness) == {"success": 1, "failure": 0, "unknown": 0}
@@ -136,7 +136,7 @@ def test_an_excluded_family_needs_no_room(harness):
     assert harness.ledger.committed.series_total == 0
 
 
-def test_jobs_fold_less_while_families_are_excluded(make):
+def test_fewer_jobs_are_folded_while_families_are_excluded(make):
     weight = sum_of_one_job(make())
     for excluded, folded in (((), 1), ((DURATIONS, STEP_DURATIONS), 0)):
         harness = make()

@@ -7,7 +7,7 @@ from exporter.learning import learned as learning
 from exporter.learning.cadence import DAY, HOUR, MINUTE
 from exporter.learning.learned import NOTHING
 from exporter.model import PastRun, Result
-from tests.core.series import at_times, by_chance
+from tests.core.start_times import at_times, by_chance
 
 
 def learn(runs) -> Any:
@@ -68,7 +68,7 @@ def test_an_event_driven_job_has_a_budget_but_neither_cadence_nor_freshness():
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
-def test_fewer_than_ten_durations_teach_nothing(count):
+def test_nothing_is_learned_from_fewer_than_ten_durations(count):
     assert duration_budget([60.0] * count) is None
 
 

@@ -8,7 +8,7 @@ from exporter.ledger.housekeeping import MAX_LEARN_INTERVAL, MIN_LEARN_INTERVAL
 from exporter.model import Job, Result, State
 from tests.core.ledger_harness import BASELINE, ended, run
 from tests.core.page_harness import PageHarness
-from tests.core.series import at_times
+from tests.core.start_times import at_times
 
 DAY, HOUR = 86400.0, 3600.0
 NEXT = "jobrun_job_next_run_expected_timestamp_seconds"
@@ -33,7 +33,7 @@ def value(harness, family):
     return harness.scrape(family, "job_name").get(("j",))
 
 
-def test_runs_before_the_first_poll_teach_all_three_at_once_and_count_for_nothing_else(shown):
+def test_all_three_expectations_are_learned_from_runs_before_the_first_poll_which_are_not_counted(shown):
     shown.read(*past(HOURLY))
     assert shown.total() == 0
     assert value(shown, NEXT) == pytest.approx(HOURLY[-1] + HOUR + 600, abs=60)

@@ -18,7 +18,7 @@ from exporter.ledger.status import PollReport
 from exporter.metrics.requests import RequestMetrics
 from exporter.sources import SETTINGS
 from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
-from tests.core.shared_state import ReplicaLedger, expire, rewind, saved
+from tests.core.replica_harness import ReplicaLedger, expire, rewind, saved
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_source_has_one_owner_until_its_lease_ends_or_is_handed_back(replica, 
     assert first.take("s")
 
 
-def test_a_replica_continues_from_what_the_one_before_counted(replica):
+def test_a_replica_continues_from_the_counts_of_the_previous_owner(replica):
     first, second = replica("a"), replica("b")
     first.take("s")
     first.poll("1", "2")
@@ -76,7 +76,7 @@ def test_a_poll_that_ends_after_its_lease_was_lost_reports_nothing(replica):
     assert not only.ledger.committed.sources["s"].status.last_poll
 
 
-def test_a_replica_that_was_suspended_writes_nothing_although_it_believes_in_its_lease(replica, admin):
+def test_a_replica_that_was_suspended_writes_nothing_although_it_still_assumes_its_lease(replica, admin):
     asleep, other = replica("a"), replica("b")
     asleep.take("s")
     asleep.poll("1")
@@ -119,7 +119,7 @@ def test_a_lost_response_to_a_commit_neither_loses_nor_doubles_a_run(replica):
     assert only.leases.held == {"s"}
 
 
-def test_a_database_that_forgot_commits_is_not_written_on_what_memory_knows(replica, admin):
+def test_after_lost_commits_nothing_is_written_from_the_records_in_memory(replica, admin):
     only = replica("a")
     only.take("s")
     only.poll("1")
@@ -199,7 +199,7 @@ def test_jobs_of_two_replicas_never_share_a_key(replica):
     assert first.ledger.committed.jobs == second.ledger.committed.jobs
 
 
-def test_counts_of_several_replicas_for_the_exporter_add_up(replica):
+def test_counts_of_the_exporter_from_several_replicas_add_up(replica):
     first, second = replica("a"), replica("b")
     for each in (first, second, first):
         exporter = copy(each.ledger.committed.exporter)

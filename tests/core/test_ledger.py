@@ -436,7 +436,7 @@ def test_migrations_are_applied_once_and_keep_what_is_there(harness):
 COLD = "jobrun_exporter_state_cold_starts_total"
 
 
-def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(harness):
+def test_another_api_is_refused_even_if_the_state_can_be_opened_only_later(harness):
     harness.read(ended())
     harness.close()
     mounted = []
@@ -619,7 +619,7 @@ def test_names_may_be_swapped_in_one_batch(harness):
     assert len(set(names(harness).values())) == 4
 
 
-def test_no_label_is_ever_used_twice_even_by_a_job_named_like_a_distinguished_one(harness):
+def test_no_label_is_used_twice_even_if_a_job_is_named_like_one_with_an_appended_id(harness):
     harness.read(jobs=[Job(job_id="1", name="x"), Job(job_id="3", name="x #2"), Job(job_id="2", name="x")])
     assert len(set(names(harness).values())) == 3
 
@@ -722,7 +722,7 @@ def test_an_idle_batch_that_is_never_written_is_read_again(harness):
     assert harness.total() == 2
 
 
-def test_what_waits_for_the_end_of_a_poll_takes_nothing_back_that_is_written_meanwhile(harness):
+def test_a_row_that_waits_for_the_end_of_a_poll_undoes_nothing_written_meanwhile(harness):
     harness.read(unobserved=[Window(BASELINE - 70, BASELINE - 10)])
     harness.begin()
     harness.ledger.commit("s", Batch(through=harness.now), harness.poll_context)
@@ -918,7 +918,7 @@ def test_an_end_in_the_future_does_not_hide_the_runs_that_end_after_it_was_seen(
     assert (job.last_run.run_id, job.streak, job.last_success) == ("f3", 2, BASELINE + 60)
 
 
-def test_times_in_the_future_are_believed_once_they_are_past_and_count_nothing_again(tmp_path):
+def test_times_in_the_future_apply_once_they_are_past_and_count_nothing_twice(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db", reopens=True)
     harness.read()
     early = run(result=Result.SUCCESS, start=BASELINE + DAY, end=BASELINE + DAY + 30)
@@ -967,7 +967,7 @@ def test_a_completion_whose_end_has_other_digits_or_is_missing_at_times_counts_o
 # --- zero first ---
 
 
-def test_a_zero_first_release_is_on_disk_before_it_is_in_memory(tmp_path):
+def test_a_series_is_recorded_as_exposed_on_disk_before_it_is_in_memory(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db", released=False)
     harness.read(ended())
     owner: Owner = ("job", harness.job().key)

@@ -251,7 +251,7 @@ def test_failures_are_counted_until_a_poll_succeeds(harness):
     assert counted == [(1, *broken), (2, *broken), (0, "", ""), (1, *broken)]
 
 
-def test_a_shutdown_reports_no_poll_and_is_raised_further(harness):
+def test_a_shutdown_during_a_poll_records_no_poll_and_is_raised_again(harness):
     with pytest.raises(Stopped):
         harness.poll(BATCH, Stopped())
     assert harness.result("ledger.finish_poll", "ledger.mark", "pages.publish", "ledger.complete_poll") == []
@@ -290,7 +290,7 @@ def test_a_poll_sweeps_when_the_interval_has_passed(interval, last, due):
     assert harness.result("ledger.complete_poll") == [("ledger.complete_poll", "s", harness.poll_context(), due)]
 
 
-def test_a_source_gets_its_part_of_the_state():
+def test_a_source_sees_only_its_own_part_of_the_state():
     harness = PollHarness(include=("night.*",))
     harness.ledger.state.baseline = 77.0
     seen = []
@@ -343,7 +343,7 @@ def test_a_clock_that_becomes_wrong_again_does_not_prevent_commits(harness):
     ]
 
 
-def test_a_skew_of_the_first_poll_that_proves_wrong_is_taken_back(harness):
+def test_a_clock_skew_of_the_first_poll_that_proves_wrong_is_undone(harness):
     harness.source.script = [[lambda _view: skew(harness, 900.0), BATCH], [lambda _view: skew(harness, 0.0), BATCH]]
     harness.poller.poll()
     shifts = [event[2] for event in harness.result("ledger.shift_baseline")]

@@ -12,7 +12,7 @@ from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS, STEPS
 from exporter.model import Batch, Result, Step
 from exporter.state.lease_statements import HISTORY
-from tests.core.shared_state import FAMILY, Member, expire, rewind, saved
+from tests.core.replica_harness import FAMILY, Member, expire, rewind, saved
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_counters_are_withheld_from_the_moment_at_which_older_records_are_loaded
     assert (only.series().value, only.replica.rewound) == (1, {"s"})
 
 
-def test_a_restored_dump_is_known_to_a_replica_that_never_saw_what_is_missing(member, admin):
+def test_a_replica_recognizes_a_restored_dump_even_if_it_never_saw_the_lost_commits(member, admin):
     first = member("a")
     first.parts.poll("1")
     first.tick()
@@ -93,7 +93,7 @@ def test_a_restored_dump_is_known_to_a_replica_that_never_saw_what_is_missing(me
     assert (second.series().value, "s" in second.replica.rewound) == (3, False)
 
 
-def test_a_failover_that_loses_all_but_the_first_commit_of_a_source_is_known_to_a_new_replica(member, admin):
+def test_a_new_replica_recognizes_a_failover_that_lost_all_but_the_first_commit_of_a_source(member, admin):
     only = member("a")
     only.parts.poll("1", "2")
     # As a standby has it that got the source's creation, and then replaced its primary.
@@ -111,7 +111,7 @@ def test_a_source_that_was_just_created_has_lost_nothing(member):
     assert not member("a").replica.rewound
 
 
-def test_runs_do_not_wait_for_the_steps_that_are_read_after_them(member, admin):
+def test_counters_of_runs_do_not_wait_for_steps_that_are_read_later(member, admin):
     only = member("a", steps="all")
     only.parts.poll("1")
     only.tick()
@@ -129,7 +129,7 @@ def test_runs_do_not_wait_for_the_steps_that_are_read_after_them(member, admin):
     assert all(count.released for count in job.counts[STEPS].values())
 
 
-def test_counters_of_polls_go_on_from_their_highest_value_after_lost_commits(member, admin):
+def test_counters_of_polls_continue_from_their_highest_value_after_lost_commits(member, admin):
     only = member("a")
     only.parts.poll("1")
     only.ledger.finish_poll("s", report())
@@ -147,7 +147,7 @@ def report():
     return PollReport(ended=1000.0, duration=1.0, outcome="success")
 
 
-def test_a_count_of_lost_commits_that_was_lost_itself_is_not_lost(member, admin):
+def test_the_count_of_lost_commits_survives_a_loss_of_its_own_commit(member, admin):
     first, second = member("a"), member("b")
     first.ledger.count_cold_start("rewound")
     second.ledger.reload(["s"])
@@ -169,7 +169,7 @@ def test_all_replicas_show_the_same_size_and_time_of_the_last_commit(member):
     assert all(shown.pop())
 
 
-def test_a_former_primary_is_not_believed(member):
+def test_a_former_primary_is_neither_read_nor_written(member):
     only = member("a")
     only.parts.poll("1")
     (row,) = [row for row in only.leases.read_all() if row.source == "s"]
@@ -182,7 +182,7 @@ def test_a_former_primary_is_not_believed(member):
 
 
 @pytest.mark.parametrize("action", ["renew", "record_history", "mark_rewound", "hand_back"])
-def test_nothing_that_is_done_with_leases_waits_long_for_a_locked_row(member, url, action):
+def test_no_operation_on_leases_waits_long_for_a_locked_row(member, url, action):
     only = member("a")
     with psycopg.connect(url) as locking:
         locking.execute("LOCK TABLE leases IN SHARE MODE")
@@ -207,7 +207,7 @@ def test_step_counters_are_served_and_stay_zero_first_while_other_steps_are_pend
     assert [count.released for count in job.counts[STEPS].values()] == [False, False]
 
 
-def test_steps_of_runs_that_ended_after_commits_were_lost_keep_no_step_counters_back(member, admin):
+def test_steps_of_runs_that_ended_after_commits_were_lost_withhold_no_step_counters(member, admin):
     only = member("a", steps="all")
     only.parts.poll("1")
     only.tick()
@@ -234,7 +234,7 @@ def test_a_scrape_of_an_older_page_does_not_count_for_a_newer_one(member, admin)
     assert admin.execute("SELECT served FROM replicas").fetchone() != (b"{}",)
 
 
-def test_commits_that_are_lost_after_the_last_check_are_not_taken_for_read(member, admin):
+def test_commits_lost_after_the_last_check_still_have_to_be_read_again(member, admin):
     only = member("a")
     only.parts.poll("1")
     kept = saved(admin)
@@ -246,7 +246,7 @@ def test_commits_that_are_lost_after_the_last_check_are_not_taken_for_read(membe
     assert row.rewound
 
 
-def test_takeovers_of_a_source_are_shown_from_0_on(member):
+def test_counters_of_takeovers_start_at_0(member):
     first, second = member("a"), member("b")
     first.tick()
     second.tick()

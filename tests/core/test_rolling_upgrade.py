@@ -11,7 +11,7 @@ from exporter.state.leases import LeaseLostError, SupersededError
 from exporter.state.lock import RefusedStateError
 from exporter.state.postgres import PostgresStore, migrated, schema_of
 from exporter.state.postgres_schema import MIGRATIONS
-from tests.core.shared_state import Member, ReplicaLedger
+from tests.core.replica_harness import Member, ReplicaLedger
 
 NEXT = (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN color text",))
 
@@ -32,7 +32,7 @@ def older(url):
 
 
 @pytest.mark.usefixtures("older")
-def test_the_newer_version_takes_over_at_once_and_counts_on(url):
+def test_the_newer_version_takes_over_at_once_and_continues_counting(url):
     newer = ReplicaLedger(url, "newer", migrations=NEXT)
     assert newer.take("s")
     assert newer.successes() == 2

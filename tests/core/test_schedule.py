@@ -122,7 +122,7 @@ def test_polls_that_come_due_while_one_runs_are_reported_to_its_poller(schedule)
 
 
 def test_a_stop_ends_while_a_replica_still_takes_sources(schedule):
-    class Taking:
+    class TakesAnotherSource:
         """A lock of a poll, during whose wait another source is taken."""
 
         def acquire(self, timeout):
@@ -134,5 +134,5 @@ def test_a_stop_ends_while_a_replica_still_takes_sources(schedule):
 
     source = polled("one")
     schedule.add([source])
-    source.idle = Taking()
+    source.idle = TakesAnotherSource()
     assert schedule.stop(1)

@@ -74,7 +74,7 @@ def test_a_credential_is_known_since_its_expiry_was_first_seen_also_after_a_rest
         assert status(harness).credential_since == since
 
 
-def test_counters_of_polls_go_on_after_a_restart_and_are_served_at_once(harness):
+def test_counters_of_polls_continue_after_a_restart_and_are_served_at_once(harness):
     for _ in range(3):
         harness.ledger.finish_poll("s", report(harness.now))
     harness.ledger.finish_poll("s", failure(harness.now))

@@ -16,7 +16,7 @@ from tests.core.test_migrations import left_by
 from tests.core.test_store_contract import SOURCES, fill, row
 
 
-class Watched(sqlite3.Connection):
+class RecordingConnection(sqlite3.Connection):
     """A database that records its statements, and refuses given ones."""
 
     def __init__(self, *arguments, **more):
@@ -41,7 +41,7 @@ class Opener:
 
     def __call__(self, *arguments, **more):
         self.asked.append((arguments, more))
-        self.opened.append(sqlite3.connect(*arguments, factory=Watched, **more))
+        self.opened.append(sqlite3.connect(*arguments, factory=RecordingConnection, **more))
         return self.opened[-1]
 
 

@@ -75,7 +75,7 @@ def test_a_restart_makes_a_pending_series_wait_again_and_never_hides_an_exposed_
     assert shown(harness) == 1
 
 
-def test_a_value_whose_release_cannot_be_committed_is_not_served(harness):
+def test_a_value_is_not_served_if_its_exposure_cannot_be_committed(harness):
     harness.read(ended())
     assert shown(harness) == 0
     harness.now += 200
@@ -86,7 +86,7 @@ def test_a_value_whose_release_cannot_be_committed_is_not_served(harness):
     assert shown(harness) == 1
 
 
-def test_a_release_that_cannot_be_committed_is_retried_and_logged_once_per_minute(harness):
+def test_a_failed_commit_of_an_exposure_is_retried_and_logged_once_per_minute(harness):
     harness.read(ended())
     assert shown(harness) == 0
     harness.now += 200

@@ -13,8 +13,8 @@ from exporter.model import Result
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
 from exporter.state.store import Store
-from tests.e2e.pages import Series
-from tests.e2e.vendors import vendor
+from tests.e2e.scrapes import Series
+from tests.e2e.vendor_settings import vendor
 
 STEPS = ("load", "model")
 JOBS = (

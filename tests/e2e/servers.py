@@ -14,8 +14,8 @@ from urllib.parse import urlencode
 
 import yaml
 
-from tests.e2e.pages import COUNTED, Series, fetch
 from tests.e2e.processes import HOST, eventually, free_port, missing, needed
+from tests.e2e.scrapes import COUNTED, Series, fetch
 
 NEWEST = Path(__file__).parents[2] / ".cache" / "newest" / "usr" / "bin"
 """The folder in which `scripts/newest-prometheus` puts the newest versions."""

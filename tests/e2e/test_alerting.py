@@ -16,8 +16,8 @@ from exporter.simulators.disruptions import Status
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import source, written
-from tests.e2e.pages import page
 from tests.e2e.processes import HOST, Daemon, eventually, free_port
+from tests.e2e.scrapes import page
 from tests.e2e.servers import EDITIONS, Alertmanager, Prometheus, Receiver, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]

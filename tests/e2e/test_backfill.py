@@ -11,10 +11,10 @@ from exporter.simulators import SIMULATORS
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.world import SimJob
 from tests.e2e.live_world import source, truth, written
-from tests.e2e.pages import fetch
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
+from tests.e2e.scrapes import fetch
 from tests.e2e.servers import Prometheus
-from tests.e2e.vendors import vendor
+from tests.e2e.vendor_settings import vendor
 
 pytestmark = pytest.mark.e2e
 

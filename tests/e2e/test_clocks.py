@@ -10,8 +10,8 @@ import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.pages import Scraper, counted, page, value
 from tests.e2e.processes import Command, eventually, free_port, needed
+from tests.e2e.scrapes import Scraper, counted, page, value
 
 pytestmark = pytest.mark.e2e
 

@@ -23,8 +23,8 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.tokens import jwt
 from exporter.simulators.world import MARK
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.pages import counted, fetch, page, value, values
 from tests.e2e.processes import Command, eventually, run_command
+from tests.e2e.scrapes import counted, fetch, page, value, values
 
 pytestmark = pytest.mark.e2e
 

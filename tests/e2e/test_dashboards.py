@@ -13,7 +13,7 @@ from dashboards.words import NEARLY
 from exporter.simulators.demo import PLANS
 from tests.e2e.processes import Command, eventually
 from tests.e2e.servers import EDITIONS, Prometheus
-from tests.monitoring.dashboards import JSONS, STEP, expressions, filled, last_step, panels
+from tests.monitoring.dashboard_files import JSONS, STEP, expressions, filled, last_step, panels
 
 pytestmark = pytest.mark.e2e
 
@@ -143,7 +143,7 @@ def test_every_rule_works_if_prometheus_stores_native_histograms(prometheus: Pro
     assert [rule["name"] for group in groups for rule in group["rules"] if rule["health"] != "ok"] == []
 
 
-def test_values_of_variables_exist(prometheus: Prometheus) -> None:
+def test_each_value_that_a_variable_offers_has_data(prometheus: Prometheus) -> None:
     for board in JSONS.values():
         for variable in board["templating"]["list"][1:]:
             if variable["hide"] or variable["type"] == "custom":

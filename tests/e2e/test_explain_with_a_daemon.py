@@ -12,8 +12,8 @@ import yaml
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, config, truth
-from tests.e2e.pages import counted, fetch, page
 from tests.e2e.processes import Daemon, eventually, free_port, mounted, run_command, runs_as_root, unmounted
+from tests.e2e.scrapes import counted, fetch, page
 
 pytestmark = pytest.mark.e2e
 

@@ -21,9 +21,9 @@ import pytest
 from exporter.simulators.server import Simulator
 from exporter.state.store import Connect
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.pages import COUNTED, Scraper, Series, counted, fetch, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
-from tests.e2e.vendors import simulators
+from tests.e2e.scrapes import COUNTED, Scraper, Series, counted, fetch, page
+from tests.e2e.vendor_settings import simulators
 
 pytestmark = pytest.mark.e2e
 
@@ -58,7 +58,7 @@ Counts = Mapping[str, Counter[Series]]
 """Counts by source, which is named like its vendor."""
 
 
-class Victim:
+class KilledDaemons:
     """A configuration whose daemons are killed, and its scraper."""
 
     def __init__(self, folder: Path, vendors: Sequence[Simulator], zero_first: str) -> None:
@@ -123,11 +123,13 @@ def vendors(world: LiveWorld) -> Iterator[Sequence[Simulator]]:
 def test_kills_at_any_time_neither_lose_nor_double_a_run(
     tmp_path: Path, vendors: Sequence[Simulator], world: LiveWorld
 ) -> None:
-    at_once, held = victims = [Victim(made(tmp_path / hold), vendors, zero_first=hold) for hold in ("0s", "500ms")]
+    at_once, held = victims = [
+        KilledDaemons(made(tmp_path / hold), vendors, zero_first=hold) for hold in ("0s", "500ms")
+    ]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(Victim.die_often, victims, [range(LAST)] * 2))
+        list(pool.map(KilledDaemons.die_often, victims, [range(LAST)] * 2))
         world.stop()  # what a kill loses now, no later run brings back to mind
-        list(pool.map(Victim.die_often, victims, [range(LAST, KILLS // 2)] * 2))
+        list(pool.map(KilledDaemons.die_often, victims, [range(LAST, KILLS // 2)] * 2))
 
     daemons = [victim.start() for victim in victims]
     world.rest()

@@ -13,8 +13,8 @@ from exporter.state.connections import Pool
 from exporter.state.postgres import PostgresStore, migrated
 from exporter.state.postgres_schema import MIGRATIONS
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.pages import counted, fetch, kept_counters, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, run_command
+from tests.e2e.scrapes import counted, fetch, kept_counters, page, value
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 

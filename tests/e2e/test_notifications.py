@@ -16,8 +16,8 @@ import yaml
 from aiosmtpd.controller import Controller
 
 from exporter import cli
-from tests.e2e.pages import fetch
 from tests.e2e.processes import HOST, eventually, free_port
+from tests.e2e.scrapes import fetch
 from tests.e2e.servers import EDITIONS, Alertmanager, program, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]

@@ -11,8 +11,8 @@ import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, config, truth
-from tests.e2e.pages import counted, fetch, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, needed
+from tests.e2e.scrapes import counted, fetch, page, value
 from tests.e2e.servers import Prometheus
 
 pytestmark = pytest.mark.e2e

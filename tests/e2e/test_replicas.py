@@ -15,12 +15,12 @@ import pytest
 from exporter.simulators.disruptions import Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests import postgres
-from tests.e2e.balancer import Balancer
 from tests.e2e.live_world import LiveWorld, source, truth, written
-from tests.e2e.pages import COUNTED, Series, counted, fetch, kept_counters
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
+from tests.e2e.replica_proxy import ReplicaProxy
+from tests.e2e.scrapes import COUNTED, Series, counted, fetch, kept_counters
 from tests.e2e.servers import Prometheus
-from tests.monitoring.dashboards import JSONS, STEP, filled, last_step, panels
+from tests.monitoring.dashboard_files import JSONS, STEP, filled, last_step, panels
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -47,7 +47,7 @@ class Fleet:
             settings = {"sources": named, "state": {"url": url}, "metrics": {"zero_first": zero_first}}
             self.configs.append(written(folder / str(number), settings))
         self.daemons = [self.start(number) for number in range(size)]
-        self.balancer = Balancer(self.ports)
+        self.balancer = ReplicaProxy(self.ports)
         self.values: dict[str, float] = {}
         self.fallen: list[str] = []
         self.answers = 0

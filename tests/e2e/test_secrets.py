@@ -12,9 +12,9 @@ from exporter.config import load, secrets
 from exporter.simulators.world import MARK
 from exporter.sources import SETTINGS
 from tests.e2e.live_world import LiveWorld, source, written
-from tests.e2e.pages import fetch, page
 from tests.e2e.processes import Command, eventually, free_port, run_command
-from tests.e2e.vendors import simulators
+from tests.e2e.scrapes import fetch, page
+from tests.e2e.vendor_settings import simulators
 
 pytestmark = pytest.mark.e2e
 

@@ -12,9 +12,9 @@ import pytest
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, config, source, written
-from tests.e2e.pages import page
 from tests.e2e.processes import HOST, Command, Daemon, free_port
-from tests.supervisor import Supervisor
+from tests.e2e.scrapes import page
+from tests.service_manager import Supervisor
 
 pytestmark = pytest.mark.e2e
 

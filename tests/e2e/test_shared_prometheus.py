@@ -15,8 +15,8 @@ from exporter.simulators.disruptions import Status
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import source, written
-from tests.e2e.pages import page
 from tests.e2e.processes import HOST, Daemon, eventually, free_port
+from tests.e2e.scrapes import page
 from tests.e2e.servers import EDITIONS, Alertmanager, Prometheus, receiver
 from tests.e2e.test_alerting import hurried_routes, hurried_rules
 
@@ -75,7 +75,7 @@ class Exporter:
         os.kill(self.daemon.process.pid, signal.SIGHUP)
 
 
-class Shared:
+class SharedPrometheus:
     """A Prometheus that many share, its Alertmanager, and a receiver."""
 
     def __init__(self, folder: Path, edition: str, stack: ExitStack) -> None:
@@ -133,8 +133,8 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture(params=EDITIONS)
-def shared(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack) -> Shared:
-    return Shared(tmp_path, request.param, stack)
+def shared(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack) -> SharedPrometheus:
+    return SharedPrometheus(tmp_path, request.param, stack)
 
 
 def targets(*exporters: Exporter, **labels: str) -> list[dict[str, object]]:
@@ -146,7 +146,7 @@ FAILED, DOWN, GONE = "JobrunLastRunFailed", "JobrunSourceDown", "JobrunSourceGon
 
 
 def test_teams_with_equal_names_get_their_own_alerts_whatever_labels_are_rewritten_and_prometheus_restarts(
-    shared: Shared, stack: ExitStack, tmp_path: Path
+    shared: SharedPrometheus, stack: ExitStack, tmp_path: Path
 ) -> None:
     a, b = Team(stack), Team(stack)
     first, second = Exporter(tmp_path / "a", a), Exporter(tmp_path / "b", b)
@@ -177,7 +177,7 @@ def test_teams_with_equal_names_get_their_own_alerts_whatever_labels_are_rewritt
 
 
 def test_a_label_of_targets_that_replaces_labels_of_jobs_is_reported(
-    shared: Shared, stack: ExitStack, tmp_path: Path
+    shared: SharedPrometheus, stack: ExitStack, tmp_path: Path
 ) -> None:
     team = Team(stack)
     team.world.run("load", project="qa", start=time.time() - 3600, duration=60.0)
@@ -187,14 +187,16 @@ def test_a_label_of_targets_that_replaces_labels_of_jobs_is_reported(
     assert shared.broken() != []
 
 
-def test_exporters_with_one_instance_label_are_reported(shared: Shared, stack: ExitStack, tmp_path: Path) -> None:
+def test_exporters_with_one_instance_label_are_reported(
+    shared: SharedPrometheus, stack: ExitStack, tmp_path: Path
+) -> None:
     both = (Exporter(tmp_path / name, Team(stack, name)) for name in ("s1", "s2"))
     shared.scrape({"job_name": "alpha", "static_configs": targets(*both), "relabel_configs": ONE_INSTANCE})
     assert shared.reports(("JobrunExporterRestarting", "alpha", "")), shared.reported()
 
 
 def test_a_shard_that_dies_is_reported_and_a_source_that_moves_is_not(
-    shared: Shared, stack: ExitStack, tmp_path: Path
+    shared: SharedPrometheus, stack: ExitStack, tmp_path: Path
 ) -> None:
     teams = [Team(stack, name) for name in ("s1", "s2", "s3")]
     shards = [Exporter(tmp_path / team.name, team) for team in teams]

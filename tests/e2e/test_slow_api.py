@@ -9,8 +9,8 @@ import pytest
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.pages import Scraper, counted, fetch, page
 from tests.e2e.processes import Daemon, eventually, free_port
+from tests.e2e.scrapes import Scraper, counted, fetch, page
 
 pytestmark = pytest.mark.e2e
 

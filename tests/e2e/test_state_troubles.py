@@ -10,8 +10,8 @@ import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, config, truth
-from tests.e2e.pages import Scraper, counted, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, mounted, runs_as_root, unmounted
+from tests.e2e.scrapes import Scraper, counted, page, value
 
 pytestmark = pytest.mark.e2e
 
@@ -20,7 +20,7 @@ ERRORS = 'jobrun_source_poll_errors_total{source="live",reason="state"}'
 COMMIT_ERRORS = "jobrun_exporter_state_commit_errors_total"
 
 
-class Small:
+class SmallFileSystem:
     """A small file system. `fill` uses all of it, `free` makes room."""
 
     def __init__(self, folder: Path) -> None:
@@ -42,8 +42,8 @@ class Small:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Small]:
-    small = Small(tmp_path / "small")
+def small(tmp_path: Path) -> Iterator[SmallFileSystem]:
+    small = SmallFileSystem(tmp_path / "small")
     yield small
     unmounted(small.folder)
 
@@ -82,7 +82,7 @@ def test_a_corrupt_state_is_set_aside_and_replaced(tmp_path: Path, simulator: Sn
 
 
 def test_a_full_disk_is_reported_and_no_run_is_lost_once_there_is_room(
-    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
+    small: SmallFileSystem, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, small.folder / "state.db"
     daemon = Daemon(config(tmp_path, simulator, state), port)
@@ -130,7 +130,7 @@ def test_a_file_that_cannot_grow_is_reported_and_no_run_is_lost_once_it_can(
 
 
 def test_a_read_only_state_is_served_and_used_again_when_it_can_be_written(
-    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
+    small: SmallFileSystem, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, small.folder / "state.db"
     config_file = config(tmp_path, simulator, state, startup_hold="1s")

@@ -2,7 +2,7 @@ import prometheus_client
 import pytest
 
 from exporter.metrics.zero_first import ZeroFirst
-from tests.exposition.builders import Pages
+from tests.exposition.view_builders import Pages
 
 
 class Clock:

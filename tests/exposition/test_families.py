@@ -8,8 +8,8 @@ import pytest
 from exporter.metrics.docs import document
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.metrics.family import Family, Kind, Level
-from tests.exposition.builders import full_exporter, full_source
 from tests.exposition.test_text import full_view
+from tests.exposition.view_builders import full_exporter, full_source
 
 FORBIDDEN = {"job", "instance", "env", "environment", "service", "stage", "type", "le", "quantile"}
 VIEWS = {

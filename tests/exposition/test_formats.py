@@ -20,8 +20,8 @@ from exporter.exposition.textformat import _exemplar
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.job import JobView
-from tests.exposition.builders import Pages, count, distribution, full_exporter, full_source, job, view
 from tests.exposition.test_text import full_view
+from tests.exposition.view_builders import Pages, count, distribution, full_exporter, full_source, job, view
 
 values = st.floats(allow_nan=False, min_value=0)
 hostile = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

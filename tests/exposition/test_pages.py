@@ -10,7 +10,7 @@ from exporter.counting.series import Exemplar
 from exporter.exposition.exposition import COLLECT_INTERVAL
 from exporter.metrics.families import RUN_DURATION, STEP_DURATION
 from exporter.metrics.zero_first import ZeroFirst
-from tests.exposition.builders import Pages, count, distribution, job, lines_of, view
+from tests.exposition.view_builders import Pages, count, distribution, job, lines_of, view
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Level
 from exporter.metrics.room import series_needed
 from exporter.model import Job, Result, State
-from tests.exposition.builders import count, distribution, job, lines_of, view
+from tests.exposition.view_builders import count, distribution, job, lines_of, view
 
 J = 'source="s",project="p",job_name="nightly"'
 
@@ -57,7 +57,7 @@ def full_view():
     )
 
 
-def test_a_job_in_full(exposition):
+def test_a_job_is_exposed_in_full(exposition):
     assert samples(shown(exposition, full_view())) == [
         f'jobrun_runs_total{{{J},result="success"}} 3.0',
         f'jobrun_runs_total{{{J},result="failure"}} 1.0',
@@ -194,7 +194,7 @@ def test_a_family_is_declared_with_the_name_that_each_format_requires(exposition
     assert b"# EOF" not in bytes(page.text)
 
 
-def test_counters_of_sources_and_of_the_exporter(exposition):
+def test_counters_of_sources_and_of_the_exporter_are_exposed(exposition):
     source = SourceState(name="s", identity="api")
     count(source, "jobrun_source_unobserved_seconds_total", amount=12.5)
     count(source, "jobrun_source_unmapped_status_total", "PAUSED")

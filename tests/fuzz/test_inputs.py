@@ -19,7 +19,7 @@ from exporter.web.config import load_web
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from exporter.web.passwords import Credentials
 from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
-from tests.fuzz.depth import CASES
+from tests.fuzz.fuzz_depth import CASES
 from tests.fuzz.hostile_values import QUICK, TEXTS, VALUES, places, planted, without
 
 EXAMPLES = settings(max_examples=max(100, CASES))

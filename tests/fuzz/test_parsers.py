@@ -14,7 +14,7 @@ from exporter.sources.snowplow import api as snowplow_api
 from exporter.sources.strait import api as strait_api
 from exporter.sources.strait import kinds as strait_kinds
 from exporter.sources.workato import api as workato_api
-from tests.fuzz.depth import VALUES_HERE
+from tests.fuzz.fuzz_depth import VALUES_HERE
 from tests.fuzz.hostile_values import places, planted, twice, whole, without
 
 SOURCES = Path(__file__).parents[1] / "sources"

@@ -16,9 +16,9 @@ from exporter.sources.payload import identity, scalar
 from exporter.times import parse_timestamp
 from tests.contract.harness import MINUTE, Bench
 from tests.e2e.processes import missing
-from tests.fuzz.depth import CASES, VALUES_HERE
+from tests.fuzz.fuzz_depth import CASES, VALUES_HERE
+from tests.fuzz.fuzz_harness import FuzzedExporter, cases, is_json, largest, others
 from tests.fuzz.hostile_values import CANARY, places, planted
-from tests.fuzz.spoiled_responses import Poisoned, cases, is_json, largest, others
 
 EVERY_DAY = 12
 """Spoiled polls per vendor in the short form."""
@@ -40,13 +40,13 @@ def folders():
 
 
 @pytest.fixture
-def poisoned(folders):
+def fuzzed(folders):
     """Return a function that makes exporters of a vendor, one at a time."""
     made = []
 
     def make(vendor, **more):
         end(made)
-        made.append(Poisoned(vendor, next(folders), **more))
+        made.append(FuzzedExporter(vendor, next(folders), **more))
         return made[-1]
 
     yield make
@@ -60,10 +60,10 @@ def end(made):
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_one_spoiled_response_affects_nothing_else(vendor, poisoned):
-    seen, healthy, final = well(vendor, poisoned)
+def test_one_spoiled_response_affects_nothing_else(vendor, fuzzed):
+    seen, healthy, final = well(vendor, fuzzed)
     for number, case in enumerate(cases(seen, VALUES_HERE, CASES or EVERY_DAY, seed=CASES)):
-        exporter = poisoned(vendor, first=number % 3 == 0)
+        exporter = fuzzed(vendor, first=number % 3 == 0)
         exporter.poll(case.spoil)
         exporter.check()
         counted = exporter.counted()
@@ -83,9 +83,9 @@ def test_one_spoiled_response_affects_nothing_else(vendor, poisoned):
             assert final <= exporter.counted(), case
 
 
-def well(vendor, poisoned):
+def well(vendor, fuzzed):
     """Return the responses of an undisturbed poll, and the runs counted after it and at the end."""
-    exporter = poisoned(vendor)
+    exporter = fuzzed(vendor)
     assert exporter.poll(lambda _, body: body) == "success"
     seen, healthy = list(exporter.wire.seen), exporter.counted()
     exporter.recover()
@@ -95,7 +95,7 @@ def well(vendor, poisoned):
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_text_that_is_not_a_label_appears_nowhere(vendor, poisoned):
+def test_text_that_is_not_a_label_appears_nowhere(vendor, fuzzed):
     canary = json.dumps(CANARY).encode()
 
     def spoil(endpoint, body):
@@ -107,7 +107,7 @@ def test_text_that_is_not_a_label_appears_nowhere(vendor, poisoned):
                 document = replaced(document, place, canary)
         return msgspec.json.encode(document)
 
-    exporter = poisoned(vendor)
+    exporter = fuzzed(vendor)
     exporter.poll(spoil)
     exporter.check()
     page = exporter.bench.exposition.page
@@ -138,8 +138,8 @@ HEADERS = (
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_no_header_of_a_response_breaks_a_poll(vendor, poisoned):
-    exporter = poisoned(vendor)
+def test_no_header_of_a_response_breaks_a_poll(vendor, fuzzed):
+    exporter = fuzzed(vendor)
     for header in HEADERS:
         exporter.wire.headers = [header]
         exporter.bench.clock.advance(MINUTE)
@@ -167,13 +167,13 @@ def test_a_response_beyond_the_limit_is_cut_off_and_affects_one_poll(vendor, tmp
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_promtool_accepts_the_page_after_a_spoiled_poll(vendor, poisoned):
+def test_promtool_accepts_the_page_after_a_spoiled_poll(vendor, fuzzed):
     promtool = shutil.which("promtool")
     if promtool is None:
         missing("promtool is not installed")
-    seen, *_ = well(vendor, poisoned)
+    seen, *_ = well(vendor, fuzzed)
     for case in cases(seen, VALUES_HERE, 3, seed=1):
-        exporter = poisoned(vendor)
+        exporter = fuzzed(vendor)
         exporter.poll(case.spoil)
         exporter.bench.publisher.publish()
         page = bytes(exporter.bench.exposition.page.text)

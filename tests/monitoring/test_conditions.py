@@ -51,7 +51,7 @@ APART = {
 """Alerts whose page and rule know different things, and why."""
 
 
-class Now(msgspec.Struct, frozen=True, kw_only=True):
+class WorldState(msgspec.Struct, frozen=True, kw_only=True):
     """A world at some time: what the exporter knows then.
 
     Attributes:
@@ -180,7 +180,7 @@ def reading(minute):
     read = 20 if 20 <= minute < 50 else 60 if 60 <= minute < 100 else minute
     up = not 20 <= minute < 50
     known = source(up=up, watermark=60.0 * read, lag=60.0 * (minute - read))
-    return Now(sources=(known, source("new", up=True, poll_interval=600.0)))
+    return WorldState(sources=(known, source("new", up=True, poll_interval=600.0)))
 
 
 def losing(minute):
@@ -188,7 +188,7 @@ def losing(minute):
     found = [Range(start=0.0, end=600.0 * part) for part, since in ((1, 30), (2, 2000)) if minute >= since]
     seen = max((each for each in (30, 2000) if each <= minute), default=None)
     trimmed = [each for each in (75, 1500) if each <= minute]
-    return Now(
+    return WorldState(
         sources=(
             source(
                 watermark=60.0 * minute,
@@ -210,7 +210,7 @@ def access(minute):
     """
     left = 9.0 if 20 <= minute < 60 else 10.0
     limit = BudgetReport(requests_per_minute=60, limit=100.0, remaining=left, reset=2400.0 if left < 10.0 else None)
-    return Now(
+    return WorldState(
         sources=(
             source(
                 up=True,
@@ -231,14 +231,14 @@ def keys(minute):
     since, expiry = (0.0, 200_000.0) if minute < first else (60.0 * first, 864_000.0)
     if minute >= second:
         since, expiry = 60.0 * second, 9_000_000.0
-    return Now(
+    return WorldState(
         sources=(source(up=True, watermark=60.0 * minute, lag=0.0, credential_expiry=expiry, credential_since=since),)
     )
 
 
 def configured(minute):
     """Of three objectives one matches nothing, from 50 to 90; another configuration is refused from 20 to 80."""
-    return Now(unmatched=(1,) if 50 <= minute < 90 else (), refused="broken" if 20 <= minute < 80 else "")
+    return WorldState(unmatched=(1,) if 50 <= minute < 90 else (), refused="broken" if 20 <= minute < 80 else "")
 
 
 WORLDS = {
@@ -264,11 +264,11 @@ OF_SOURCE: dict[str, Callable[[SourceReport], float | None]] = {
 }
 
 
-def seen(world, minute) -> Now:
+def seen(world, minute) -> WorldState:
     found = world(minute)
-    if isinstance(found, Now):
+    if isinstance(found, WorldState):
         return found
-    return Now(jobs=found if isinstance(found, tuple) else (found,))
+    return WorldState(jobs=found if isinstance(found, tuple) else (found,))
 
 
 def samples(now, minute) -> Iterator[tuple[str, dict[str, str], float]]:

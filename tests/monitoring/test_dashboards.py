@@ -17,8 +17,8 @@ from dashboards.panels import ELSE
 from dashboards.words import BACKGROUNDS, QUIET, RESULTS, SEVERITIES, STATES
 from exporter.model import Result, State
 from exporter.sources import SOURCES
-from tests.monitoring.dashboards import FILES, FOLDER, JSONS, expressions, filled, panels
-from tests.monitoring.expressions import TARGET, Inference, names_of, recorded_labels, series_labels
+from tests.monitoring.dashboard_files import FILES, FOLDER, JSONS, expressions, filled, panels
+from tests.monitoring.expression_labels import TARGET, Inference, names_of, recorded_labels, series_labels
 
 RULES = Path(FOLDER).parent / "prometheus/rules/jobrun-exporter.yml"
 JOB = frozenset({"source", "project", "job_name"})
@@ -374,7 +374,7 @@ def test_a_narrow_screen_shows_the_problems_of_a_source():
             assert not any("thresholds" in later for later in columns[index + 1 :])
 
 
-def test_a_column_is_called_for_in_one_table_only():
+def test_only_the_table_what_is_wrong_has_a_column_named_for():
     tables = {
         panel["title"]
         for board in JSONS.values()

@@ -8,7 +8,7 @@ import yaml
 
 from dashboards.words import CRITICAL, FEW_RUNS, NO_RUN, NOT_KNOWN, UNKNOWN_JOB, WELL
 from tests.e2e.processes import needed
-from tests.monitoring.dashboards import JSONS, filled, panels
+from tests.monitoring.dashboard_files import JSONS, filled, panels
 
 RULES = Path(__file__).parents[2] / "prometheus/rules/jobrun-exporter.yml"
 ALL = {"job": ".+", "show": "0"} | dict.fromkeys(("team", "source", "project", "job_name"), ".*")

@@ -16,7 +16,7 @@ from exporter.commands.assets import with_labels
 from exporter.snapshot.conditions import KINDS
 from tests.e2e.processes import needed
 from tests.e2e.servers import EDITIONS, program
-from tests.monitoring.expressions import Inference, UnknownNameError, series_labels
+from tests.monitoring.expression_labels import Inference, UnknownNameError, series_labels
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "prometheus"

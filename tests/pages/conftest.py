@@ -9,7 +9,7 @@ from exporter.pages.site import Site
 from exporter.web.application import WebHandlers, application
 from exporter.web.request_pool import Bounds, RequestPool
 from exporter.web.server import WebServer
-from tests.exposition.builders import Pages
+from tests.exposition.view_builders import Pages
 from tests.pages.fake_reports import FakeReports
 
 RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<script>alert(1)</script>\n"

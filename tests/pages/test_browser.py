@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from exporter.counting.labels import clean
 from tests.e2e.processes import eventually
-from tests.pages.operation import BULK, HOSTILE, Operation, operation
+from tests.pages.browser_harness import BULK, HOSTILE, BrowserHarness, operation
 
 pytestmark = pytest.mark.e2e
 
@@ -21,13 +21,13 @@ A_WHILE = 8_000
 
 
 @pytest.fixture(scope="module")
-def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operation]:
+def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserHarness]:
     with operation(tmp_path_factory.mktemp("operation")) as running:
         yield running
 
 
 @pytest.fixture
-def page(living: Operation) -> Iterator[Page]:
+def page(living: BrowserHarness) -> Iterator[Page]:
     with living.page() as page:
         yield page
 
@@ -253,7 +253,7 @@ def test_everything_can_be_done_by_the_keyboard(page):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_followed_to_its_run_and_does_nothing(page, name):
-    """`Operation.page` notices any error."""
+    """`BrowserHarness.page` notices any error."""
     page.goto("/?status=failing")
     rows = page.locator("table.jobs tbody tr")
     expect(rows.first).to_be_visible()

@@ -8,7 +8,7 @@ from playwright.sync_api import sync_playwright
 from exporter.model import Result
 from tests.e2e.processes import needed
 from tests.pages import fake_reports as made
-from tests.pages.operation import FLAGS
+from tests.pages.browser_harness import FLAGS
 
 pytestmark = pytest.mark.e2e
 

@@ -31,7 +31,7 @@ HOSTILE = (
 )
 
 
-class Parsed(HTMLParser):
+class ParsedPage(HTMLParser):
     """Elements, attributes and texts of a page, as a browser reads them."""
 
     def __init__(self, html):
@@ -55,7 +55,7 @@ class Parsed(HTMLParser):
 
 
 def parsed(response):
-    return Parsed(response.text)
+    return ParsedPage(response.text)
 
 
 @pytest.mark.parametrize("path", PAGES)

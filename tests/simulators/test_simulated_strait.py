@@ -53,7 +53,7 @@ def http(simulator):
         ("/v1/stats", 403, "forbidden"),
     ],
 )
-def test_errors_have_the_server_s_codes(http, path, status, code):
+def test_errors_have_the_codes_of_the_server(http, path, status, code):
     answer = http.get(path)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["request_id"]
@@ -70,11 +70,11 @@ def test_an_unknown_path_is_plain_text(http):
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
 
 
-def test_an_empty_list_is_a_list(http):
+def test_an_empty_list_is_still_a_list_and_not_null(http):
     assert http.get("/v1/runs?status=executing").json() == {"data": [], "has_more": False}
 
 
-def test_every_response_shows_the_limit_or_both_limits(http, simulator):
+def test_every_response_shows_one_limit_or_both(http, simulator):
     assert http.get("/v1/runs").headers["x-ratelimit-limit"] == "100000"
     simulator.options = StraitOptions(requests_per_minute=1000, address_requests_per_minute=100)
     headers = http.get("/v1/runs").headers

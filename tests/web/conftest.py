@@ -5,7 +5,7 @@ import pytest
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.web.application import WebHandlers, application
 from exporter.web.server import WebServer
-from tests.exposition.builders import Pages
+from tests.exposition.view_builders import Pages
 
 
 class Exporter:

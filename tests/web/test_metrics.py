@@ -8,7 +8,7 @@ import pytest
 
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from tests.e2e.processes import eventually
-from tests.exposition.builders import job, view
+from tests.exposition.view_builders import job, view
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"

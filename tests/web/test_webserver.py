@@ -12,7 +12,7 @@ import pytest
 
 from exporter.web.application import application
 from exporter.web.server import ListenError, WebServer
-from tests.exposition.builders import job, view
+from tests.exposition.view_builders import job, view
 
 
 def test_an_address_in_use_is_a_clear_error(exporter, server):

@@ -15,8 +15,8 @@ from exporter.simulators.listener import Listener
 from exporter.simulators.message import Request
 from exporter.simulators.request_log import RequestLog
 from exporter.simulators.server import Simulator
-from tests.e2e.pages import KEPT, fetch
 from tests.e2e.processes import HOST
+from tests.e2e.scrapes import KEPT, fetch
 
 BETWEEN_SCRAPES = 0.4
 """Seconds."""

@@ -22,11 +22,11 @@ from exporter.simulators.disruptions import Status
 from tests.chaos.replicas.audit import Auditor, Holders, Spending, door
 from tests.chaos.replicas.database import NAME, Database, Pooler, faked
 from tests.chaos.replicas.wires import Wire, steady_port
-from tests.e2e.balancer import Balancer
 from tests.e2e.live_world import LiveWorld, source, truth, written
-from tests.e2e.pages import Series, counted, fetch
 from tests.e2e.processes import HOST, Daemon, eventually
-from tests.e2e.vendors import vendor
+from tests.e2e.replica_proxy import ReplicaProxy
+from tests.e2e.scrapes import Series, counted, fetch
+from tests.e2e.vendor_settings import vendor
 
 ROOT = Path(__file__).parents[3]
 
@@ -145,7 +145,7 @@ class Fleet:
         self.replicas = [self._replica(folder, number, prepare) for number in range(REPLICAS)]
         for replica in self.replicas:
             replica.start()
-        balancer = Balancer([replica.port for replica in self.replicas])
+        balancer = ReplicaProxy([replica.port for replica in self.replicas])
         self._running.callback(balancer.server_close)
         self._running.callback(balancer.shutdown)
         self.holders = Holders(database.connect, SOURCES)

@@ -320,7 +320,7 @@ def test_no_body_raises_any_other_error(parse, body):
 
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
 @given(data=st.data())
-def test_no_damaged_body_raises_any_other_error(parse, data):
+def test_no_damaged_body_raises_another_error(parse, data):
     body = json.dumps([{**ROW, "name": "s", "steps": [{"name": "x", "dependencies": ["s", {"name": "t"}]}]}]).encode()
     cut = data.draw(st.integers(0, len(body)))
     junk = data.draw(st.binary(max_size=8) | st.sampled_from([b"\\ud800", b"1e999", b"[" * 2000, b"\x00", b"NaN"]))

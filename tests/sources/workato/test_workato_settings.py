@@ -29,7 +29,7 @@ def test_the_budget_is_a_part_of_the_limit_of_the_mode(mode, requests):
     assert settings_of(f"mode: {mode}, requests_per_minute: 7").requests_per_minute == 7
 
 
-def test_defaults_that_differ_from_other_vendors():
+def test_some_defaults_differ_from_other_vendors():
     settings = settings_of("mode: embedded")
     assert (settings.timeout, settings.steps, settings.sweep) == (45.0, "failed", None)
 

@@ -18,7 +18,7 @@ from exporter.simulators.world import MARK
 from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
 from tests.fuzz.hostile_values import CANARY, inside, places, planted, twice, whole, without
 from tests.fuzz.hostile_values import Path as Place
-from tests.fuzz.wire import Wire
+from tests.fuzz.in_process_vendor import InProcessVendor
 
 ESCAPED = re.compile(r' # \{run_id="[^"\n]*\\.*')
 """Exemplars with escapes, which the client library's parser does not support."""
@@ -57,12 +57,12 @@ class Case(msgspec.Struct, frozen=True):
 CHANGES: dict[str, Change] = {"planted": planted, "twice": twice}
 
 
-class Poisoned:
+class FuzzedExporter:
     """One vendor, one state, one spoiled poll. `first`: the first poll is the spoiled one."""
 
     def __init__(self, vendor: str, folder: Path, *, first: bool = False) -> None:
-        self.bench = Bench(vendor, folder, wire=Wire, steps="all")
-        self.wire: Wire = self.bench.wire  # type: ignore[assignment]  # it was made by Wire
+        self.bench = Bench(vendor, folder, wire=InProcessVendor, steps="all")
+        self.wire: InProcessVendor = self.bench.wire  # type: ignore[assignment]  # it was made by InProcessVendor
         if not first:
             self.bench.poll()
             self.happen()

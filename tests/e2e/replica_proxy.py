@@ -5,14 +5,14 @@ import threading
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.e2e.pages import fetch
 from tests.e2e.processes import HOST
+from tests.e2e.scrapes import fetch
 
 PATIENCE = 1.0
 """Seconds that the proxy waits for a replica before it asks the next one."""
 
 
-class Balancer(ThreadingHTTPServer):
+class ReplicaProxy(ThreadingHTTPServer):
     """A proxy that sends each request to the next replica, and tries another one after 503, a refusal or a timeout."""
 
     daemon_threads = True
@@ -20,7 +20,7 @@ class Balancer(ThreadingHTTPServer):
     def __init__(self, ports: Sequence[int]) -> None:
         self._ports = ports
         self._turn = 0
-        super().__init__((HOST, 0), _Asked)
+        super().__init__((HOST, 0), _ProxyHandler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def ask(self, path: str) -> tuple[int, bytes]:
@@ -36,9 +36,9 @@ class Balancer(ThreadingHTTPServer):
         return 503, b"no replica answers"
 
 
-class _Asked(BaseHTTPRequestHandler):
+class _ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Balancer
+    server: ReplicaProxy
 
     def do_GET(self) -> None:  # the base class's name
         status, body = self.server.ask(self.path)

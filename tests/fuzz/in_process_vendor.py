@@ -13,7 +13,7 @@ Spoil = Callable[[str, bytes], bytes]
 """Endpoint and body of an answer → the body that is delivered."""
 
 
-class Wire(httpx.BaseTransport):
+class InProcessVendor(httpx.BaseTransport):
     """Sends requests to the simulator, in this thread.
 
     Attributes: `seen` (endpoint and true body of each response), `spoil`, `headers` (added to each response).

@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import source, written
-from tests.e2e.pages import fetch
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed
+from tests.e2e.scrapes import fetch
 
 FLAGS = (
     "--no-sandbox",
@@ -58,7 +58,7 @@ def tell(world: ScriptedWorld) -> None:
         world.run(name, project=name[:50], created=now - 500, duration=5.0, result="failure")
 
 
-class Operation:
+class BrowserHarness:
     """Everything that runs. `address` shows output of steps, `discreet` does not."""
 
     def __init__(self, world: ScriptedWorld, folder: Path, simulator: SnowplowSimulator, browser: Browser) -> None:
@@ -97,14 +97,14 @@ class Operation:
 
 
 @contextmanager
-def operation(folder: Path) -> Iterator[Operation]:
+def operation(folder: Path) -> Iterator[BrowserHarness]:
     """Starts everything, and ends it."""
     chromium = needed("chromium")
     world = ScriptedWorld()
     tell(world)
     with SnowplowSimulator(world) as simulator, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        running = Operation(world, folder, simulator, browser)
+        running = BrowserHarness(world, folder, simulator, browser)
         try:
             yield running
         finally:
