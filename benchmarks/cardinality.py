@@ -29,7 +29,7 @@ from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 
 SIZES = (10, 100, 1000)
@@ -113,7 +113,7 @@ def cost(jobs, histograms, runs_each=2):
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     api, now = Api(), [time.time() - SECONDS]
     outside = Clocks(transport=httpx.MockTransport(api), clock=lambda: now[0])
-    config = loads(CONFIG.format(histograms=histograms), {}, SETTINGS)
+    config = loads(CONFIG.format(histograms=histograms), {}, KNOWN_NAMES)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)

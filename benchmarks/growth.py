@@ -18,7 +18,7 @@ from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
 from exporter.model import Batch, Job, Result, Run, Step
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.sources.snowplow.source import EVENT_LIMIT
 from exporter.state.opening import open_state
 
@@ -136,7 +136,7 @@ def idle_poll(ledger, source, scopes, start):
 @contextmanager
 def ledger_of_one_source():
     """Return a ledger of one source, without the source."""
-    config = loads(CONFIG, {}, SETTINGS)
+    config = loads(CONFIG, {}, KNOWN_NAMES)
     ledger = Ledger(lambda: open_state(Path(":memory:"), lambda: NOW))
     ledger.load()
     ledger.configure({"s": rules_of(config.sources[0], config)}, counting_rules(config), "on")

@@ -22,7 +22,7 @@ from exporter.config import loads
 from exporter.counting.records import ScopeState, SourceState
 from exporter.simulators.generated import GeneratedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.state.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ def daemon(jobs):
 
 def write_state(path, text, jobs):
     """Write the state after a poll one minute ago."""
-    [settings] = loads(text, {}, SETTINGS).sources
+    [settings] = loads(text, {}, KNOWN_NAMES).sources
     scope_state = ScopeState(baseline=1.7e9, watermark=time.time() - 60, complete=True)
     source = SourceState(
         name="snowplow-prod",

@@ -18,7 +18,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.simulators import SIMULATORS
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 
 DAY, MINUTE = 86400.0, 60.0
@@ -43,7 +43,7 @@ def requests(kind, polls):
     world = GeneratedWorld(PLANS, seed=1, speed=1.0, birth=BEGIN - 7 * DAY, id_digits=kind.demo_id_digits)
     with TemporaryDirectory() as folder, kind(world, lambda: now[0]) as simulator:
         settings = {"sources": [{**simulator.source_config(), "requests_per_minute": 100_000, "poll_interval": "1m"}]}
-        config = loads(yaml.safe_dump(settings), {}, SETTINGS)
+        config = loads(yaml.safe_dump(settings), {}, KNOWN_NAMES)
         ledger = Ledger(lambda: open_state(Path(folder) / "state.db", lambda: now[0]))
         ledger.load()
 

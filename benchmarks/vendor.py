@@ -15,7 +15,7 @@ from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 
 SOURCE = """
@@ -79,7 +79,7 @@ class Polling:
         self.ledger = Ledger(opener or (lambda: open_state(self.path, lambda: self.now)))
         self.ledger.load()
         text = "sources:" + "".join(SOURCE.format(name=f"source-{number}") for number in range(sources))
-        config = loads(text, {}, SETTINGS)
+        config = loads(text, {}, KNOWN_NAMES)
         outside = Clocks(transport=httpx.MockTransport(self.api), clock=lambda: self.now)
         self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: each.rules for name, each in self.assembly.shown.items()}

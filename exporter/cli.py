@@ -24,7 +24,7 @@ from exporter.commands.placing import place
 from exporter.commands.warnings import warnings
 from exporter.config import Config, ConfigError, ConfigProblem, load, schema
 from exporter.errors import JobrunError
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.state.location import problem_of
 from exporter.times import parse_timestamp
 from exporter.web.address import parse_address
@@ -44,7 +44,7 @@ class Console(NamedTuple):
 
     def load(self, config_file: Path) -> Config:
         """Return a config. Raises ConfigError."""
-        return load(config_file, self.environ, SETTINGS)
+        return load(config_file, self.environ, KNOWN_NAMES)
 
     def say(self, text: object, *, well: bool = True) -> None:
         """Print a line, to standard error if it reports an error."""
@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     if options.schema:
-        console.say(json.dumps(schema(SETTINGS), indent=2))
+        console.say(json.dumps(schema(KNOWN_NAMES), indent=2))
         return 0
     config = console.load(options.config_file)
     url = config.state.database()

@@ -13,7 +13,7 @@ from exporter.assembly import Assembly, Clocks, NoPages
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 
 ALPHA, BETA = (
@@ -31,7 +31,7 @@ def assembled():
     made = []
 
     def make(*sources, before=None, **settings):
-        config = loads(yaml.safe_dump({"sources": copy.deepcopy(list(sources)), **settings}), {}, SETTINGS)
+        config = loads(yaml.safe_dump({"sources": copy.deepcopy(list(sources)), **settings}), {}, KNOWN_NAMES)
         made.append(Assembly(config, ledger, metrics, NoPages(), clocks, before=before))
         return made[-1]
 
@@ -59,13 +59,15 @@ def test_a_configured_credential_expiry_is_exposed_if_the_vendor_has_none(given,
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     for expires in (given, "2030-01-01", given):
         source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}, "credential_expires": expires}
-        config = loads(yaml.safe_dump({"sources": [source]}), {}, SETTINGS)
+        config = loads(yaml.safe_dump({"sources": [source]}), {}, KNOWN_NAMES)
         Assembly(config, ledger, metrics, NoPages(), clocks).close()
     assert metrics.source("s").expiry == timestamp
 
 
 def test_an_unquoted_yaml_date_is_accepted():
-    config = loads(yaml.safe_dump({"sources": [ALPHA]}).rstrip() + "\n  credential_expires: 2026-12-28\n", {}, SETTINGS)
+    config = loads(
+        yaml.safe_dump({"sources": [ALPHA]}).rstrip() + "\n  credential_expires: 2026-12-28\n", {}, KNOWN_NAMES
+    )
     assert config.sources[0].credential_expires == 1798416000
 
 

@@ -10,7 +10,7 @@ import pytest
 from exporter.assembly import Clocks
 from exporter.config import loads
 from exporter.daemon import Daemon
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.web.address import Address
 
 KEY = "kept-from-all-logs"
@@ -54,7 +54,7 @@ class DaemonHarness:
         if isinstance(self.more, Exception):
             raise self.more
         text = f"sources: [{', '.join(self.sources)}]\nstate: {{path: {self.folder / 'state.db'}}}\n{self.more}"
-        return loads(text, {}, SETTINGS)
+        return loads(text, {}, KNOWN_NAMES)
 
     def page(self):
         url = f"http://127.0.0.1:{self.daemon.address.port}/metrics"
@@ -72,7 +72,7 @@ def harness(tmp_path):
 def test_a_daemon_is_not_ready_before_its_first_page(tmp_path):
     text = f"sources: [{SOURCE % ('one', 'one')}]\nstate: {{path: {tmp_path / 'state.db'}}}\n"
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
-    daemon = Daemon(lambda: loads(text, {}, SETTINGS), Address("127.0.0.1", 0), clocks=clocks)
+    daemon = Daemon(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), clocks=clocks)
     assert daemon.ready() == (False, "the state is loading")
 
 

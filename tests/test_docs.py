@@ -15,7 +15,7 @@ from exporter.counting.labels import OTHER
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Disposition
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import KNOWN_NAMES, SOURCES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))]
@@ -116,7 +116,7 @@ def test_every_configuration_in_a_page_is_valid(body, tmp_path):
         secret.write_text("secret")
         body = body.replace(file, str(secret))
     environ = dict.fromkeys(re.findall(r"\$\{(\w+)\}", body), "value")
-    assert loads(body, environ, SETTINGS).sources
+    assert loads(body, environ, KNOWN_NAMES).sources
 
 
 @pytest.mark.parametrize("page", VENDORS)
@@ -164,7 +164,7 @@ def test_every_flag_that_a_guide_names_exists(page):
 
 def keys_of_the_schema():
     """Every key of the configuration: {name: the names of those below it, where they are described}."""
-    json_schema = schema(SETTINGS)
+    json_schema = schema(KNOWN_NAMES)
     known = {}
 
     def walk(part, name):

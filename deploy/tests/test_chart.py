@@ -14,7 +14,7 @@ from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, 
 
 from exporter import __version__
 from exporter.config import loads
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/jobrun-exporter"
@@ -134,7 +134,7 @@ def test_the_exporter_accepts_the_rendered_config(variant, tmp_path):
         (secrets / path).parent.mkdir(parents=True, exist_ok=True)
         (secrets / path).write_text("k")
 
-    loaded = loads(text.replace("/run/secrets", str(secrets)), {"SNOWPLOW_API_KEY_ID": "i"}, SETTINGS)
+    loaded = loads(text.replace("/run/secrets", str(secrets)), {"SNOWPLOW_API_KEY_ID": "i"}, KNOWN_NAMES)
 
     assert [source.name for source in loaded.sources] == [each["name"] for each in values(variant)["config"]["sources"]]
     if variant == "full":
@@ -157,7 +157,7 @@ def test_replicas_share_a_database_whose_url_is_a_file_of_a_secret(tmp_path):
     for path in ("/run/state/url", "/run/secrets/jobrun-api-keys/northflank"):
         (tmp_path / path[1:]).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path[1:]).write_text("postgresql://db/jobrun")
-    url = loads(text.replace("/run/", f"{tmp_path}/run/"), {}, SETTINGS).state.url
+    url = loads(text.replace("/run/", f"{tmp_path}/run/"), {}, KNOWN_NAMES).state.url
     assert url is not None
     assert url.reveal() == "postgresql://db/jobrun"
 

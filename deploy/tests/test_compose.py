@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from exporter.config import loads
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from tests.e2e.processes import HOST, eventually, free_port, needed
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_the_exporter_runs_hardened_with_its_state_on_a_volume_or_in_the_databas
 def test_the_replicas_use_the_simulated_vendor_and_the_database_of_the_compose_file() -> None:
     services = loaded("compose.yaml")["services"]
     url = services["replica"]["environment"]["STATE_URL"].replace("${POSTGRES_PASSWORD:-jobrun}", "secret")
-    config = loads((COMPOSE / "replicas.yaml").read_text(), {"STATE_URL": url}, SETTINGS)
+    config = loads((COMPOSE / "replicas.yaml").read_text(), {"STATE_URL": url}, KNOWN_NAMES)
 
     assert config.state.url is not None
     assert urlsplit(config.state.url.reveal())[1:3] == ("jobrun:secret@postgres", "/jobrun")

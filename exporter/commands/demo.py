@@ -13,7 +13,7 @@ from exporter.commands.run import serve
 from exporter.config import loads
 from exporter.simulators import SIMULATORS
 from exporter.simulators.demo import objectives
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.web.address import Address
 
 DEMO = """
@@ -43,7 +43,7 @@ def demo(listen: Address, speed: float) -> int:
         text = yaml.safe_dump(settings)
         for simulator in simulators:
             sys.stdout.write(f"simulated {simulator.vendor}: {simulator.url} (ground truth: /-/truth)\n")
-        return serve(lambda: loads(text, os.environ, SETTINGS), listen, started=_say_where)
+        return serve(lambda: loads(text, os.environ, KNOWN_NAMES), listen, started=_say_where)
 
 
 def _say_where(address: Address) -> None:

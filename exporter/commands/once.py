@@ -18,7 +18,7 @@ from exporter.counting.records import JobState
 from exporter.duration import format_duration
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 
 
@@ -85,7 +85,7 @@ def once(config_file: Path) -> int:
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     failed = False
     rows: list[tuple[str, ...]] = []
-    for polled in poll_once(load(config_file, os.environ, SETTINGS), Clocks()):
+    for polled in poll_once(load(config_file, os.environ, KNOWN_NAMES), Clocks()):
         rows += polled.rows
         if polled.outcome == "error":
             failed = True

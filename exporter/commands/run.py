@@ -19,7 +19,7 @@ from exporter.commands.warnings import warnings
 from exporter.config import Config, load
 from exporter.daemon import Daemon
 from exporter.signals import Signals
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.store import Connect
 from exporter.supervision import Manager
 from exporter.web.address import Address
@@ -53,7 +53,7 @@ def run(  # noqa: PLR0913  # dependencies are arguments, so that tests can repla
 
 def read(config_file: Path, environ: Mapping[str, str]) -> Config:
     """Return the config, and log what is probably wrong with it. Raises ConfigError."""
-    config = load(config_file, environ, SETTINGS)
+    config = load(config_file, environ, KNOWN_NAMES)
     for warning in warnings(config, time.time()):
         structlog.get_logger().warning("config may be wrong", key=warning.path, problem=warning.message)
     mention_proxies(config, environ)

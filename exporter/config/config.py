@@ -1,4 +1,4 @@
-"""The config: reads and validates a file, and reports all its problems at once.
+"""Reads and validates a config file, and reports all its problems at once.
 
 text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► checks between sections ─► Config
 """
@@ -12,11 +12,12 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import PydanticCustomError
 
 from exporter.config.document import parse
-from exporter.config.problems import ConfigError, ConfigProblem, validated, wrong
+from exporter.config.problems import ConfigError, ConfigProblem, invalid, validated
 from exporter.config.secret import Secret
-from exporter.config.section import Conflict, Section, given_keys
+from exporter.config.section import Section, given_keys
 from exporter.config.source import SourceSettings
 from exporter.config.values import (
     Buckets,
@@ -37,36 +38,35 @@ from exporter.patterns import Pattern
 
 
 class KnownNames(NamedTuple):
-    """Names that a config may use: source types, with their settings classes, and metric families."""
+    """Names that a config may contain: source types, each with the class of its settings, and metric families."""
 
     sources: Mapping[str, type[SourceSettings]]
     families: Collection[str]
 
 
-ANY = Pattern("(?s).*")
+ANY_TEXT = Pattern("(?s).*")  # including line breaks
 
 
 class Match(Section):
-    """Selects jobs: each expression must match its whole value."""
+    """Selects jobs. Each regular expression must match the whole value."""
 
-    source: Regex = ANY
+    source: Regex = ANY_TEXT
     """Regular expression on the source's name."""
-    project: Regex = ANY
+    project: Regex = ANY_TEXT
     """Regular expression on the project."""
-    job_name: Regex = ANY
+    job_name: Regex = ANY_TEXT
     """Regular expression on the job's name."""
 
-    def fits(self, source: str, project: str, job_name: str) -> bool:
-        """Return whether this job is selected."""
-        pairs = ((self.source, source), (self.project, project), (self.job_name, job_name))
-        return all(regex.fullmatch(text) for regex, text in pairs)
+    def selects(self, source: str, project: str, job_name: str) -> bool:
+        """Return whether a job is selected."""
+        return self.source.fullmatch(source) and self.project.fullmatch(project) and self.job_name.fullmatch(job_name)
 
 
 class Objective(Section):
     """Expectations of jobs."""
 
     match: Match = Match()
-    """Which jobs; all by default."""
+    """Jobs that the objective is for; all by default."""
     schedule: Cron | None = None
     """When a run is due: a cron expression of five fields (six with seconds first), @daily and similar, @every 1h."""
     timezone: Timezone | None = None
@@ -78,34 +78,31 @@ class Objective(Section):
     duration_budget: PositiveDuration | None = None
     """Maximum duration of a run."""
     run_buckets: Buckets | None = None
-    """Buckets for these jobs' runs, instead of those in `metrics`."""
+    """Buckets of the durations of these jobs' runs, in seconds, instead of `metrics.run_buckets`."""
     failures_to_page: PositiveCount = 3
-    """Consecutive failures before a page: jobrun_job_failures_to_page."""
+    """Consecutive failures after which a job pages: the value of jobrun_job_failures_to_page."""
     page: Page = "critical"
-    """The highest severity of alerts of these jobs: a label of jobrun_job_info."""
+    """The highest severity of these jobs' alerts: a label of jobrun_job_info."""
     team: str = ""
     """The responsible team, instead of the source's team: a label of jobrun_job_info."""
     labels: Labels = Field(default={})
-    """More labels of jobrun_job_info."""
+    """Additional labels of jobrun_job_info."""
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield a conflict for both a schedule and an interval, and for a time zone without a schedule."""
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
+        """Yield an error for a schedule with an interval, and for a time zone without a schedule."""
         if values.get("schedule") and values.get("every"):
-            yield Conflict(("every",), "give either schedule or every, not both")
+            yield invalid("give either schedule or every, not both", "every")
         if values.get("timezone") and "schedule" in values and not values["schedule"]:
-            yield Conflict(("timezone",), "needs a schedule")
+            yield invalid("needs a schedule", "timezone")
         elif values.get("timezone") and "TZ=" in str(values.get("schedule")):
-            yield Conflict(("timezone",), "give either timezone or TZ= in the schedule, not both")
-
-
-DEFAULT_STATE = "./jobrun-exporter.db"
+            yield invalid("give either timezone or TZ= in the schedule, not both", "timezone")
 
 
 class StateSettings(Section):
     """The database with all counted runs."""
 
-    path: StatePath = DEFAULT_STATE
+    path: StatePath = "./jobrun-exporter.db"
     """The file, relative to the working directory."""
     url: Secret | None = None
     """A PostgreSQL database that any number of replicas share, instead of a file: postgresql://USER@HOST/DATABASE."""
@@ -113,23 +110,23 @@ class StateSettings(Section):
     """How long completed runs are kept."""
 
     def database(self) -> str | None:
-        """Return the URL of the database; None for a file. Raises SecretError if the secret's file cannot be read."""
+        """Return the URL of the database; None for a file. Raises SecretError if `url_file` cannot be read."""
         return None if self.url is None else self.url.reveal()
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield a conflict for both a file and a database."""
-        if values.get("url") is not None and values.get("path", DEFAULT_STATE) != DEFAULT_STATE:
-            yield Conflict(("url",), "give either path or url, not both")
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
+        """Yield an error for a file together with a database."""
+        if values.get("url") is not None and values.get("path") not in (None, cls.model_fields["path"].default):
+            yield invalid("give either path or url, not both", "url")
 
 
 class WebSettings(Section):
     """The pages."""
 
     external_url: OptionalUrl = ""
-    """Address of this exporter for people, used in links of alerts."""
+    """Address at which people open this exporter's pages; alerts link to it."""
     logs: bool = False
-    """Whether a run's page may show output of steps and error texts, which it then fetches from the API."""
+    """Whether a run's page shows output of steps and error texts. They are fetched from the API when it is opened."""
 
 
 class MetricsSettings(Section):
@@ -148,9 +145,9 @@ class MetricsSettings(Section):
     max_series: PositiveCount = 100_000
     """Maximum number of series. Above it, new jobs are counted under __other__."""
     exclude: tuple[str, ...] = ()
-    """Names of metric families that are not served. They are still counted, and use no room of max_series."""
+    """Metric families that are not served. They are still counted, but not towards max_series."""
     job_expiry: PositiveDuration = 90 * UNITS["d"]
-    """Jobs without runs for this long are removed."""
+    """How long a job is kept without runs."""
 
 
 class Config(Section):
@@ -169,28 +166,28 @@ class Config(Section):
 
     def objective_for(self, source: str, project: str, job_name: str) -> Objective | None:
         """Return the first objective that matches a job."""
-        return next((each for each in self.objectives if each.match.fits(source, project, job_name)), None)
+        return next((each for each in self.objectives if each.match.selects(source, project, job_name)), None)
 
     def label_names(self) -> tuple[str, ...]:
-        """Return all names in `labels` of objectives, in order: each series of jobrun_job_info has them."""
+        """Return the names in `labels` of all objectives, sorted. Each series of jobrun_job_info has all of them."""
         return tuple(sorted({name for objective in self.objectives for name in objective.labels}))
 
 
-def load(path: Path, environ: Mapping[str, str], settings: KnownNames) -> Config:
-    """Read a config file.
+def load(path: Path, environ: Mapping[str, str], known: KnownNames) -> Config:
+    """Return the config in a file.
 
     Args:
         path: The file.
         environ: Environment variables for `${VAR}`.
-        settings: Names that the file may use.
+        known: Names that the file may contain.
 
     Raises:
         ConfigError: The file has problems. The error lists all of them.
     """
-    return loads(text_of(path), environ, settings)
+    return loads(read_text(path), environ, known)
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Return the text of a config file. Raises ConfigError if it cannot be read or is not text."""
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -200,61 +197,62 @@ def text_of(path: Path) -> str:
         raise ConfigError([ConfigProblem("", f"{path} is not UTF-8 text")]) from None
 
 
-def loads(text: str, environ: Mapping[str, str], settings: KnownNames) -> Config:
-    """Read a config from its text, as `load` does."""
-    data, problems, emptied = parse(text, environ)
-    config = validated(_model(settings), data, problems)
-    problems += _across(data, settings)
+def loads(text: str, environ: Mapping[str, str], known: KnownNames) -> Config:
+    """Return the config in a text. The arguments and errors are those of `load`."""
+    data, problems, empty_variables = parse(text, environ)
+    config = validated(_model(known), data, problems)
+    problems += _cross_section_problems(data, known)
     if config is None or problems:
-        raise ConfigError([_with_variable(problem, emptied) for problem in problems])
+        raise ConfigError([_with_variable(problem, empty_variables.get(problem.path)) for problem in problems])
     return config
 
 
-def _with_variable(problem: ConfigProblem, emptied: Mapping[str, str]) -> ConfigProblem:
-    if problem.path not in emptied:
+def _with_variable(problem: ConfigProblem, variable: str | None) -> ConfigProblem:
+    if variable is None:
         return problem
-    return problem._replace(message=f"{problem.message}: the environment variable {emptied[problem.path]} is empty")
+    return problem._replace(message=f"{problem.message}: the environment variable {variable} is empty")
 
 
-def _model(settings: KnownNames) -> type[Config]:
-    sources = settings.sources
+def _model(known: KnownNames) -> type[Config]:
+    """Return the model of a config whose sources have the settings of their type."""
+    sources = known.sources
 
-    def known(given: object) -> object:
-        word = given_keys(given).get("type")
-        if not isinstance(word, str):
-            raise wrong(f"must have a type: one of {', '.join(sources)}", "type")
-        if word not in sources:
-            near = difflib.get_close_matches(word.casefold(), sources, n=1, cutoff=0.5)
+    def check_type(given: object) -> object:
+        name = given_keys(given).get("type")
+        if not isinstance(name, str):
+            raise invalid(f"must have a type: one of {', '.join(sources)}", "type")
+        if name not in sources:
+            near = difflib.get_close_matches(name.casefold(), sources, n=1, cutoff=0.5)
             cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(sources)}"
-            raise wrong(f"unknown type; {cure}", "type")
+            raise invalid(f"unknown type; {cure}", "type")
         return given
 
-    tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in sources.items()]
-    union: Any = reduce(lambda left, right: left | right, tagged)
-    choice = Discriminator(lambda given: f"<{given_keys(given).get('type')}>")
-    kinds: Any = Annotated[union, choice, BeforeValidator(known)]
+    members = [Annotated[settings, Tag(f"<{name}>")] for name, settings in sources.items()]
+    union: Any = reduce(lambda left, right: left | right, members)
+    tag_of = Discriminator(lambda given: f"<{given_keys(given).get('type')}>")
+    source: Any = Annotated[union, tag_of, BeforeValidator(check_type)]
     return create_model(
         "Config",
         __base__=Config,
         __doc__=Config.__doc__,
-        sources=(tuple[kinds, ...], Field(description=Config.model_fields["sources"].description)),
+        sources=(tuple[source, ...], Field(description=Config.model_fields["sources"].description)),
     )
 
 
-def _across(data: Any, settings: KnownNames) -> Iterator[ConfigProblem]:  # noqa: ANN401  # as the file has it
-    """Yield problems between sections. Only values that are valid themselves are checked."""
+def _cross_section_problems(data: Any, known: KnownNames) -> Iterator[ConfigProblem]:  # noqa: ANN401  # parsed YAML
+    """Yield problems between sections. A value that is invalid itself is ignored."""
     if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
         return
     if not sources:
         yield ConfigProblem("sources", "needs at least one source")
-    retention = StateSettings.sound_values(given_keys(data.get("state"))).get("retention")
-    kinds = [settings.sources.get(str(given_keys(given).get("type"))) for given in sources]
-    values = [kind.sound_values(given) if kind else {} for kind, given in zip(kinds, sources, strict=True)]
-    yield from _names_given_twice([each.get("name") for each in values])
+    retention = StateSettings.valid_values(given_keys(data.get("state"))).get("retention")
+    types = [known.sources.get(str(given_keys(given).get("type"))) for given in sources]
+    values = [settings.valid_values(given) if settings else {} for settings, given in zip(types, sources, strict=True)]
+    yield from _duplicate_names([each.get("name") for each in values])
     if retention is not None:
         yield from _retention_too_short(retention, values)
-    excluded = MetricsSettings.sound_values(given_keys(data.get("metrics"))).get("exclude", ())
-    yield from _unknown_families(excluded, settings.families)
+    excluded = MetricsSettings.valid_values(given_keys(data.get("metrics"))).get("exclude", ())
+    yield from _unknown_families(excluded, known.families)
 
 
 def _unknown_families(names: Sequence[str], known: Collection[str]) -> Iterator[ConfigProblem]:
@@ -265,35 +263,33 @@ def _unknown_families(names: Sequence[str], known: Collection[str]) -> Iterator[
             yield ConfigProblem(f"metrics.exclude[{index}]", f"unknown metric; {cure}")
 
 
-def _names_given_twice(names: Sequence[str | None]) -> Iterator[ConfigProblem]:
+def _duplicate_names(names: Sequence[str | None]) -> Iterator[ConfigProblem]:
     for index, name in enumerate(names):
         if name is not None and (first := names.index(name)) < index:
             yield ConfigProblem(f"sources[{index}].name", f"the same as sources[{first}].name")
 
 
 def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]]) -> Iterator[ConfigProblem]:
-    needs = [
+    required = [
         (max(values["lookback"], values["max_run_age"]) + values["overlap"], index)
         for index, values in enumerate(sources)
         if {"lookback", "max_run_age", "overlap"} <= values.keys()
     ]
-    least, index = max(needs, default=(0.0, 0))
-    if retention < least:
+    minimum, index = max(required, default=(0.0, 0))
+    if retention < minimum:
         reason = f"the longer of lookback and max_run_age of sources[{index}], plus its overlap"
-        yield ConfigProblem("state.retention", f"must be at least {format_duration(least)}: {reason}")
+        yield ConfigProblem("state.retention", f"must be at least {format_duration(minimum)}: {reason}")
 
 
-def schema(settings: KnownNames) -> dict[str, Any]:
+def schema(known: KnownNames) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a config file, for editors."""
-    model = _model(settings).model_json_schema()
-    model["$defs"]["MetricsSettings"]["properties"]["exclude"]["items"]["enum"] = sorted(settings.families)
+    model = _model(known).model_json_schema()
+    model["$defs"]["MetricsSettings"]["properties"]["exclude"]["items"]["enum"] = sorted(known.families)
     return {"$schema": GenerateJsonSchema.schema_dialect, **model}
 
 
 def secrets(config: Config) -> list[Secret]:
-    """Return all texts in the config that must never be printed."""
-    proxies = (urlsplit(source.proxy_url).password for source in config.sources)
-    passwords = {spelling for password in proxies if password for spelling in (password, unquote(password))}
-    if config.state.url is not None and (password := urlsplit(config.state.url.reveal()).password):
-        passwords |= {password, unquote(password)}
-    return [*config.secrets(), *map(Secret, sorted(passwords))]
+    """Return all secrets in the config, including the passwords in its URLs."""
+    urls = [*(source.proxy_url for source in config.sources), config.state.database() or ""]
+    passwords = [password for url in urls if (password := urlsplit(url).password)]
+    return [*config.secrets(), *map(Secret, sorted({*passwords, *map(unquote, passwords)}))]

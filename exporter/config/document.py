@@ -1,4 +1,4 @@
-"""Parses the text of a config file to plain data: YAML, with checked keys and replaced `${VAR}`."""
+"""Parses the YAML of a config file. It checks keys and replaces `${VAR}`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,11 +9,11 @@ import yaml
 from exporter.config.problems import ConfigError, ConfigProblem, path_of
 
 Path = tuple[str | int, ...]
-"""Keys and indexes from the top."""
+"""The keys and indexes that lead to a value, from the top of the document."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
 MAX_VALUES = 100_000
-"""Maximum number of values in a file: a few lines of nested aliases could create billions."""
+"""Maximum number of values in a file. A few lines with nested aliases could create billions."""
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -25,16 +25,16 @@ class Document(NamedTuple):
     Attributes:
         data: Dicts with text keys, lists and scalars.
         problems: Problems of keys and variables.
-        emptied: Environment variables that made a value empty, by the value's path.
+        empty_variables: By the path of a value that became empty: the environment variable that was empty.
     """
 
     data: Any
     problems: list[ConfigProblem]
-    emptied: dict[str, str]
+    empty_variables: dict[str, str]
 
 
 def parse(text: str, environ: Mapping[str, str] | None) -> Document:
-    """Parse YAML, then replace `${VAR}` in its texts. `$$` stands for `$`. Without `environ` nothing is replaced.
+    """Parse YAML, then replace `${VAR}` and `$$` (which stands for `$`) in its texts, unless `environ` is None.
 
     Raises:
         ConfigError: The text is not YAML.
@@ -46,31 +46,35 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
         if node is None:
             return Document({}, [], {})
         if _size(node, {}) > MAX_VALUES:
-            raise ConfigError([ConfigProblem("", f"more than {MAX_VALUES} values, including those repeated by *")])
-        document = Document(loader.construct_document(node), list(_wrong_keys(node, ())), {})
+            raise ConfigError([ConfigProblem("", f"more than {MAX_VALUES} values, each alias (*) counted in full")])
+        document = Document(loader.construct_document(node), list(_key_problems(node, ())), {})
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(error, text)]) from None
     except RecursionError:
         raise ConfigError([ConfigProblem("", "not YAML: nested too deeply")]) from None
-    except ValueError:  # the library raises this for text that looks like a date or a number but is not one
+    except ValueError:  # PyYAML raises this for a text that looks like a date or a number but is invalid
         raise ConfigError([ConfigProblem("", "not YAML: an invalid date or number; put it in quotes")]) from None
-    return document if environ is None else document._replace(data=_replaced(document.data, environ, (), document))
+    return (
+        document
+        if environ is None
+        else document._replace(data=_replace_variables(document.data, environ, (), document))
+    )
 
 
 _CURES = {
     "found undefined alias": "; put a value that begins with * in quotes",
     "but found another document": "; a config is one document: remove what comes after ---",
 }
-"""Cure of a problem, by the library's text for the problem."""
+"""What to do about a syntax error, by PyYAML's message."""
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
-    """Return the place and the reason, without the library's excerpts, which could contain a secret."""
+    """Return the place of a syntax error and its reason, without PyYAML's excerpts, which may contain a secret."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = ", ".join(filter(None, (error.context, error.problem)))
-        cure = next((cure for words, cure in _CURES.items() if words in problem), "")
+        cure = next((cure for message, cure in _CURES.items() if message in problem), "")
         return ConfigProblem("", f"not YAML{where}: {_QUOTED.sub('…', problem)}{cure}")
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
@@ -81,8 +85,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of values in a node including itself. Values behind an alias count each time."""
-    if known.get(id(node)) == 0:  # a cycle: it is already being counted
+    """Return the number of values in a node, including itself. Each alias counts as much as its target."""
+    if known.get(id(node)) == 0:  # the node contains itself
         raise yaml.MarkedYAMLError(problem="a value refers to itself", problem_mark=node.start_mark)
     if id(node) not in known:
         known[id(node)] = 0
@@ -92,11 +96,11 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _wrong_keys(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
+def _key_problems(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
     """Yield a problem per key that is given twice or is not text, in the order of the file."""
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _wrong_keys(item, (*path, index))
+            yield from _key_problems(item, (*path, index))
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -107,36 +111,33 @@ def _wrong_keys(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
             elif name in lines:
                 yield ConfigProblem(path_of(below), f"given twice, in lines {lines[name]} and {line}")
             lines.setdefault(name, line)
-            yield from _wrong_keys(value, below)
+            yield from _key_problems(value, below)
 
 
-def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
+def _replace_variables(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
     """Return the data with variables replaced. Add their problems to the document."""
     if isinstance(data, dict):
         texts = [key for key in data if isinstance(key, str)]
-        return {key: _replaced(data[key], environ, (*path, key), document) for key in texts}
+        return {key: _replace_variables(data[key], environ, (*path, key), document) for key in texts}
     if isinstance(data, list):
-        return [_replaced(item, environ, (*path, index), document) for index, item in enumerate(data)]
+        return [_replace_variables(item, environ, (*path, index), document) for index, item in enumerate(data)]
     if not isinstance(data, str):
         return data
-    complaints = [complaint for name in _names(data) if (complaint := _complaint(name, environ))]
-    document.problems.extend(ConfigProblem(path_of(path), complaint) for complaint in complaints)
-    if complaints:
+    # A brace without its counterpart has the name "".
+    names = [match[1] or "" for match in _VARIABLE.finditer(data) if match[0] != "$$"]
+    if messages := [message for name in names if (message := _variable_problem(name, environ))]:
+        document.problems.extend(ConfigProblem(path_of(path), message) for message in messages)
         return data
-    # A value that comes from a file may have a byte order mark and line breaks at its end.
-    values = {name: environ[name].removeprefix("\ufeff").rstrip("\r\n") for name in _names(data)}
+    # A variable whose value was read from a file may begin with a byte order mark and end with line breaks.
+    values = {name: environ[name].removeprefix("\ufeff").rstrip("\r\n") for name in names}
     text = _VARIABLE.sub(lambda match: values[match[1]] if match[1] else "$", data)
     if data and not text:
-        document.emptied[path_of(path)] = ", ".join(_names(data))
+        document.empty_variables[path_of(path)] = ", ".join(names)
     return text
 
 
-def _names(text: str) -> list[str]:
-    """Return the names in `${…}`; "" for a brace that is never closed."""
-    return [match[1] or "" for match in _VARIABLE.finditer(text) if match[0] != "$$"]
-
-
-def _complaint(name: str, environ: Mapping[str, str]) -> str:
+def _variable_problem(name: str, environ: Mapping[str, str]) -> str:
+    """Return why a variable cannot be replaced; "" if it can."""
     if not _VARIABLE_NAME.fullmatch(name):
         return "${ must be followed by the name of a variable and }; write $${ for the characters themselves"
     return "" if name in environ else f"the environment variable {name} is not set"

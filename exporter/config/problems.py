@@ -25,7 +25,7 @@ class ConfigProblem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The config is not valid. The error has all problems."""
+    """The config is not valid. `problems` has all reasons."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -33,27 +33,24 @@ class ConfigError(Exception):
 
 
 def path_of(keys: Iterable[str | int]) -> str:
-    """Return the path of keys and indexes: `("sources", 0, "name")` is `sources[0].name`.
-
-    Names in angle brackets are omitted: pydantic adds them for the members of a union.
-    """
+    """Return keys and indexes as one text: `("sources", 0, "name")` is `sources[0].name`."""
     path = ""
     for key in keys:
         if isinstance(key, int):
             path += f"[{key}]"
-        elif not (key.startswith("<") and key.endswith(">")):
+        elif not (key.startswith("<") and key.endswith(">")):  # pydantic adds the tag of a union's member
             path += f".{key}" if path else key
     return path
 
 
-def wrong(message: str, *below: str | int) -> PydanticCustomError:
-    """Return the error for a value that a validator refuses. `below`: keys under the value that cause it."""
-    return PydanticCustomError("problem", "{message}", {"message": message, "below": below})
+def invalid(message: str, *keys: str | int) -> PydanticCustomError:
+    """Return the error that a validator raises. `keys`: path from the value to the part of it that is invalid."""
+    return PydanticCustomError("problem", "{message}", {"message": message, "keys": keys})
 
 
 def validated(model: type[Model], data: object, problems: list[ConfigProblem]) -> Model | None:
-    """Return the model of a document. If it is invalid, return None, and add the problems of further keys."""
-    if isinstance(data, dict):  # a section whose lines are all commented out is None
+    """Return the model of a document. If it is invalid, return None, and add a problem per key that has none yet."""
+    if isinstance(data, dict):  # YAML parses a section as None if all its lines are comments
         data = {key: value for key, value in data.items() if value is not None or key not in model.model_fields}
     try:
         return model.model_validate(data)

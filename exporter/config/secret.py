@@ -1,4 +1,4 @@
-"""Secrets: texts that are never shown, given directly or as files."""
+"""Secrets of the config, given as text or as the path of a file. They are never shown."""
 
 import os
 import re
@@ -10,11 +10,11 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from exporter.config.problems import wrong
+from exporter.config.problems import invalid
 from exporter.errors import AuthError
 
 MASK = "**********"
-"""Text that is shown instead of a secret."""
+"""Shown instead of a secret."""
 
 MAX_SIZE = 64 * 1024
 """Maximum bytes of a secret's file."""
@@ -22,15 +22,15 @@ MAX_SIZE = 64 * 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Version = tuple[int, int, int]
-"""Modification time (ns), size and inode of a file. If one of them changes, the file is read again."""
+"""Modification time in nanoseconds, size and inode of a file. A file is read again when one of them changes."""
 
 
 class SecretError(AuthError):
-    """A secret's file is not usable. The message names the file, never its content."""
+    """The file of a secret cannot be used. The message has its path, never its content."""
 
 
 class Secret:
-    """A secret, given as text or as a file. Only `reveal` returns it; printing never shows it."""
+    """A secret, given as text or as a file. Only `reveal` returns it; `str` and `repr` do not."""
 
     __slots__ = ("_text", "_version", "file")
 
@@ -43,7 +43,7 @@ class Secret:
         """Return the secret, without line breaks at its end. A changed file is read again.
 
         Raises:
-            SecretError: The file cannot be read, is empty, or contains control characters.
+            SecretError: The file is not regular, cannot be read, is too large or empty, or has control characters.
         """
         if self.file is not None:
             self._refresh(self.file)
@@ -64,9 +64,9 @@ class Secret:
             raise SecretError(f"the secret's file {file} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:  # its text would show bytes of the secret
             raise SecretError(f"the secret's file {file} is not UTF-8 text") from None
-        if complaint := unusable(text):
-            raise SecretError(f"the secret's file {file} {complaint}")
-        # The text is set before the version, so that another thread never takes the old text for the new one.
+        if reason := _unusable(text):
+            raise SecretError(f"the secret's file {file} {reason}")
+        # The version is set last. Otherwise another thread could see the new version and return the old text.
         self._text = text
         self._version = version
 
@@ -77,7 +77,7 @@ class Secret:
         return MASK
 
     def __eq__(self, other: object) -> bool:
-        """Return whether both have the same text or the same file."""
+        """Return whether both are given as the same text or the same file."""
         return isinstance(other, Secret) and self._given == other._given
 
     def __hash__(self) -> int:
@@ -98,14 +98,14 @@ class Secret:
 
     @classmethod
     def validate(cls, value: object) -> Self:
-        """Return a secret from a config value."""
+        """Return the secret that a config gives as text."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):
-            raise wrong("must be text; put it in quotes")
+            raise invalid("must be text; put it in quotes")
         secret = cls(value)
-        if complaint := unusable(secret._text):
-            raise wrong(complaint)
+        if reason := _unusable(secret._text):
+            raise invalid(reason)
         return secret
 
     @classmethod
@@ -143,9 +143,9 @@ def version_of(file: Path) -> Version | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def unusable(text: str) -> str:
+def _unusable(text: str) -> str:
     """Return why a text cannot be a secret; "" if it can."""
-    # HTTP libraries refuse headers with line breaks, with errors that contain the header.
+    # For a header with line breaks, HTTP libraries raise an error that contains the header.
     if not text:
         return "is empty"
     return "has line breaks or control characters within" if _CONTROL.search(text) else ""

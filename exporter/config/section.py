@@ -1,10 +1,10 @@
-"""The base class of all parts of the config: strict, frozen, and reporting all problems at once."""
+"""The base class of all parts of the config: immutable, strict, and with all problems reported at once."""
 
 import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,20 +16,12 @@ from pydantic import (
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from exporter.config.problems import wrong
+from exporter.config.problems import invalid
 from exporter.config.secret import Secret, SecretError
 from exporter.config.values import SWITCHES
 from exporter.duration import format_duration
-
-
-class Conflict(NamedTuple):
-    """A contradiction between values: the keys of the value to change, and the reason."""
-
-    keys: tuple[str | int, ...]
-    message: str
-
 
 MESSAGES = {
     "missing": "is required",
@@ -38,15 +30,15 @@ MESSAGES = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
 }
-"""Texts for errors of the validator whose own texts do not say the cure in YAML."""
+"""Messages that replace pydantic's by the type of its error. They say what to write in YAML."""
 
 
 class Section(BaseModel):
     """A part of the config.
 
-    Unknown keys are problems, reported with the nearest known key. A field `x` of type `Secret` can be given by the key
-    `x_file` instead, which is the path of a file, relative to the working directory. Subclasses check relations between
-    fields in `conflicts`. The docstring below a field is its description in the JSON schema.
+    An unknown key is a problem; its message suggests the nearest known key. A secret `x` can also be given as `x_file`:
+    the path of a file, relative to the working directory. Subclasses override `conflicts` to compare their fields with
+    each other. The docstring below a field is its description in the JSON schema.
     """
 
     model_config = ConfigDict(
@@ -58,8 +50,8 @@ class Section(BaseModel):
     )
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:  # noqa: ARG003  # for subclasses
-        """Yield contradictions between values. `values`: the values of the valid fields."""
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:  # noqa: ARG003  # for subclasses
+        """Yield an error per contradiction between fields. `values`: the fields that are valid by themselves."""
         yield from ()
 
     def secrets(self) -> Iterator[Secret]:
@@ -73,8 +65,8 @@ class Section(BaseModel):
                     yield from item.secrets()
 
     @classmethod
-    def sound_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the validated values of all valid fields, with defaults for fields that are not given."""
+    def valid_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of all valid fields, by name. Fields that are not given have their defaults."""
         values = {}
         for name, field in cls.model_fields.items():
             if name not in given:
@@ -94,17 +86,17 @@ class Section(BaseModel):
         if isinstance(data, cls):
             return handler(data)
         if not isinstance(data, Mapping):
-            raise wrong("must be a mapping of keys to values")
-        given, lines = cls._with_secret_files(data)
+            raise invalid("must be a mapping of keys to values")
+        given, errors = cls._with_secret_files(data)
         try:
             section = handler(given)
             values = vars(section)
         except ValidationError as error:
-            lines += [cls._line(detail) for detail in error.errors(include_url=False, include_input=False)]
-            values = cls.sound_values(given)
-        lines += [_init(conflict.keys, conflict.message) for conflict in cls.conflicts(values)]
-        if lines:
-            raise ValidationError.from_exception_data(cls.__name__, lines, hide_input=True) from None
+            errors += [cls._translated(detail) for detail in error.errors(include_url=False, include_input=False)]
+            values = cls.valid_values(given)
+        errors += map(_details, cls.conflicts(values))
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True) from None
         return section
 
     @classmethod
@@ -118,32 +110,33 @@ class Section(BaseModel):
 
     @classmethod
     def _with_secret_files(cls, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[InitErrorDetails]]:
-        given, lines = dict(data), []
+        given, errors = dict(data), []
         for name in cls.secret_names():
             if (key := f"{name}_file") not in given:
                 continue
             path = given.pop(key)
             if name in given:
-                lines.append(_init((key,), f"give either {name} or {key}, not both"))
+                errors.append(_details(invalid(f"give either {name} or {key}, not both", key)))
                 continue
-            lines += [_init((key,), message) for message in _complaints(path)]
+            if message := _unreadable(path):
+                errors.append(_details(invalid(message, key)))
             given[name] = Secret(file=Path(str(path)))
-        return given, lines
+        return given, errors
 
     @classmethod
-    def _line(cls, detail: ErrorDetails) -> InitErrorDetails:
-        """Return a validator's error with our text. Errors of subsections already have it."""
+    def _translated(cls, detail: ErrorDetails) -> InitErrorDetails:
+        """Return an error of pydantic with our message. Errors of subsections already have it."""
         context, kind = detail.get("ctx", {}), detail["type"]
-        keys = (*detail["loc"], *context.get("below", ()))
+        keys = (*detail["loc"], *context.get("keys", ()))
         if kind == "extra_forbidden":
             message = cls._unknown(str(keys[-1]))
-        elif kind == "value_error":  # raised by a validator of ours
+        elif kind == "value_error":  # raised by one of our validators
             message = str(context["error"])
         else:
             message = MESSAGES.get(kind) or re.sub(r"^(Input|String) should", "must", detail["msg"])
         if kind == "missing" and keys[-1] in cls.secret_names():
             message += f" (or {keys[-1]}_file)"
-        return _init(keys, message)
+        return _details(invalid(message, *keys))
 
     @classmethod
     def _unknown(cls, key: str) -> str:
@@ -172,21 +165,22 @@ class Section(BaseModel):
 
 
 def given_keys(value: object) -> Mapping[str, Any]:
-    """Return the keys and values of a mapping or a section, to choose the member of a union; otherwise empty."""
+    """Return a mapping or a section as a mapping, and an empty one for any other value."""
     if isinstance(value, Section):
         return vars(value)
     return value if isinstance(value, Mapping) else {}
 
 
-def _complaints(path: object) -> list[str]:
+def _unreadable(path: object) -> str:
+    """Return why a secret cannot be read from a path; "" if it can."""
     if not isinstance(path, str) or not path:
-        return ["must be the path of a file"]
+        return "must be the path of a file"
     try:
         Secret(file=Path(path)).reveal()
     except SecretError as error:
-        return [str(error)]
-    return []
+        return str(error)
+    return ""
 
 
-def _init(keys: tuple[str | int, ...], message: str) -> InitErrorDetails:
-    return InitErrorDetails(type=wrong(message), loc=keys, input=None)
+def _details(error: PydanticCustomError) -> InitErrorDetails:
+    return InitErrorDetails(type=error, loc=(error.context or {}).get("keys", ()), input=None)

@@ -1,4 +1,4 @@
-"""The config of a source that is common to all vendors."""
+"""The keys of a source that all vendors share."""
 
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
-from exporter.config.problems import wrong
-from exporter.config.section import Conflict, Section
+from exporter.config.problems import invalid
+from exporter.config.section import Section
 from exporter.config.values import (
     BaseUrl,
     Date,
@@ -32,10 +33,10 @@ from exporter.patterns import Pattern
 DAY, HOUR, MINUTE = UNITS["d"], UNITS["h"], UNITS["m"]
 
 RUN_URL_FIELDS = ("run_id", "job_id", "job_name", "project", "source")
-"""Fields that `run_url` may have in braces."""
+"""Names that `run_url` may contain in braces."""
 
-STATUS_WORDS: Mapping[str, Result | State] = {str(word): word for word in (*Result, *State)}
-"""Results and states to which a vendor's status can be mapped."""
+MEANINGS: Mapping[str, Result | State] = {str(meaning): meaning for meaning in (*Result, *State)}
+"""Results and states by name. `status_map` maps a vendor's status to one of them."""
 
 
 class Sweep(Section):
@@ -56,12 +57,12 @@ SweepOrOff = Annotated[
 
 
 class JobFilter(Section):
-    """Which jobs to watch. The expressions must match the whole name of a job."""
+    """Which jobs to watch. A regular expression must match a job's whole name."""
 
     include: tuple[Regex, ...] = (Pattern(".*"),)
-    """Regular expressions on job_name; one must match."""
+    """Regular expressions; job_name must match one of them."""
     exclude: tuple[Regex, ...] = ()
-    """Regular expressions on job_name; none may match."""
+    """Regular expressions; job_name must match none of them."""
 
 
 class Tls(Section):
@@ -75,18 +76,18 @@ class Tls(Section):
     """Key of the client certificate."""
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield conflicts for a certificate without its key, and for files without certificates."""
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
+        """Yield an error for a certificate without its key, and for a file that has no certificate."""
         if {"cert_file", "key_file"} <= values.keys() and bool(values["cert_file"]) != bool(values["key_file"]):
-            lacking = "key_file" if values["cert_file"] else "cert_file"
-            yield Conflict((lacking,), "is required: cert_file and key_file need each other")
+            missing = "key_file" if values["cert_file"] else "cert_file"
+            yield invalid("is required: cert_file and key_file need each other", missing)
             return
         context = ssl.create_default_context()
-        authorities, own, key = (values.get(name) for name in ("ca_file", "cert_file", "key_file"))
-        if authorities and not _loads(context.load_verify_locations, authorities):
-            yield Conflict(("ca_file",), "has no certificates in PEM")
-        if own and key and not _loads(context.load_cert_chain, own, key, ""):
-            yield Conflict(("cert_file",), "and key_file must be a certificate and its unencrypted key, in PEM")
+        ca, certificate, key = (values.get(name) for name in ("ca_file", "cert_file", "key_file"))
+        if ca and not _loads(context.load_verify_locations, ca):
+            yield invalid("has no certificates in PEM", "ca_file")
+        if certificate and key and not _loads(context.load_cert_chain, certificate, key, ""):
+            yield invalid("and key_file must be a certificate and its unencrypted key, in PEM", "cert_file")
 
 
 def _loads(load: Callable[..., None], *files: str) -> bool:
@@ -97,37 +98,37 @@ def _loads(load: Callable[..., None], *files: str) -> bool:
     return True
 
 
-def _mapped(word: object) -> Result | State:
-    if not isinstance(word, str) or word not in STATUS_WORDS:
-        raise wrong(f"must be one of {', '.join(STATUS_WORDS)}")
-    return STATUS_WORDS[word]
+def _meaning(name: object) -> Result | State:
+    if not isinstance(name, str) or name not in MEANINGS:
+        raise invalid(f"must be one of {', '.join(MEANINGS)}")
+    return MEANINGS[name]
 
 
-def _folded(words: dict[str, Result | State]) -> dict[str, Result | State]:
-    folded: dict[str, Result | State] = {}
-    for word, meaning in words.items():
-        if word.casefold() in folded:
-            raise wrong("is given twice: letter case is ignored", word)
-        folded[word.casefold()] = meaning
-    return folded
+def _in_lower_case(statuses: dict[str, Result | State]) -> dict[str, Result | State]:
+    lower: dict[str, Result | State] = {}
+    for status, meaning in statuses.items():
+        if status.casefold() in lower:
+            raise invalid("is given twice: letter case is ignored", status)
+        lower[status.casefold()] = meaning
+    return lower
 
 
 StatusMap = Annotated[
-    dict[str, Annotated[Result | State, PlainValidator(_mapped), WithJsonSchema({"enum": list(STATUS_WORDS)})]],
-    AfterValidator(_folded),
+    dict[str, Annotated[Result | State, PlainValidator(_meaning), WithJsonSchema({"enum": list(MEANINGS)})]],
+    AfterValidator(_in_lower_case),
 ]
-"""Results and states by the vendor's statuses in lower case."""
+"""The result or state of each of the vendor's statuses, which are in lower case."""
 
 
 class SourceSettings(Section):
     """One source.
 
-    A vendor's class adds its own keys, narrows `type` to one word, and declares a key again to change its default. A
-    vendor without sweeps does not declare `sweep` again.
+    The class of a vendor adds its own keys, sets `type` to one literal, and redeclares a key to change its default. A
+    vendor with sweeps redeclares `sweep`.
     """
 
     api_path: ClassVar[str] = ""
-    """Path that the source appends to `base_url`. A `base_url` that already ends with it is a problem."""
+    """Path that the source appends to `base_url`. A `base_url` that already ends with it is refused."""
 
     name: Name
     """Value of the label `source`, unique. The state is stored under this name."""
@@ -138,7 +139,7 @@ class SourceSettings(Section):
     poll_interval: Annotated[Duration, at_least(1.0)] = MINUTE
     """Time between two polls."""
     lookback: PositiveDuration = 7 * DAY
-    """Maximum time that is read after downtime; never beyond what the API shows."""
+    """Maximum downtime whose runs are read afterwards; less if the API shows less."""
     overlap: Duration = HOUR
     """Time before the watermark that each poll reads again."""
     settle: Duration = MINUTE
@@ -148,7 +149,7 @@ class SourceSettings(Section):
     max_run_age: PositiveDuration = 7 * DAY
     """An active run older than this expires."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "all"
-    """Completed runs whose steps are fetched."""
+    """Which completed runs to fetch steps of."""
     jobs: JobFilter = JobFilter()
     """Which jobs to watch."""
     status_map: StatusMap = Field(default={})
@@ -171,13 +172,13 @@ class SourceSettings(Section):
     """The highest severity of alerts of its jobs."""
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield conflicts for durations longer than `lookback`, and for a URL that ends with the API's path."""
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
+        """Yield an error for a duration longer than `lookback`, and for a URL that ends with the API's path."""
         yield from _beyond_lookback(values)
         if values.get("sweep") and cls.model_fields["sweep"].default is None:
-            yield Conflict(("sweep",), "this type of source has no sweep")
+            yield invalid("this type of source has no sweep", "sweep")
         if cls.api_path and str(values.get("base_url", "")).endswith(cls.api_path):
-            yield Conflict(("base_url",), f"must not end with the API's path {cls.api_path}: it is appended to it")
+            yield invalid(f"must not end with the API's path {cls.api_path}: it is appended to it", "base_url")
 
     def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
         """Return the link to a run at the vendor; "" if unknown. Values are percent-encoded."""
@@ -185,7 +186,7 @@ class SourceSettings(Section):
         return self.run_url.format_map({key: quote(value, safe="") for key, value in values.items()})
 
 
-def _beyond_lookback(values: Mapping[str, Any]) -> Iterator[Conflict]:
+def _beyond_lookback(values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
     sweep = values.get("sweep")
     lengths = {
         ("overlap",): values.get("overlap"),
@@ -195,4 +196,4 @@ def _beyond_lookback(values: Mapping[str, Any]) -> Iterator[Conflict]:
     lookback = values.get("lookback")
     for keys, length in lengths.items():
         if lookback is not None and length is not None and length > lookback:
-            yield Conflict(keys, f"{format_duration(length)} is longer than lookback, {format_duration(lookback)}")
+            yield invalid(f"{format_duration(length)} is longer than lookback, {format_duration(lookback)}", *keys)

@@ -1,4 +1,4 @@
-"""Types of values in the config, each with its check, its error text and its JSON schema."""
+"""Types of config values. Each has its validator, its error message and its JSON schema."""
 
 import ipaddress
 import itertools
@@ -7,12 +7,12 @@ import string
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from exporter.config.problems import wrong
+from exporter.config.problems import invalid
 from exporter.config.secret import NotRegularError, open_regular
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
@@ -73,7 +73,7 @@ def _regex(value: object) -> Pattern:
     if isinstance(value, Pattern):
         return value
     if not isinstance(value, str):
-        raise wrong("must be text; put it in quotes")
+        raise invalid("must be text; put it in quotes")
     return Pattern(value)
 
 
@@ -93,22 +93,22 @@ def _buckets(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return bounds
 
 
-def _no_switch(value: object) -> object:
+def _not_boolean(value: object) -> object:
     if isinstance(value, bool):
-        raise wrong("must be a number")
+        raise invalid("must be a number")
     return value
 
 
-Number = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
-"""A finite number. YAML's true is not accepted as 1."""
+Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
+"""A finite number. Booleans are refused, because pydantic would convert true to 1."""
 
 Buckets = Annotated[tuple[Number, ...], AfterValidator(_buckets)]
-"""Upper bounds of a histogram in seconds; +Inf is added automatically."""
+"""Upper bounds of a histogram's buckets, in seconds, without +Inf."""
 
 Positive = Annotated[Number, Field(gt=0)]
 """A number above 0."""
 
-PositiveCount = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=10**9)]
+PositiveCount = Annotated[int, BeforeValidator(_not_boolean), Field(ge=1, le=10**9)]
 """A whole number from 1 to 1,000,000,000."""
 
 
@@ -135,15 +135,15 @@ def _split(text: str) -> SplitResult:
     return url
 
 
-def _refuse_user(url: SplitResult) -> None:
+def _refuse_credentials(url: SplitResult) -> None:
     if "@" in url.netloc:
         raise ValueError("must not contain a user or a password")
 
 
 def _base_url(text: str) -> str:
-    """Return the URL with scheme and host in lower case, without a slash at the end, so that URLs can be compared."""
+    # URLs are compared as texts, so equal ones get the same spelling.
     url = _split(text)
-    _refuse_user(url)
+    _refuse_credentials(url)
     if "?" in text or "#" in text:
         raise ValueError("must not have a query or a fragment")
     return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
@@ -153,8 +153,9 @@ BaseUrl = Annotated[str, AfterValidator(_base_url), Field(json_schema_extra={"fo
 """Scheme, host, optional port and prefix."""
 
 
-def _or_empty(check: Any) -> AfterValidator:  # noqa: ANN401  # any check of a text
-    return AfterValidator(lambda text: check(text) if text else text)
+def _or_empty(validate: Callable[[str], str]) -> AfterValidator:
+    """Return a validator that also accepts ""."""
+    return AfterValidator(lambda text: validate(text) if text else text)
 
 
 OptionalUrl = Annotated[str, _or_empty(_base_url)]
@@ -176,20 +177,20 @@ ProxyUrl = Annotated[str, _or_empty(_proxy_url)]
 
 
 def template(known: Sequence[str]) -> AfterValidator:
-    """Return a check that a text is "" or an http(s) URL, in which only these names are in braces."""
+    """Return a validator of an http(s) URL, or "". Braces in it may contain only the `known` names."""
 
-    def check(text: str) -> str:
+    def validate(text: str) -> str:
         try:
             used = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
-            plain = text.format_map(dict.fromkeys(known, "x")) if used <= set(known) else None
+            url = text.format_map(dict.fromkeys(known, "x")) if used <= set(known) else None
         except ValueError:
-            plain = None
-        if plain is None:
+            url = None
+        if url is None:
             raise ValueError(f"may contain {', '.join(f'{{{name}}}' for name in known)} and no other braces")
-        _refuse_user(_split(plain))  # the link is on pages, and is a label
+        _refuse_credentials(_split(url))  # pages and a label show the URL
         return text
 
-    return _or_empty(check)
+    return _or_empty(validate)
 
 
 def _readable(text: str) -> str:
@@ -205,26 +206,25 @@ def _readable(text: str) -> str:
 ReadableFile = Annotated[str, _or_empty(_readable)]
 """The path of a readable file, or ""."""
 
-NeededFile = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
+RequiredFile = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 """The path of a readable file."""
 
 
-def _checked(check: Callable[[str], object]) -> AfterValidator:
-    """Return a validator that keeps a text unless a check raises ValueError."""
+def _parsed_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return a validator that keeps a text, but refuses it if `parse` raises ValueError."""
 
     def validate(text: str) -> str:
-        check(text)
+        parse(text)
         return text
 
     return AfterValidator(validate)
 
 
-Cron = Annotated[str, _checked(parse_schedule)]
-"""A cron expression, or one of the dialects that `exporter.cron` understands."""
+Cron = Annotated[str, _parsed_by(parse_schedule)]
+"""A cron expression, or one of the dialects that `exporter.cron` parses."""
 
-Timezone = Annotated[str, _checked(zone_of)]
-"""The name of a time zone of the IANA database."""
-
+Timezone = Annotated[str, _parsed_by(zone_of)]
+"""The name of a time zone in the IANA database."""
 
 SWITCHES = {"on": True, "off": False}
 """The values to which YAML parses words that are not quoted."""
@@ -236,27 +236,25 @@ Switch = BeforeValidator(lambda value: ("on" if value else "off") if isinstance(
 def _name(text: str) -> str:
     if not text or text != text.strip() or re.search(r"[/\x00-\x1f\x7f]", text):
         raise ValueError("must not be empty, contain a slash or line break, or begin or end with a space")
-    if len(text) > LONGEST_NAME:
-        raise ValueError(f"must not have more than {LONGEST_NAME} characters")
+    if len(text) > MAX_NAME_LENGTH:  # each series and link contains the name
+        raise ValueError(f"must not have more than {MAX_NAME_LENGTH} characters")
     return text
 
 
-LONGEST_NAME = 100
-"""Maximum length of a source's name. It is part of each series and link."""
+MAX_NAME_LENGTH = 100
 
 Name = Annotated[str, AfterValidator(_name)]
-"""A name that is used as a label value and as a part of a URL."""
+"""A name that can be a label value and a segment of a URL's path."""
 
 
 def _date(value: object) -> float | None:
-    """Return a time, or the start of a date, as Unix seconds; None for "". YAML parses both to objects."""
     if value is None or value == "":
         return None
     try:
-        moment = datetime.fromisoformat(str(value).strip())
+        time = datetime.fromisoformat(str(value).strip())  # YAML parses unquoted dates and times to objects
     except ValueError:
         raise ValueError("must be a date like 2026-12-28, or a time like 2026-12-28T09:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 Date = Annotated[
@@ -264,10 +262,10 @@ Date = Annotated[
     PlainValidator(_date),
     WithJsonSchema({"type": "string", "examples": ["2026-12-28", "2026-12-28T09:00:00Z"]}),
 ]
-"""A time as Unix seconds; None for ""."""
+"""A time, or the start of a day in UTC, as Unix seconds; None for ""."""
 
 Page = Literal["critical", "warning", "none"]
-"""The highest severity of a job's alerts: pages, needs attention today, can wait."""
+"""The highest severity of a job's alerts. They page, need attention today, or can wait."""
 
 RESERVED_LABELS = frozenset(
     """
@@ -276,20 +274,20 @@ RESERVED_LABELS = frozenset(
     family version revision python_version replica job instance le quantile alertname alertstate severity
     """.split()  # noqa: SIM905  # a list would take a line per word
 )
-"""Names of labels that metrics, scrapes or alerts already use."""
+"""Labels that metrics, scrapes or alerts already have."""
 
 SCRAPE_LABELS = frozenset({"env", "environment", "service", "stage", "type"})
-"""Label names that scrape targets often have. Prometheus would rename or replace one of the two labels."""
+"""Labels that scrape targets often have. Prometheus would rename or replace a metric's label of the same name."""
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     for name in labels:
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
-            raise wrong("is not a label name: use letters, digits and _, and begin with neither a digit nor __", name)
+            raise invalid("is not a label name: use letters, digits and _, and begin with neither a digit nor __", name)
         if name in RESERVED_LABELS:
-            raise wrong("is already in use; choose another name", name)
+            raise invalid("is already in use; choose another name", name)
         if name in SCRAPE_LABELS:
-            raise wrong(f"is often a label of the target; choose another name, such as job_{name}", name)
+            raise invalid(f"is often a label of the target; choose another name, such as job_{name}", name)
     return labels
 
 
@@ -309,7 +307,7 @@ StatePath = Annotated[str, Field(min_length=1), AfterValidator(_state_path)]
 """The path of the state's file."""
 
 
-def _bare(text: str) -> str:
+def _stripped(text: str) -> str:
     stripped = text.strip().removeprefix("\ufeff").strip()
     if not stripped:
         raise ValueError("must not be empty")
@@ -318,5 +316,5 @@ def _bare(text: str) -> str:
     return stripped
 
 
-Text = Annotated[str, Field(min_length=1), AfterValidator(_bare)]
-"""A text that is not empty, without blanks and line breaks at its ends."""
+Text = Annotated[str, Field(min_length=1), AfterValidator(_stripped)]
+"""A text that is not empty, without white space at its ends."""

@@ -18,8 +18,8 @@ SOURCES: Mapping[str, SourceType] = {
 }
 """All source types by their name in the config."""
 
-SETTINGS = KnownNames(
+KNOWN_NAMES = KnownNames(
     sources={word: kind.settings for word, kind in SOURCES.items()},
     families=[family.name for family in (*FAMILIES, *REQUEST_FAMILIES)],
 )
-"""What a config may name."""
+"""The names that a config may contain."""

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 
 import bcrypt
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
-from exporter.config.config import text_of
+from exporter.config.config import read_text
 from exporter.config.document import parse
-from exporter.config.problems import ConfigError, ConfigProblem, validated, wrong
+from exporter.config.problems import ConfigError, ConfigProblem, invalid, validated
 from exporter.config.secret import Secret
-from exporter.config.section import Conflict, Section
-from exporter.config.values import NeededFile, ReadableFile, Text
+from exporter.config.section import Section
+from exporter.config.values import ReadableFile, RequiredFile, Text
 
 CIPHER_SUITES: Mapping[str, str] = {
     "TLS_AES_128_GCM_SHA256": "",
@@ -74,7 +75,7 @@ class _WebSection(Section):
 
 def _verified(word: object) -> object:
     if word in UNVERIFIED:
-        raise wrong("is not supported: it accepts any certificate unverified; use RequireAndVerifyClientCert")
+        raise invalid("is not supported: it accepts any certificate unverified; use RequireAndVerifyClientCert")
     return word
 
 
@@ -85,9 +86,9 @@ Version = Literal["TLS12", "TLS13"]
 class TlsServer(_WebSection):
     """Settings of HTTPS."""
 
-    cert_file: NeededFile
+    cert_file: RequiredFile
     """Certificate of the exporter with its intermediate certificates, PEM."""
-    key_file: NeededFile
+    key_file: RequiredFile
     """Its key, PEM, without a passphrase."""
     client_auth_type: Annotated[ClientAuth, BeforeValidator(_verified)] = "NoClientCert"
     """Whether clients need a certificate."""
@@ -105,34 +106,34 @@ class TlsServer(_WebSection):
     """Whether the server's order of cipher suites decides, or the client's."""
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
         """Check that client certificates have an authority, and that versions and cipher suites fit."""
         yield from _client_conflicts(values)
         if values.get("min_version") == "TLS13" and values.get("max_version") == "TLS12":
-            yield Conflict(("max_version",), "is older than min_version")
+            yield invalid("is older than min_version", "max_version")
         suites = values.get("cipher_suites", ())
         for index, suite in enumerate(suites):
             if suite not in CIPHER_SUITES:
-                yield Conflict(("cipher_suites", index), f"must be one of {', '.join(CIPHER_SUITES)}")
+                yield invalid(f"must be one of {', '.join(CIPHER_SUITES)}", "cipher_suites", index)
         if suites and values.get("min_version") == "TLS12" and not any(map(CIPHER_SUITES.get, suites)):
-            yield Conflict(("cipher_suites",), "has no cipher suite of TLS 1.2; add one or set min_version: TLS13")
+            yield invalid("has no cipher suite of TLS 1.2; add one or set min_version: TLS13", "cipher_suites")
 
 
-def _client_conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
+def _client_conflicts(values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
     kind, authority, names = (values.get(key) for key in ("client_auth_type", "client_ca_file", "client_allowed_sans"))
     if kind == "NoClientCert" and authority:
-        yield Conflict(("client_ca_file",), "needs client_auth_type: RequireAndVerifyClientCert")
+        yield invalid("needs client_auth_type: RequireAndVerifyClientCert", "client_ca_file")
     if kind not in (None, "NoClientCert") and authority == "":
-        yield Conflict(("client_ca_file",), f"is required with client_auth_type: {kind}")
+        yield invalid(f"is required with client_auth_type: {kind}", "client_ca_file")
     if kind not in (None, "RequireAndVerifyClientCert") and names is not None:
-        yield Conflict(("client_allowed_sans",), "needs client_auth_type: RequireAndVerifyClientCert")
+        yield invalid("needs client_auth_type: RequireAndVerifyClientCert", "client_allowed_sans")
     if names == ():
-        yield Conflict(("client_allowed_sans",), "must not be empty: no client could connect")
+        yield invalid("must not be empty: no client could connect", "client_allowed_sans")
 
 
 def _no_http2(http2: bool) -> bool:  # noqa: FBT001  # a validator's only argument
     if http2:
-        raise wrong("is not supported: set false or omit it")
+        raise invalid("is not supported: set false or omit it")
     return http2
 
 
@@ -145,24 +146,24 @@ class HttpServer(_WebSection):
     """Headers of every response; "" omits a header."""
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
         """Check that each header can be set, to that value."""
         for name, value in values.get("headers", {}).items():
             allowed = HEADERS.get(name, ())
             if name not in HEADERS:
-                yield Conflict(("headers", name), f"cannot be set; allowed: {', '.join(HEADERS)}")
+                yield invalid(f"cannot be set; allowed: {', '.join(HEADERS)}", "headers", name)
             elif allowed and value and value not in allowed:
-                yield Conflict(("headers", name), f"must be {' or '.join(allowed)}")
+                yield invalid(f"must be {' or '.join(allowed)}", "headers", name)
             elif not value.isascii() or (value and not value.isprintable()):
-                yield Conflict(("headers", name), "must be printable ASCII on one line")
+                yield invalid("must be printable ASCII on one line", "headers", name)
 
 
 def _hash(secret: Secret) -> Secret:
     match = _BCRYPT.fullmatch(secret.reveal())
     if match is None or not _usable(match):
-        raise wrong("must be a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it after the colon")
+        raise invalid("must be a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it after the colon")
     if not 4 <= int(match[1]) <= MAX_COST:
-        raise wrong(f"must have a cost from 4 to {MAX_COST}")
+        raise invalid(f"must have a cost from 4 to {MAX_COST}")
     return secret
 
 
@@ -186,11 +187,11 @@ class WebConfig(_WebSection):
     """Names and bcrypt hashes of users; empty for no password."""
 
     @classmethod
-    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
         """Check that clients can send each user's name."""
         for name in values.get("basic_auth_users", {}):
             if not name or ":" in name or not name.isprintable():
-                yield Conflict(("basic_auth_users", name), "must be printable and without a colon")
+                yield invalid("must be printable and without a colon", "basic_auth_users", name)
 
 
 def load_web(path: Path) -> WebConfig:
@@ -199,7 +200,7 @@ def load_web(path: Path) -> WebConfig:
     Raises:
         ConfigError: The file is invalid; the error has all problems.
     """
-    return web_config(path, text_of(path))
+    return web_config(path, read_text(path))
 
 
 def web_config(path: Path, text: str) -> WebConfig:

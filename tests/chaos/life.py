@@ -18,7 +18,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.polling.schedule import ScheduledSource
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import OpenedState, open_state
 from tests.chaos.crashable import Crashable
 
@@ -40,7 +40,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
 
 def configured(settings: Mapping[str, object]) -> Config:
     """Return the configuration as the daemon would read it."""
-    return loads(yaml.safe_dump(dict(settings)), {}, SETTINGS)
+    return loads(yaml.safe_dump(dict(settings)), {}, KNOWN_NAMES)
 
 
 class Life:

@@ -9,7 +9,7 @@ from exporter.assembly import Clocks
 from exporter.commands.check import unmatched_objectives
 from exporter.commands.once import table
 from exporter.config import loads
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 
 NOW = 1_790_000_000.0
 
@@ -25,7 +25,7 @@ def recipes(request: httpx.Request) -> httpx.Response:
 
 def unmatched(objectives, answer=recipes):
     source = "{name: w, type: workato, mode: developer, base_url: 'https://x.example', auth: {api_token: t}}"
-    config = loads(f"sources: [{source}]\nobjectives: {objectives}\n", {}, SETTINGS)
+    config = loads(f"sources: [{source}]\nobjectives: {objectives}\n", {}, KNOWN_NAMES)
     clocks = Clocks(
         clock=lambda: NOW, monotonic=lambda: 0.0, transport=httpx.MockTransport(answer), sleep=lambda _: None
     )

@@ -17,7 +17,7 @@ from exporter.counting.records import Filter
 from exporter.counting.rules import included
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Result, State
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowApiKey, SnowplowSettings
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -39,7 +39,7 @@ LEAST = """sources:
 
 def config_of(source="", rest="", environ=None) -> Config:
     text = "sources:\n  - {name: a, type: snowplow, organization_id: o, auth: {api_key: k}" + source + "}\n" + rest
-    return loads(text, environ or {}, SETTINGS)
+    return loads(text, environ or {}, KNOWN_NAMES)
 
 
 def source_of(keys) -> SnowplowSettings:
@@ -49,15 +49,15 @@ def source_of(keys) -> SnowplowSettings:
 
 
 def test_the_example_has_no_problem_and_no_warning():
-    config = load(EXAMPLE, ENVIRON, SETTINGS)
+    config = load(EXAMPLE, ENVIRON, KNOWN_NAMES)
 
     assert [source.name for source in config.sources] == ["snowplow-prod", "embedded", "northflank", "strait"]
     assert list(warnings(config, now=0.0)) == []
 
 
 def test_the_example_shows_the_defaults():
-    example = load(EXAMPLE, ENVIRON, SETTINGS)
-    least = loads(LEAST, {}, SETTINGS)
+    example = load(EXAMPLE, ENVIRON, KNOWN_NAMES)
+    least = loads(LEAST, {}, KNOWN_NAMES)
 
     assert example.sources == least.sources
     assert (example.state, example.web, example.metrics) == (least.state, least.web, least.metrics)
@@ -81,19 +81,19 @@ def keys_of(json_schema, root) -> set[str]:
 
 def test_the_example_shows_every_key():
     text = EXAMPLE.read_text()
-    json_schema = schema(SETTINGS)
+    json_schema = schema(KNOWN_NAMES)
 
     assert [key for key in keys_of(json_schema, json_schema) if key not in text] == []
 
 
 def test_the_example_matches_the_schema():
-    validator = jsonschema.Draft202012Validator(schema(SETTINGS))
+    validator = jsonschema.Draft202012Validator(schema(KNOWN_NAMES))
 
     assert list(validator.iter_errors(yaml.safe_load(EXAMPLE.read_text()))) == []
 
 
 def test_the_schema_is_valid_and_describes_every_key():
-    json_schema = json.loads(json.dumps(schema(SETTINGS)))
+    json_schema = json.loads(json.dumps(schema(KNOWN_NAMES)))
     jsonschema.Draft202012Validator.check_schema(json_schema)
     parts = [json_schema, *json_schema["$defs"].values()]
 
@@ -116,13 +116,13 @@ def test_the_schema_is_valid_and_describes_every_key():
     ],
 )
 def test_the_schema_refuses_every_config_that_the_loader_refuses(source):
-    validator = jsonschema.Draft202012Validator(schema(SETTINGS))
+    validator = jsonschema.Draft202012Validator(schema(KNOWN_NAMES))
 
     assert not validator.is_valid({"sources": [source]})
 
 
 def test_durations_are_strings_in_the_schema():
-    source = schema(SETTINGS)["$defs"]["SnowplowSettings"]["properties"]
+    source = schema(KNOWN_NAMES)["$defs"]["SnowplowSettings"]["properties"]
 
     assert source["overlap"]["type"] == "string"
     assert source["overlap"]["default"] == "1h"
@@ -139,7 +139,7 @@ def test_durations_are_strings_in_the_schema():
 )
 def test_the_keys_of_auth_decide_the_sign_in_method(auth, kind):
     text = f"sources: [{{name: a, type: snowplow, organization_id: o, auth: {auth}}}]"
-    source: Any = loads(text, {}, SETTINGS).sources[0]
+    source: Any = loads(text, {}, KNOWN_NAMES).sources[0]
 
     assert type(source.auth) is kind
 
@@ -196,13 +196,13 @@ def test_the_schema_accepts_off_as_yaml_parses_it(key):
     text = f"sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: k}}, {key}}}]"
     metrics = "\nmetrics: {zero_first: off, startup_hold: 'off', step_histograms: off}"
 
-    loads(text + metrics, {}, SETTINGS)
-    assert jsonschema.Draft202012Validator(schema(SETTINGS)).is_valid(yaml.safe_load(text + metrics))
+    loads(text + metrics, {}, KNOWN_NAMES)
+    assert jsonschema.Draft202012Validator(schema(KNOWN_NAMES)).is_valid(yaml.safe_load(text + metrics))
 
 
 def test_the_schema_refuses_true_where_only_off_is_a_word():
     source = {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}}
-    validator = jsonschema.Draft202012Validator(schema(SETTINGS))
+    validator = jsonschema.Draft202012Validator(schema(KNOWN_NAMES))
 
     assert not validator.is_valid({"sources": [source | {"steps": True}]})
     assert not validator.is_valid({"sources": [source | {"sweep": True}]})
@@ -328,7 +328,7 @@ def test_an_objective_without_match_applies_to_all_jobs():
 
 
 def test_a_printed_config_never_shows_a_secret():
-    config = load(EXAMPLE, ENVIRON, SETTINGS)
+    config = load(EXAMPLE, ENVIRON, KNOWN_NAMES)
 
     assert "hidden" not in repr(config) + str(config) + str(config.model_dump()) + config.model_dump_json()
     assert "hidden" not in repr(config_of(", proxy_url: 'http://u:hidden@proxy'"))

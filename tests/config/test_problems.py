@@ -11,13 +11,13 @@ from exporter.config import KnownNames, load, loads
 from exporter.config.problems import ConfigError, path_of
 from exporter.sources.snowplow.settings import SnowplowSettings
 
-SETTINGS = KnownNames(sources={"snowplow": SnowplowSettings}, families=["jobrun_runs_total"])
+KNOWN_NAMES = KnownNames(sources={"snowplow": SnowplowSettings}, families=["jobrun_runs_total"])
 FILES = sorted((Path(__file__).parent / "testdata").glob("*.yaml"))
 
 
 def problems_of(text, environ=None):
     with pytest.raises(ConfigError) as caught:
-        loads(text, environ or {}, SETTINGS)
+        loads(text, environ or {}, KNOWN_NAMES)
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -32,7 +32,7 @@ def test_a_problem_is_reported_with_its_path(file):
 
 def test_a_missing_file_is_a_problem_without_a_path():
     with pytest.raises(ConfigError) as caught:
-        load(Path("/nowhere/config.yaml"), {}, SETTINGS)
+        load(Path("/nowhere/config.yaml"), {}, KNOWN_NAMES)
 
     assert str(caught.value) == "/nowhere/config.yaml cannot be read: No such file or directory"
 
@@ -42,7 +42,7 @@ def test_a_file_of_another_encoding_is_a_problem_that_shows_none_of_its_text(tmp
     file.write_bytes(b"sources: \xff\xfe")
 
     with pytest.raises(ConfigError) as caught:
-        load(file, {}, SETTINGS)
+        load(file, {}, KNOWN_NAMES)
 
     assert str(caught.value) == f"{file} is not UTF-8 text"
 

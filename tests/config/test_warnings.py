@@ -4,13 +4,13 @@ import pytest
 
 from exporter.commands.warnings import warnings
 from exporter.config import ConfigError, loads
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 
 NORTHFLANK = "sources: [{name: %s, type: northflank, team_id: '%s', auth: {%s}}]"
 
 
 def config_of(name="a", team="t", auth="api_token: k", **environ):
-    return loads(NORTHFLANK % (name, team, auth), environ, SETTINGS)
+    return loads(NORTHFLANK % (name, team, auth), environ, KNOWN_NAMES)
 
 
 def file_of(tmp_path, content):
@@ -96,7 +96,7 @@ def test_a_variable_without_braces_as_a_secret_causes_a_warning():
 def test_what_can_select_no_job_causes_a_warning():
     source = "sources: [{name: a, type: northflank, auth: {api_token: k}, jobs: {include: []}}]\n"
     objectives = "objectives: [{match: {source: a|b}, freshness: 1d}, {match: {source: A}, freshness: 1d}]"
-    assert warned(loads(source + objectives, {}, SETTINGS)) == [
+    assert warned(loads(source + objectives, {}, KNOWN_NAMES)) == [
         'sources[0].jobs.include: is empty: no job is watched; for all jobs write [".*"]',
         "objectives[1].match.source: matches no source: a",
     ]
@@ -105,4 +105,4 @@ def test_what_can_select_no_job_causes_a_warning():
 @pytest.mark.parametrize("word", ["Northflank", "northflnk", "nortflank"])
 def test_a_misspelled_source_type_gets_a_suggestion(word):
     with pytest.raises(ConfigError, match="did you mean northflank"):
-        loads((NORTHFLANK % ("a", "t", "api_token: k")).replace("northflank", word), {}, SETTINGS)
+        loads((NORTHFLANK % ("a", "t", "api_token: k")).replace("northflank", word), {}, KNOWN_NAMES)

@@ -34,7 +34,7 @@ from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
 from exporter.simulators.workato_rows import number_of
 from exporter.simulators.world import SimJob
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
@@ -174,7 +174,7 @@ class Bench:
         """Start the exporter with the current state."""
         block = {**self.simulator.source_config("one"), **self.settings}
         text = yaml.safe_dump({"sources": [block], "metrics": self.metrics, "state": {"path": str(self.state)}})
-        config = loads(text, {}, SETTINGS)
+        config = loads(text, {}, KNOWN_NAMES)
         structlog.configure(
             processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
             logger_factory=structlog.PrintLoggerFactory(self.logs),

@@ -16,7 +16,7 @@ from exporter.config import loads
 from exporter.counting.classify import CountState
 from exporter.errors import SourceError, StateError
 from exporter.simulators.disruptions import Status
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, RUNS
 
 PAST = 20 * HOUR
@@ -42,7 +42,7 @@ def write(bench, folder, *, state=None, name="past.om", **wanted):
     """What the command writes, as samples by series: name, labels → times and values."""
     block = {**bench.simulator.source_config("one"), **bench.settings}
     text = yaml.safe_dump({"sources": [block], "state": {"path": str(state or bench.state)}, "objectives": OBJECTIVES})
-    config = loads(text, {}, SETTINGS)
+    config = loads(text, {}, KNOWN_NAMES)
     outside = Clocks(clock=bench.local, monotonic=bench.clock, sleep=bench._sleep)
     progress = []
     summary = write_past(config, BackfillOptions(output=folder / name, **wanted), outside, progress.append)

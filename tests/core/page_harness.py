@@ -12,7 +12,7 @@ from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.builder import ConfiguredSource
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from tests.core.ledger_harness import LedgerHarness
 
 CONFIG = """
@@ -26,7 +26,7 @@ class PageHarness(LedgerHarness):
 
     def __init__(self, path, zero_first="2m", startup_hold="30s", more="", source="", **changes):
         text = CONFIG % (source, zero_first, startup_hold) + more
-        self.config = loads(text, {}, SETTINGS)
+        self.config = loads(text, {}, KNOWN_NAMES)
         self.registry = CollectorRegistry()
         super().__init__(path, **changes)
 

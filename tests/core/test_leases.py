@@ -16,7 +16,7 @@ from exporter.counting.records import copy
 from exporter.errors import StateError
 from exporter.ledger.status import PollReport
 from exporter.metrics.requests import RequestMetrics
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
 from tests.core.replica_harness import ReplicaLedger, expire, rewind, saved
 
@@ -158,7 +158,7 @@ def test_no_request_is_sent_without_a_lease_whatever_the_database_does(replica):
         return httpx.Response(200, json=[])
 
     source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}}
-    config = loads(yaml.safe_dump({"sources": [source]}), {}, SETTINGS)
+    config = loads(yaml.safe_dump({"sources": [source]}), {}, KNOWN_NAMES)
     metrics = RequestMetrics(CollectorRegistry())
     assembly = Assembly(config, one.ledger, metrics, NoPages(), Clocks(transport=httpx.MockTransport(answer)))
     with closing(assembly):

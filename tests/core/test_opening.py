@@ -14,7 +14,7 @@ from exporter.daemon import Daemon
 from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import COLD_STARTS
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state import lock as lock_module
 from exporter.state.lock import Lock, LockedStateError, RefusedStateError
 from exporter.state.opening import ForeignStateError, open_state
@@ -208,7 +208,7 @@ def test_a_daemon_that_cannot_listen_releases_the_state(path):
 sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: a-key-of-its-own}}}}]
 state: {{path: {path}}}
 """
-    config = loads(text, {}, SETTINGS)
+    config = loads(text, {}, KNOWN_NAMES)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

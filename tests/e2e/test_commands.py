@@ -195,7 +195,7 @@ def test_sigterm_ends_the_daemon_within_five_seconds(
 SAYS_ITS_TURNS = """
 import os, signal, sys
 from exporter.commands.run import serve
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.config import loads
 from exporter.web.address import Address
 
@@ -204,7 +204,7 @@ def started(_):
     os.kill(os.getpid(), signal.SIGTERM)
 
 text = "sources: [{name: a, type: strait, base_url: 'http://127.0.0.1:9', auth: {api_key: k}}]"
-serve(lambda: loads(text, {}, SETTINGS), Address("127.0.0.1", 0), started=started)
+serve(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), started=started)
 """
 
 

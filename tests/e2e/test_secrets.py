@@ -10,7 +10,7 @@ import pytest
 
 from exporter.config import load, secrets
 from exporter.simulators.world import MARK
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from tests.e2e.live_world import LiveWorld, source, written
 from tests.e2e.processes import Command, eventually, free_port, run_command
 from tests.e2e.scrapes import fetch, page
@@ -70,7 +70,7 @@ def test_no_output_contains_secrets_or_customer_data(tmp_path: Path, config_file
     files = (part for part in tmp_path.iterdir() if part.is_file() and part != config_file)
     emitted |= {part.name: part.read_bytes() for part in files}  # the state, and what commands wrote
 
-    held = {secret.reveal() for secret in secrets(load(config_file, os.environ, SETTINGS))}
+    held = {secret.reveal() for secret in secrets(load(config_file, os.environ, KNOWN_NAMES))}
     assert len(held) >= 5
     found = [(place, text) for text in (*held, MARK) for place, body in emitted.items() if text.encode() in body]
     assert not found

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.commands.explain.selector import SelectorError, parse
 from exporter.config import ConfigError, loads
 from exporter.model import Result
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 from exporter.web.auth import credentials_of
 from exporter.web.config import load_web
@@ -39,12 +39,12 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_yaml_bomb_in_a_config_is_an_error(bomb):
     with pytest.raises(ConfigError):
-        loads(BOMBS[bomb] + "\nsources: []", {}, SETTINGS)
+        loads(BOMBS[bomb] + "\nsources: []", {}, KNOWN_NAMES)
 
 
 def test_a_number_of_series_too_large_for_a_gauge_is_an_error():
     with pytest.raises(ConfigError) as disruption:
-        loads("metrics: {max_series: " + "9" * 400 + "}", {}, SETTINGS)
+        loads("metrics: {max_series: " + "9" * 400 + "}", {}, KNOWN_NAMES)
     assert "metrics.max_series" in str(disruption.value)
 
 
@@ -62,7 +62,7 @@ def test_an_invalid_pattern_is_refused_in_config_and_selector(pattern):
         parse(f"jobrun_runs_total{{job_name=~`{pattern}`}}")
     block = {"name": "a", "type": "workato", "base_url": "https://example.com", "auth": {"api_token": "t"}}
     with pytest.raises(ConfigError):
-        loads(msgspec.json.encode({"sources": [{**block, "jobs": {"include": [pattern]}}]}).decode(), {}, SETTINGS)
+        loads(msgspec.json.encode({"sources": [{**block, "jobs": {"include": [pattern]}}]}).decode(), {}, KNOWN_NAMES)
 
 
 @EXAMPLES

@@ -22,7 +22,7 @@ from exporter.commands.backfill.samples import Samples
 from exporter.config import Config, load, secrets
 from exporter.config.source import SourceSettings
 from exporter.errors import JobrunError
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.state.files import problem_of
 
 BUDGET_FRACTION = 0.5
@@ -32,7 +32,7 @@ BUDGET_FRACTION = 0.5
 def backfill(config_file: Path, options: BackfillOptions) -> int:
     """Write the metrics from before the first poll, and print how to import them. Return the exit code."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
-    config = load(config_file, os.environ, SETTINGS)
+    config = load(config_file, os.environ, KNOWN_NAMES)
     logs.guard(secrets(config))
     written = write_past(config, options, Clocks(), lambda text: sys.stderr.write(f"{text}\n"))
     sys.stdout.write(

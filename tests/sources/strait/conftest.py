@@ -15,7 +15,7 @@ from exporter.metrics.requests import RequestMetrics
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.strait import StraitOptions, StraitSimulator
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
@@ -31,7 +31,7 @@ class InProcessExporter:
 
     def start(self) -> None:
         source = {**self._simulator.source_config(SOURCE), "requests_per_minute": 100_000, **self._settings}
-        config = loads(yaml.safe_dump({"sources": [source]}), {}, SETTINGS)
+        config = loads(yaml.safe_dump({"sources": [source]}), {}, KNOWN_NAMES)
         self.ledger = Ledger(lambda: open_state(self._state, self._clock))
         self.ledger.load()
         # Waits are real, and time that the test skips passes on both clocks.

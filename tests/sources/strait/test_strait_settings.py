@@ -5,14 +5,14 @@ import yaml
 
 from exporter.config import ConfigError, loads
 from exporter.config.source import Sweep
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import KNOWN_NAMES, SOURCES
 
 ROOT = Path(__file__).parents[3]
 LEAST = {"name": "s", "type": "strait", "auth": {"api_key": "strait_hidden"}}
 
 
 def source_of(**changes):
-    return loads(yaml.safe_dump({"sources": [{**LEAST, **changes}]}), {}, SETTINGS).sources[0]
+    return loads(yaml.safe_dump({"sources": [{**LEAST, **changes}]}), {}, KNOWN_NAMES).sources[0]
 
 
 def test_the_defaults_are_those_of_the_docs():
@@ -28,7 +28,7 @@ def test_the_documented_example_is_valid(tmp_path):
     (example,) = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
     key = tmp_path / "key"
     key.write_text("strait_hidden")
-    config = loads(example.replace("/run/secrets/strait_api_key", str(key)), {}, SETTINGS)
+    config = loads(example.replace("/run/secrets/strait_api_key", str(key)), {}, KNOWN_NAMES)
     assert [source.type for source in config.sources] == ["strait"]
 
 

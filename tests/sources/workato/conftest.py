@@ -16,7 +16,7 @@ from exporter.polling.poll import Poller
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.workato import WorkatoOptions, WorkatoSimulator
-from exporter.sources import SETTINGS, SOURCES
+from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
@@ -72,7 +72,7 @@ class Watch:
             "sources": [{**self.simulator.source_config(NAME), **self._keys}],
             "state": {"retention": "90d"},
         }
-        return loads(str(document), {}, SETTINGS)
+        return loads(str(document), {}, KNOWN_NAMES)
 
     def _sleep(self, seconds: float) -> None:
         self.clock.advance(seconds)

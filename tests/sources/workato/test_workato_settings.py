@@ -4,7 +4,7 @@ import pytest
 from exporter.client.signin import BearerAuth
 from exporter.config import ConfigError, loads
 from exporter.errors import AuthError
-from exporter.sources import SETTINGS
+from exporter.sources import KNOWN_NAMES
 from exporter.sources.workato.settings import WorkatoSettings
 from exporter.sources.workato.source import TYPE
 
@@ -12,14 +12,14 @@ BASE = "name: w, type: workato, base_url: 'https://app.eu.workato.com', auth: {a
 
 
 def settings_of(keys: str) -> WorkatoSettings:
-    (settings,) = loads(f"sources: [{{{BASE}, {keys}}}]", {}, SETTINGS).sources
+    (settings,) = loads(f"sources: [{{{BASE}, {keys}}}]", {}, KNOWN_NAMES).sources
     assert isinstance(settings, WorkatoSettings)
     return settings
 
 
 def faults_of(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        loads(text, {}, SETTINGS)
+        loads(text, {}, KNOWN_NAMES)
     return str(caught.value)
 
 
