@@ -183,4 +183,5 @@ def _unreadable(path: object) -> str:
 
 
 def _details(error: PydanticCustomError) -> InitErrorDetails:
-    return InitErrorDetails(type=error, loc=(error.context or {}).get("keys", ()), input=None)
+    # The keys move to `loc`, to which pydantic adds the keys above this section.
+    return InitErrorDetails(type=invalid(error.message()), loc=(error.context or {}).get("keys", ()), input=None)
