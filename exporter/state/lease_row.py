@@ -27,6 +27,7 @@ class Row(msgspec.Struct, frozen=True):
         replicas: Number of running replicas.
         size: Size of the state in bytes, as a replica last measured it.
         schema: Version of the tables.
+        noticed: Whether a replica has recorded that the current history began.
     """
 
     source: str
@@ -41,6 +42,7 @@ class Row(msgspec.Struct, frozen=True):
     replicas: int
     size: int
     schema: int
+    noticed: bool
 
     @property
     def content(self) -> tuple[int, int]:

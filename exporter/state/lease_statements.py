@@ -1,9 +1,12 @@
 """Statements of leases, and the times in them. Only the database's clock counts."""
 
-from exporter.state.postgres_schema import TABLES
+from exporter.state.postgres_schema import HISTORY, TABLES
 
 TTL = 15.0
 """Seconds after which a lease that was not renewed may be taken by another replica."""
+
+LONGEST_SILENCE = 10.0
+"""Seconds without a renewal after which a replica drops its own leases: sooner than others may take them."""
 
 SIZE_AGE = 60.0
 """Seconds after which one replica measures the size of the state again. All replicas show its value."""
@@ -11,9 +14,6 @@ SIZE_AGE = 60.0
 SINCE = f"clock_timestamp() - interval '{TTL} s'"
 
 UNTIL = f"clock_timestamp() + interval '{TTL} s'"
-
-HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-"""The history of the database: a failover begins a new one, whose number is larger."""
 
 INTACT = "leases.written = leases.xmin::text::bigint"
 """SQL condition that the row names the transaction that wrote it. A restored row names another transaction."""
@@ -35,9 +35,21 @@ UPDATE leases SET {KEEP}, until = {UNTIL} WHERE source IN
 RETURNING source, fence
 """  # noqa: S608  # constants
 
+NOTICE = f"""
+UPDATE exporter SET history = {HISTORY}, noticed = clock_timestamp() WHERE history <> {HISTORY}
+"""  # noqa: S608  # constants
+"""Records that a failover began a new history."""
+
+# A failover may lose renewals and takeovers. A replica that made one may poll for LONGEST_SILENCE until it notices.
+# `BETWEEN`, because the clock of the new server may be behind.
+SETTLED = f"""
+SELECT history = {HISTORY} AND noticed NOT BETWEEN clock_timestamp() - interval '{LONGEST_SILENCE} s'
+AND clock_timestamp() FROM exporter
+"""  # noqa: S608  # constants
+
 FREE = f"""
 SELECT source FROM leases WHERE source = ANY(?) AND (until < clock_timestamp() OR holder = '') AND {HISTORY} >= ?
-AND (SELECT version FROM schema_version) = ?
+AND (SELECT version FROM schema_version) = ? AND ({SETTLED})
 ORDER BY source FOR UPDATE SKIP LOCKED
 """  # noqa: S608  # constants
 
@@ -70,7 +82,8 @@ LOOK = f"""
 SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(),
 CASE WHEN {INTACT} THEN history ELSE '' END,
 extract(epoch FROM committed), {HISTORY},
-(SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter), (SELECT version FROM schema_version)
+(SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter), (SELECT version FROM schema_version),
+(SELECT history = {HISTORY} FROM exporter)
 FROM leases ORDER BY source
 """  # noqa: S608  # constants
 

@@ -15,13 +15,11 @@ from exporter.errors import StateError
 from exporter.state import lease_statements as sql
 from exporter.state.connections import Pool, Session
 from exporter.state.lease_row import NEW, Row, as_row
-from exporter.state.postgres_schema import MIGRATIONS
+from exporter.state.lease_statements import LONGEST_SILENCE
+from exporter.state.postgres_schema import HISTORY, MIGRATIONS
 
 RENEWAL = 5.0
 """Seconds between two renewals."""
-
-LONGEST_SILENCE = 10.0
-"""Seconds without a renewal after which a replica drops its own leases: sooner than others may take them."""
 
 Written = tuple[str, int, float]
 """A source, its new version, and when that was written, by the database's clock."""
@@ -69,7 +67,6 @@ class Leases:
         self._rewound: set[str] = set()
         self._doubtful: set[str] = set()
         self._history = ""
-        self._failed_over = float("-inf")
         self.seen: dict[str, Row] = {}
         """The lease of each source when its records were last loaded or written."""
 
@@ -188,7 +185,7 @@ class Leases:
                 [names, [record for _, record in rows]],
             )
             session.execute(
-                f"INSERT INTO leases (source, history) SELECT name, ? || {sql.HISTORY} "  # noqa: S608  # constants
+                f"INSERT INTO leases (source, history) SELECT name, ? || {HISTORY} "  # noqa: S608  # constants
                 "FROM unnest(?::text[]) AS name ORDER BY name ON CONFLICT DO NOTHING",
                 [NEW, names],
             )
@@ -197,7 +194,9 @@ class Leases:
         """Return all leases. Raises StateError if this process must no longer use the database."""
         with self._pool.session() as session:
             rows = self.rows(session)
-        self._check_history(rows)
+            self._check_history(rows)
+            if rows and not rows[0].noticed:
+                session.execute(sql.NOTICE)
         return rows
 
     def rows(self, session: Session) -> list[Row]:
@@ -218,10 +217,6 @@ class Leases:
             if found < self._history:
                 self._pool.forget()  # a new connection may reach the new primary
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
-            # A process that starts does not know whether there was a failover. If all of them waited, each restart
-            # would delay takeovers.
-            if self._history and found != self._history:
-                self._failed_over = self._boottime()
             self._history = found
 
     def renew(self) -> None:
@@ -244,9 +239,6 @@ class Leases:
     def take(self, sources: Collection[str]) -> bool:
         """Take all leases of sources that share a credential, or none. Return whether they were taken."""
         asked = self._boottime()
-        if asked - self._failed_over < LONGEST_SILENCE:
-            # A failover may lose renewals and takeovers. The replica that made them may poll until it notices.
-            return False
         with self._pool.transaction() as session:
             if len(session.execute(sql.FREE, [sorted(sources), self._history, self._schema])) < len(sources):
                 return False

@@ -21,6 +21,9 @@ REQUIRED = frozenset(
     ("run_id", "job", "job_id", "mark", "retries", "recovered", "seen", "origin", "steps", "tries", "asked", "late")
 )
 
+HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+"""The history of the database: a failover begins a new one, whose number is larger."""
+
 TABLES = ("exporter", "sources", "scopes", "notes", "jobs", "runs")
 """The tables whose size is the size of the state."""
 
@@ -70,6 +73,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """ALTER TABLE leases ADD COLUMN written bigint NOT NULL
             DEFAULT (mod(pg_current_xact_id()::text::numeric, 4294967296)::bigint)""",
         "UPDATE leases SET written = DEFAULT",
+    ),
+    (
+        # The history that replicas have noticed, and when the first of them noticed it.
+        """ALTER TABLE exporter ADD COLUMN history text NOT NULL DEFAULT '',
+            ADD COLUMN noticed timestamptz NOT NULL DEFAULT 'epoch'""",
+        f"UPDATE exporter SET history = {HISTORY}",  # noqa: S608  # constants
     ),
 )
 """Statements that migrate each version of the schema to the next. The table `schema_version` has the version."""

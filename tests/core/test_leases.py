@@ -3,7 +3,6 @@
 from contextlib import closing
 
 import httpx
-import msgspec
 import psycopg
 import pytest
 import yaml
@@ -17,7 +16,11 @@ from exporter.errors import StateError
 from exporter.ledger.status import PollReport
 from exporter.metrics.requests import RequestMetrics
 from exporter.sources import KNOWN_NAMES
-from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
+from exporter.state.connections import Pool
+from exporter.state.lease_statements import LONGEST_SILENCE
+from exporter.state.leases import LeaseLostError
+from exporter.state.postgres import migrated
+from exporter.state.postgres_schema import MIGRATIONS
 from tests.core.replica_harness import ReplicaLedger, expire, rewind, saved
 
 
@@ -138,16 +141,32 @@ def test_after_lost_commits_nothing_is_written_from_the_records_in_memory(replic
     assert only.successes() == 3
 
 
-def test_nobody_takes_a_lease_until_one_that_a_failover_lost_has_ended(replica):
+def test_nobody_takes_a_lease_until_one_that_a_failover_lost_has_ended(replica, admin):
+    running = replica("running")
+    admin.execute("UPDATE exporter SET history = '00000000'")  # as a standby has it when it replaces the primary
+    starting = replica("starting")
+    assert not running.take("s")
+    assert not starting.take("s")
+    starting.leases.read_all()
+    admin.execute("UPDATE exporter SET noticed = noticed - %s * interval '1 s'", [LONGEST_SILENCE - 1])
+    running.leases.read_all()
+    assert not running.take("s")
+    assert not starting.take("s")
+    admin.execute("UPDATE exporter SET noticed = noticed - interval '1 s'")
+    assert starting.take("s")
+
+
+def test_leases_are_taken_although_the_clock_of_the_new_primary_is_behind(replica, admin):
     one = replica("one")
-    (row, *_) = one.leases.read_all()
-    late = Leases(one.pool, "late", lambda: one.time)
-    late.confirm([msgspec.structs.replace(row, current="00000000")])
-    late.read_all()  # now in a newer history of the database
-    one.time += LONGEST_SILENCE - 1.0
-    assert not late.take(["s"])
-    one.time += 1.0
-    assert late.take(["s"])
+    admin.execute("UPDATE exporter SET noticed = clock_timestamp() + interval '1 h'")
+    assert one.take("s")
+
+
+def test_a_migrated_state_has_no_failover_to_wait_for(replica, admin, url):
+    with closing(Pool(url)) as pool:
+        assert migrated(pool, MIGRATIONS[:2])
+    assert replica("one").take("s")
+    assert admin.execute("SELECT version FROM schema_version").fetchone() == (len(MIGRATIONS),)
 
 
 def test_no_request_is_sent_without_a_lease_whatever_the_database_does(replica):

@@ -11,7 +11,7 @@ from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS, STEPS
 from exporter.model import Batch, Result, Step
-from exporter.state.lease_statements import HISTORY
+from exporter.state.postgres_schema import HISTORY
 from tests.core.replica_harness import FAMILY, Member, expire, rewind, saved
 
 

@@ -6,7 +6,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.replica import Handlers
 from exporter.sharing import Shared
-from exporter.state.leases import LONGEST_SILENCE
+from exporter.state.lease_statements import LONGEST_SILENCE
 from tests.e2e.processes import eventually
 
 
