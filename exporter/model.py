@@ -200,7 +200,6 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         steps: Steps that came with the runs, by run ID.
         gone: IDs of runs that the API no longer has.
         checkpoints: Positions at which the source continues to read, stored with this batch; "" deletes one.
-        memory: Data of the source, passed back to `Source.committed`.
     """
 
     scope: str = ""
@@ -218,4 +217,3 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     steps: Mapping[str, Sequence[Step]] = {}
     gone: Sequence[str] = ()
     checkpoints: Mapping[str, str] = {}
-    memory: object = None

@@ -223,7 +223,6 @@ class Poller:
             if self._check_clock_skew(result) and not accept_skew:
                 return False
             self._add_stats(result, self._ledger.commit(self._rules.name, batch, result.context(self._clock.now())))
-            self._source.committed(batch)
             self._log_invalid(batch.invalid)
             result.batches += 1
             self._pages.publish_throttled()

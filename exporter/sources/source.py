@@ -30,10 +30,11 @@ class Source(Protocol):
 
     @abstractmethod
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Poll once and yield batches. Each batch is committed before the next one is requested."""
+        """Poll once and yield batches.
 
-    def committed(self, batch: Batch) -> None:
-        """Record that a batch is in the state. Before this call the source must not treat the batch's rows as known."""
+        The generator continues only after a batch was committed. So a source records after the `yield` what it has
+        read: if the commit fails, the next poll reads the same rows again.
+        """
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface
         """Return the steps of a run. Raises NotFoundError if the API does not have them.

@@ -60,9 +60,7 @@ class FakeSource:
                 each(view)
             else:
                 yield each
-
-    def committed(self, batch):
-        self._events.append(("source.committed", batch))
+                self._events.append(("source.continues", each))
 
     def steps(self, run):
         self._events.append(("source.steps", run.run_id))

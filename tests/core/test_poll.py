@@ -47,11 +47,11 @@ def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(ha
     assert harness.events == [
         ("ledger.start_poll", "s", STARTED),
         ("ledger.commit", "s", BATCH, harness.poll_context(7)),
-        ("source.committed", BATCH),
         ("pages.publish_throttled",),
+        ("source.continues", BATCH),
         ("ledger.commit", "s", ANOTHER, harness.poll_context(14)),
-        ("source.committed", ANOTHER),
         ("pages.publish_throttled",),
+        ("source.continues", ANOTHER),
         ("ledger.expire_open_runs", "s", harness.poll_context(14), False),
         ("ledger.complete_poll", "s", harness.poll_context(14), False),
         ("ledger.mark", "s", True),

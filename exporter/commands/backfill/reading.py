@@ -138,7 +138,6 @@ class PastReader:
             runs += len(batch.runs)
             self._progress(f"{name}: {runs} runs read")
             self._ledger.commit(name, batch, PollContext(now=now, started=now))
-            source.committed(batch)
             steps.update(batch.steps)
 
     def _is_read_completely(self, name: str) -> bool:

@@ -3,13 +3,12 @@
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import Result, Run, State
-from exporter.sources.northflank.jobs import NorthflankJob
-from exporter.sources.northflank.page_cursor import NorthflankPage
-from exporter.sources.northflank.request_queue import JobSchedule
+from exporter.model import Job, Result, Run, State
 from exporter.sources.payload import Fields, Scalar
 from exporter.sources.rest import StatusTable, look_up, seconds_between
 
@@ -24,7 +23,54 @@ STATUSES: StatusTable = {
     "success": Result.SUCCESS,
     "failed": Result.FAILURE,
 }
-CRON = "cron"
+
+
+class NorthflankPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of a list: its rows as JSON, whether more pages follow, and the cursor of the next page."""
+
+    rows: Sequence[msgspec.Raw]
+    more: bool
+    cursor: str
+
+
+class JobSchedule(msgspec.Struct, frozen=True):
+    """A job's cron expression and its time zone; "" if it has none."""
+
+    expression: str = ""
+    timezone: str = ""
+
+
+class NorthflankJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job of a project's list.
+
+    Attributes:
+        slug: Its ID, which is unique in the project.
+        cron: Whether it has a schedule.
+        enabled: Whether it may run; None for a job that cannot be suspended.
+    """
+
+    project: str
+    slug: str
+    name: str
+    cron: bool
+    enabled: bool | None
+
+    @property
+    def job_id(self) -> str:
+        """Return the job's ID, which is unique in the account."""
+        return f"{self.project}/{self.slug}"
+
+    def job(self, schedule: JobSchedule) -> Job:
+        """Return the job for the ledger, with its project as scope."""
+        return Job(
+            job_id=self.job_id,
+            name=self.name,
+            project=self.project,
+            scope=self.project,
+            schedule=schedule.expression,
+            timezone=schedule.timezone,
+            enabled=self.enabled,
+        )
 
 
 def parse_page(body: bytes, key: str) -> NorthflankPage:
@@ -48,8 +94,8 @@ def parse_job(raw: msgspec.Raw, project: str) -> NorthflankJob | None:
     slug = fields.identity("id")
     if not slug:
         return None
-    cron, suspended = fields.text("jobType").casefold() == CRON, fields.flag("suspended")
-    # A job with a schedule is enabled unless suspended.
+    cron, suspended = fields.text("jobType").casefold() == "cron", fields.flag("suspended")
+    # Only jobs with a schedule can be suspended.
     enabled = None if suspended is None and not cron else not suspended
     return NorthflankJob(project=project, slug=slug, name=fields.name("name") or slug, cron=cron, enabled=enabled)
 

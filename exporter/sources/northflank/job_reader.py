@@ -9,18 +9,19 @@ from exporter.config.source import DAY, HOUR
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError
 from exporter.model import Batch, Run, Window
-from exporter.sources.northflank.jobs import JobCommit, Project, TrackedJob, UnlistedRun, encode_checkpoint
-from exporter.sources.northflank.page_cursor import PageCursor, cursor_to_floor
+from exporter.sources.failing import FailingParts
+from exporter.sources.northflank.jobs import JobCheckpoint, Project, TrackedJob, UnlistedRun, encode_checkpoint
+from exporter.sources.northflank.page_cursor import PageCursor
 from exporter.sources.northflank.request_queue import (
     PollTier,
     ScheduledRequest,
     is_turn,
     overdue_ratio,
     spacing,
+    tier_of,
 )
 from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
-from exporter.sources.northflank.watermark import Watermarks
 from exporter.sources.rest import is_gone
 from exporter.sources.view import View
 
@@ -34,32 +35,36 @@ MISSING_AFTER = 900.0
 
 
 class JobReader:
-    """Builds the requests for jobs, and batches from their responses.
-
-    Args:
-        watermarks: Computes the time up to which projects are read.
+    """Builds the requests for jobs. Each request yields batches.
 
     Attributes:
-        urgent: Requests to send next, because of a response.
+        urgent: Requests to send next, because a response has shown that they are needed.
         schedule_spacing: Seconds between two requests for the schedule of a job.
     """
 
-    def __init__(self, settings: NorthflankSettings, api: NorthflankApi, watermarks: Watermarks) -> None:
+    def __init__(self, settings: NorthflankSettings, api: NorthflankApi, failing: FailingParts) -> None:
         self._settings = settings
         self._api = api
-        self._watermarks = watermarks
+        self._failing = failing
         self.urgent: list[ScheduledRequest] = []
         self.schedule_spacing = HOUR
 
     def tier(self, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float) -> PollTier:
-        """Return how often a job is polled. Unlisted active runs do not count, because they are requested by ID."""
-        is_open = len(job.unlisted_open_runs) < len(open_runs)
-        return job.tier(now, self._settings.poll_interval, is_open=is_open)
+        """Return how often a job is polled. It counts as busy until this process has read its runs."""
+        # Unlisted active runs do not count, because they are requested by ID.
+        return tier_of(
+            now,
+            self._settings.poll_interval,
+            is_open=job.changed or len(job.unlisted_open_runs) < len(open_runs),
+            enabled=None if job.checkpoint.read is None else job.row.enabled,
+            schedule=job.checkpoint.schedule,
+            last_start=job.last_start if job.first_page else now,
+        )
 
     def requests(
         self, project: Project, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float
     ) -> Iterator[ScheduledRequest]:
-        """Yield the requests for a job: its runs, its unlisted active runs, and its schedule."""
+        """Yield the requests for a job: its runs, its unlisted active runs, its schedule, and its older runs."""
         interval = self._settings.poll_interval
         job.unlisted_open_runs = {each: state for each, state in job.unlisted_open_runs.items() if each in open_runs}
         for run_id, state in job.unlisted_open_runs.items():
@@ -75,19 +80,20 @@ class JobReader:
             retry=job.failed,
         )
         if job.row.cron and job.requested is not None and job.schedule_age(now) >= self.schedule_spacing:
-            # A schedule that was never read waits about as long as an idle job.
-            overdue = 1.0 if job.checkpoint.detailed is None else job.schedule_age(now) / self.schedule_spacing
+            # The first read of a schedule is as urgent as the runs of an idle job.
+            first = job.checkpoint.schedule_read is None
+            overdue = 1.0 if first else job.schedule_age(now) / self.schedule_spacing
             send = partial(self._read_schedule, project, job)
             yield ScheduledRequest(part=f"schedule of job {job.row.job_id}", send=send, overdue=overdue)
-        if job.checkpoint.read is not None and not job.checkpoint.whole:
+        if job.checkpoint.read is not None and not job.checkpoint.older_read:
             overdue = max(0.0, now - job.checkpoint.read) / HOUR
             send = partial(self._read_older_runs, project, job)
             yield ScheduledRequest(part=f"older runs of job {job.row.job_id}", send=send, overdue=overdue)
 
     # --- pages ---
 
-    def _read_runs(self, project: Project, job: TrackedJob, view: View) -> Batch | None:
-        """Read the runs of a job, page by page. Return None if time or budget ends before the last page."""
+    def _read_runs(self, project: Project, job: TrackedJob, view: View) -> Iterator[Batch]:
+        """Read the runs of a job, page by page. Yield nothing if time or budget ends before the last page."""
         job.requested, job.failed = view.now, True
         cursor, job.cursor = job.cursor, None
         # A start in the future was set by a wrong clock.
@@ -97,17 +103,22 @@ class JobReader:
             while self._api.next_page(job.row, cursor, view):
                 if not self._api.may_send(view):
                     job.cursor, job.failed = cursor, False
-                    return None
+                    return
         except (ForbiddenError, NotFoundError) as error:
-            # The list of jobs will show whether the job is gone or forbidden. It is requested a little later, because
-            # it may lag behind.
+            # The list of jobs will show whether the job is gone or forbidden. The list may lag behind the job, so it is
+            # not requested at once.
             project.due = min(project.due, view.now + spacing(PollTier.NORMAL, self._settings.poll_interval))
             if isinstance(error, ForbiddenError):
                 raise
             project.jobs.pop(job.row.slug, None)
-            return None
+            return
         job.failed = False
-        return self._to_batch(project, job, cursor, view)
+        checkpoint = job.checkpoint.after(cursor)
+        yield self._to_batch(project, job, cursor, checkpoint, view)
+        job.checkpoint = checkpoint
+        job.changed = bool(job.first_page) and cursor.first_page != job.first_page
+        job.first_page = cursor.first_page
+        job.last_start = max((run.start for run in cursor.runs.values() if run.start is not None), default=None)
 
     def _new_cursor(self, project: Project, job: TrackedJob, view: View) -> PageCursor:
         baseline, floor = view.baseline(project.name), view.now - self._settings.lookback
@@ -115,18 +126,21 @@ class JobReader:
             floor = max(floor, baseline - BASELINE_DEPTH)
         return PageCursor(began=view.now, floor=floor, baseline=baseline)
 
-    def _to_batch(self, project: Project, job: TrackedJob, cursor: PageCursor, view: View) -> Batch:
+    def _to_batch(
+        self, project: Project, job: TrackedJob, cursor: PageCursor, checkpoint: JobCheckpoint, view: View
+    ) -> Batch:
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
-        # An active run that no page shows may have moved to a page that was already read: it is requested at once.
+        # A new run may have moved an active run to a page that was read before. So the active run is requested by ID.
         for run_id in open_runs.keys() - cursor.runs.keys() - job.unlisted_open_runs.keys():
             job.unlisted_open_runs[run_id] = UnlistedRun()
             self.urgent.append(self._run_request(project, job, open_runs[run_id]))
         for run_id in cursor.runs.keys() & job.unlisted_open_runs.keys():
             del job.unlisted_open_runs[run_id]
-        checkpoint = job.checkpoint.after(cursor)
-        if not checkpoint.whole and job.checkpoint.read is None:
-            job.older = cursor_to_floor(cursor.began, cursor.floor, behind=cursor)
-        unchanged = cursor.pages == 1 and cursor.first == job.digest
+        if not checkpoint.older_read and job.checkpoint.read is None:
+            job.older = msgspec.structs.replace(
+                cursor, baseline=float("-inf"), deep=True, skipped=False, unread_before=None
+            )
+        unchanged = cursor.pages == 1 and cursor.first_page == job.first_page
         shown: Iterable[Run] = [] if unchanged else cursor.runs.values()
         runs = [run for run in shown if run.run_id in open_runs or self._is_new(run, job, view.now)]
         read = checkpoint.read if checkpoint.read == cursor.began else None
@@ -136,17 +150,10 @@ class JobReader:
             runs=runs,
             unchanged=len(cursor.runs) - len(runs),
             invalid=cursor.invalid,
-            through=None if read is None else self._watermarks.of(project, view, job.row.slug, read),
+            through=None if read is None else self.read_through(project, view, job.row.slug, read),
             unobserved=self._unobserved(job, cursor),
             truncated=0 if cursor.complete else 1,
             checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
-            memory=JobCommit(
-                project=project.name,
-                slug=job.row.slug,
-                checkpoint=checkpoint,
-                digest=cursor.first,
-                last_start=max((run.start for run in cursor.runs.values() if run.start is not None), default=None),
-            ),
         )
 
     def _is_new(self, run: Run, job: TrackedJob, now: float) -> bool:
@@ -159,26 +166,27 @@ class JobReader:
 
     def _unobserved(self, job: TrackedJob, cursor: PageCursor) -> list[Window]:
         """Return the window between the last read and the earliest run, if the pages did not reach the last read."""
-        if cursor.reached is None or job.checkpoint.read is None or not cursor.newest_first:
+        if cursor.unread_before is None or job.checkpoint.read is None or not cursor.newest_first:
             return []
         before = job.checkpoint.read - self._settings.settle
-        return [Window(before, cursor.reached)] if before < cursor.reached else []
+        return [Window(before, cursor.unread_before)] if before < cursor.unread_before else []
 
-    def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Batch | None:
+    def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Iterator[Batch]:
         """Read active runs on the pages after those of a job's first read."""
         baseline = view.baseline(project.name)
-        cursor = job.older = job.older or cursor_to_floor(view.now, baseline - BASELINE_DEPTH)
+        job.older = job.older or PageCursor(began=view.now, floor=baseline - BASELINE_DEPTH, deep=True)
+        cursor = job.older
         while self._api.next_page(job.row, cursor, view):
             if not self._api.may_send(view):
-                return None
-        job.older, checkpoint = None, msgspec.structs.replace(job.checkpoint, whole=True)
-        return Batch(
+                return
+        job.older, checkpoint = None, msgspec.structs.replace(job.checkpoint, older_read=True)
+        yield Batch(
             scope=project.name,
             jobs=[job.job()],
             runs=[run for run in cursor.runs.values() if run.result is None or (run.end or 0.0) > baseline],
             checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
-            memory=JobCommit(project=project.name, slug=job.row.slug, checkpoint=checkpoint),
         )
+        job.checkpoint = checkpoint
 
     # --- single runs ---
 
@@ -188,16 +196,16 @@ class JobReader:
         send = partial(self._read_run, project, job, run)
         return ScheduledRequest(part=f"run {run.run_id}", send=send, overdue=overdue)
 
-    def _read_run(self, project: Project, job: TrackedJob, run: OpenRun, view: View) -> Batch | None:
+    def _read_run(self, project: Project, job: TrackedJob, run: OpenRun, view: View) -> Iterable[Batch]:
         now, state = view.now, job.unlisted_open_runs.get(run.run_id, UnlistedRun())
         job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read, now)
         try:
             found = self._api.run(project.name, job.row.slug, run.run_id)
         except NotFoundError:
             job.unlisted_open_runs[run.run_id] = UnlistedRun(now, now)
-            return Batch(scope=project.name, gone=[run.run_id]) if is_gone(run, now, REACH) else None
+            return [Batch(scope=project.name, gone=[run.run_id])] if is_gone(run, now, REACH) else []
         job.unlisted_open_runs[run.run_id] = UnlistedRun(now, now)
-        return Batch(scope=project.name, jobs=[job.job()], runs=[found], through=self._watermarks.of(project, view))
+        return [Batch(scope=project.name, jobs=[job.job()], runs=[found], through=self.read_through(project, view))]
 
     def request_runs_of_missing_jobs(self, project: Project, view: View) -> None:
         """Request the active runs of jobs that have been missing in lists for a while, to see whether they are gone."""
@@ -208,28 +216,66 @@ class JobReader:
                 send = partial(self._read_run_of_missing_job, project, run)
                 self.urgent.append(ScheduledRequest(part=f"run {run.run_id}", send=send))
 
-    def _read_run_of_missing_job(self, project: Project, run: OpenRun, view: View) -> Batch:  # noqa: ARG002  # as all
+    def _read_run_of_missing_job(self, project: Project, run: OpenRun, view: View) -> Iterable[Batch]:  # noqa: ARG002  # as all
         try:
             found = self._api.run(project.name, slug_of(project, run), run.run_id)
         except NotFoundError:
-            return Batch(scope=project.name, gone=[run.run_id])
-        return Batch(scope=project.name, runs=[found])
+            return [Batch(scope=project.name, gone=[run.run_id])]
+        return [Batch(scope=project.name, runs=[found])]
 
     # --- schedules ---
 
-    def _read_schedule(self, project: Project, job: TrackedJob, view: View) -> Batch | None:
+    def _read_schedule(self, project: Project, job: TrackedJob, view: View) -> Iterator[Batch]:
         now = view.now
         try:
             schedule = self._api.schedule(job.row)
         except (ForbiddenError, NotFoundError):
             schedule = job.checkpoint.schedule
-        checkpoint = msgspec.structs.replace(job.checkpoint, schedule=schedule, detailed=now)
-        return Batch(
+        checkpoint = msgspec.structs.replace(job.checkpoint, schedule=schedule, schedule_read=now)
+        yield Batch(
             scope=project.name,
             jobs=[job.row.job(schedule)],
             checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
-            memory=JobCommit(project=project.name, slug=job.row.slug, checkpoint=checkpoint),
         )
+        job.checkpoint = checkpoint
+
+    # --- the time up to which a project is read ---
+
+    def read_through(
+        self, project: Project, view: View, slug: str = "", read: float | None = None, listed: float | None = None
+    ) -> float | None:
+        """Return the time up to which a project's list of jobs and all its included jobs are read, minus `settle`.
+
+        `slug` and `read`: a job, and the time of its read, if the caller commits that read now. `listed`: time of the
+        list of jobs, if the caller commits it now.
+        """
+        included = project.included(view)
+        jobs = self._awaited(included, view)
+        if included and not jobs:
+            return None
+        overdue = listed is None and self._failing.is_overdue(project.part, view.now)
+        times = [] if overdue else [project.listed if listed is None else listed]
+        for job in jobs:
+            times.append(read if job.row.slug == slug else job.checkpoint.read)
+            times += [
+                state.read
+                for run_id, state in job.unlisted_open_runs.items()
+                if not self._failing.is_overdue(f"run {run_id}", view.now)
+            ]
+        known = [time for time in times if time is not None]
+        return min(known) - self._settings.settle if known and len(known) == len(times) else None
+
+    def is_unreadable(self, project: Project, view: View) -> bool:
+        """Return whether no included job of a project, or not even its list, could be read for a while."""
+        included = project.included(view)
+        if included:
+            return not self._awaited(included, view)
+        return self._failing.is_overdue(project.part, view.now)
+
+    def _awaited(self, jobs: list[TrackedJob], view: View) -> list[TrackedJob]:
+        # The watermark does not wait for a job that has failed for long. When it can be read again, it is read from the
+        # time in its checkpoint.
+        return [job for job in jobs if not self._failing.is_overdue(job.part, view.now)]
 
 
 def slug_of(project: Project, run: OpenRun) -> str:

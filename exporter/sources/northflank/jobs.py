@@ -3,63 +3,37 @@
 import msgspec
 
 from exporter.model import Job
+from exporter.sources.northflank.api import JobSchedule, NorthflankJob
 from exporter.sources.northflank.page_cursor import PageCursor
-from exporter.sources.northflank.request_queue import JobSchedule, PollTier, tier_of
-
-
-class NorthflankJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job of a project's list. `slug`: its ID, unique in the project. `enabled`: None without a schedule."""
-
-    project: str
-    slug: str
-    name: str
-    cron: bool
-    enabled: bool | None
-
-    @property
-    def job_id(self) -> str:
-        """Return the job's ID, unique in the account."""
-        return f"{self.project}/{self.slug}"
-
-    def job(self, schedule: JobSchedule) -> Job:
-        """Return the job for the ledger, with its project as scope."""
-        return Job(
-            job_id=self.job_id,
-            name=self.name,
-            project=self.project,
-            scope=self.project,
-            schedule=schedule.expression,
-            timezone=schedule.timezone,
-            enabled=self.enabled,
-        )
+from exporter.sources.view import View
 
 
 class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
-    """A job's checkpoint in the state, which outlives its runs.
+    """A job's checkpoint in the state. The state keeps it when it has pruned the job's runs.
 
     Attributes:
-        read: When its runs were last read completely; None before the first read.
-        schedule: Its schedule.
-        detailed: When the schedule was read.
-        unused: Kept for its place in stored checkpoints.
-        whole: Whether the first read has also read all older active runs.
+        read: Time of the job's last complete read; None before the first.
+        schedule: The job's schedule.
+        schedule_read: Time at which the schedule was read.
+        unused: Earlier versions stored a value here.
+        older_read: Whether the job's older active runs were read after its first read.
     """
 
     read: float | None = None
     schedule: JobSchedule = JobSchedule()
-    detailed: float | None = None
+    schedule_read: float | None = None
     unused: int = 0
-    whole: bool = True
+    older_read: bool = True
 
     def after(self, cursor: PageCursor) -> "JobCheckpoint":
-        """Return the checkpoint after a job's pages were read."""
+        """Return the checkpoint after the pages of a job were read."""
         read = cursor.began if cursor.complete else self.read
-        whole = self.whole if self.read is not None else not cursor.skipped
-        return msgspec.structs.replace(self, read=read, whole=whole)
+        older_read = self.older_read if self.read is not None else not cursor.skipped
+        return msgspec.structs.replace(self, read=read, older_read=older_read)
 
 
 class UnlistedRun(msgspec.Struct, frozen=True):
-    """An active run that no page shows. `read`: when it was last read by its ID. `tried`: when that was last tried."""
+    """An active run that no page shows: times of its last read by ID, and of the last try."""
 
     read: float | None = None
     tried: float | None = None
@@ -71,16 +45,16 @@ class TrackedJob(msgspec.Struct, kw_only=True):
     Attributes:
         row: The job's row in the list.
         checkpoint: The committed checkpoint.
-        listed: When the list first showed the job.
-        requested: When its runs were last requested, with or without success.
+        listed: Time at which the list first showed the job.
+        requested: Time of the last request for its runs, whether it succeeded or not.
         failed: Whether that request failed.
-        digest: Hash of the first page of the last committed response.
-        changed: Whether that page differed from the previous one.
+        first_page: Hash of the first page of runs in the last committed read.
+        changed: Whether that page differs from the one before.
+        last_start: The latest start of a run in that read.
         unlisted_open_runs: Active runs that no page shows, by ID.
-        last_start: Latest start of its runs.
-        cursor: Position in the pages, if a poll had no time to read all.
-        older: Position in the pages after those of the first read, while they are read for active runs.
-        missing_since: Since when the list has not shown the job.
+        cursor: Position in the pages of runs, if a poll had no time to read all pages.
+        older: Position in the older pages, while they are read for active runs.
+        missing_since: Time from which the list has not shown the job.
     """
 
     row: NorthflankJob
@@ -88,10 +62,10 @@ class TrackedJob(msgspec.Struct, kw_only=True):
     listed: float
     requested: float | None
     failed: bool = False
-    digest: bytes = b""
+    first_page: bytes = b""
     changed: bool = False
-    unlisted_open_runs: dict[str, UnlistedRun] = {}
     last_start: float | None = None
+    unlisted_open_runs: dict[str, UnlistedRun] = {}
     cursor: PageCursor | None = None
     older: PageCursor | None = None
     missing_since: float | None = None
@@ -103,7 +77,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
 
     @property
     def is_shown(self) -> bool:
-        """Return whether the project's list shows the job, or its runs were read after it had disappeared there."""
+        """Return whether the project's list shows the job, or its runs were read after the list lost it."""
         read = self.checkpoint.read
         return self.missing_since is None or (read is not None and read > self.missing_since)
 
@@ -111,20 +85,9 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         """Return the job for the ledger."""
         return self.row.job(self.checkpoint.schedule)
 
-    def tier(self, now: float, poll_interval: float, *, is_open: bool) -> PollTier:
-        """Return how often the job is polled. It counts as busy until this process has read its runs."""
-        return tier_of(
-            now,
-            poll_interval,
-            is_open=is_open or self.changed,
-            enabled=None if self.checkpoint.read is None else self.row.enabled,
-            schedule=self.checkpoint.schedule,
-            last_start=self.last_start if self.digest else now,
-        )
-
     def schedule_age(self, now: float) -> float:
-        """Return the seconds since its schedule was read; infinite if never, or if the time is in the future."""
-        read = self.checkpoint.detailed
+        """Return the seconds since its schedule was read; infinite if never, or if that time is in the future."""
+        read = self.checkpoint.schedule_read
         return float("inf") if read is None or read > now else now - read
 
 
@@ -133,11 +96,11 @@ class Project(msgspec.Struct, kw_only=True):
 
     Attributes:
         listed: Time of the last committed list of its jobs.
-        due: When its jobs are listed next.
-        failed: Whether the last attempt to list them failed.
+        due: Time from which its jobs are listed again.
+        failed: Whether the last list of its jobs failed.
         readable: Whether the credential may list its jobs.
         known: Whether the list of projects shows it.
-        absent: Since when each job with active runs is missing in its list, by job ID.
+        absent: Jobs with active runs that its list does not show: the time from which they are missing, by job ID.
     """
 
     name: str
@@ -154,22 +117,9 @@ class Project(msgspec.Struct, kw_only=True):
         """Return the name of its list of jobs in errors."""
         return f"jobs of project {self.name}"
 
-
-class ListCommit(msgspec.Struct, frozen=True):
-    """Changes in memory after a list of jobs is committed."""
-
-    project: str
-    at: float
-
-
-class JobCommit(msgspec.Struct, frozen=True, kw_only=True):
-    """Changes in memory after a batch of a job is committed."""
-
-    project: str
-    slug: str
-    checkpoint: JobCheckpoint
-    digest: bytes | None = None
-    last_start: float | None = None
+    def included(self, view: View) -> list[TrackedJob]:
+        """Return the jobs that the config includes."""
+        return [job for job in self.jobs.values() if view.wanted(job.row.name)]
 
 
 def checkpoint_key(job_id: str) -> str:
@@ -184,4 +134,4 @@ def encode_checkpoint(job_id: str, checkpoint: JobCheckpoint) -> dict[str, str]:
 
 def decode_checkpoint(text: str | None) -> JobCheckpoint:
     """Return a job's checkpoint; a new one if the state has none."""
-    return JobCheckpoint(whole=False) if text is None else msgspec.json.decode(text, type=JobCheckpoint)
+    return JobCheckpoint(older_read=False) if text is None else msgspec.json.decode(text, type=JobCheckpoint)

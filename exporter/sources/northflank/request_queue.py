@@ -8,6 +8,7 @@ import msgspec
 
 from exporter.cron import next_tick, parse_schedule
 from exporter.model import Batch
+from exporter.sources.northflank.api import JobSchedule
 from exporter.sources.view import View
 
 # Jobs with active runs count as overdue by this factor, so that a short budget delays idle jobs first.
@@ -24,13 +25,6 @@ IDLE = 86400.0
 
 FIRST_OVERDUE = 2.0
 """Overdue ratio of a new job, whose runs were never read. It grows while the job waits."""
-
-
-class JobSchedule(msgspec.Struct, frozen=True):
-    """A job's schedule: a cron expression and its time zone; "" if it has none."""
-
-    expression: str = ""
-    timezone: str = ""
 
 
 class PollTier(enum.IntEnum):
@@ -50,14 +44,14 @@ class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         part: Name of the request in errors.
-        send: Sends it and returns its batch.
+        send: Sends it and yields its batches. It continues after a batch was committed.
         overdue: How long it has waited, in multiples of its spacing; infinite if it was interrupted.
         due: Whether this poll sends it.
         retry: Whether it is sent after all others if it is not due, because its last try failed.
     """
 
     part: str
-    send: Callable[[View], Batch | None]
+    send: Callable[[View], Iterable[Batch]]
     overdue: float = math.inf
     due: bool = True
     retry: bool = False

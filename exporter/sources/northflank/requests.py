@@ -10,10 +10,18 @@ from exporter.client.client import Client
 from exporter.config.source import MINUTE
 from exporter.errors import SchemaError
 from exporter.model import Run
-from exporter.sources.northflank.api import JOB, RUN, RUNS, parse_page, parse_run, parse_schedule, to_run
-from exporter.sources.northflank.jobs import NorthflankJob
-from exporter.sources.northflank.page_cursor import MAX_PAGES, NorthflankPage, PageCursor
-from exporter.sources.northflank.request_queue import JobSchedule
+from exporter.sources.northflank.api import (
+    JOB,
+    RUN,
+    RUNS,
+    JobSchedule,
+    NorthflankJob,
+    parse_page,
+    parse_run,
+    parse_schedule,
+    to_run,
+)
+from exporter.sources.northflank.page_cursor import MAX_PAGES, PageCursor
 from exporter.sources.paging import PageGuard
 from exporter.sources.payload import usable
 from exporter.sources.rest import StatusTable, path
@@ -55,11 +63,11 @@ class NorthflankApi:
         """Read the next page of a job's runs. Return whether to read another page."""
         params = _page_params(cursor.pages + 1, cursor.cursor)
         body = self._get(RUNS, params, projectId=job.project, jobId=job.slug)
-        page: NorthflankPage = parse_page(body, "runs")
+        page = parse_page(body, "runs")
         first = not cursor.pages
         runs = usable(page.rows, lambda raw: to_run(raw, job.job_id, self._statuses), "a run", required=first)
         if first:
-            cursor.first = blake2b(body, digest_size=16).digest()
+            cursor.first_page = blake2b(body, digest_size=16).digest()
         return cursor.add(page, runs, view.known)
 
     def run(self, project: str, slug: str, run_id: str) -> Run:

@@ -1,6 +1,6 @@
 """Reads Northflank. One request reads the runs of one job, so the most overdue jobs are requested first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import msgspec
@@ -10,18 +10,19 @@ from exporter.config.source import DAY, HOUR
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError
 from exporter.model import Batch, Listing, Result
-from exporter.sources.northflank.api import JOB, JOBS, PROJECTS, RUN, RUNS, STATUSES, parse_job, parse_project
-from exporter.sources.northflank.job_reader import REACH, JobReader
-from exporter.sources.northflank.jobs import (
-    JobCheckpoint,
-    JobCommit,
-    ListCommit,
+from exporter.sources.northflank.api import (
+    JOB,
+    JOBS,
+    PROJECTS,
+    RUN,
+    RUNS,
+    STATUSES,
     NorthflankJob,
-    Project,
-    TrackedJob,
-    checkpoint_key,
-    decode_checkpoint,
+    parse_job,
+    parse_project,
 )
+from exporter.sources.northflank.job_reader import REACH, JobReader
+from exporter.sources.northflank.jobs import JobCheckpoint, Project, TrackedJob, checkpoint_key, decode_checkpoint
 from exporter.sources.northflank.request_queue import (
     PollTier,
     ScheduledRequest,
@@ -32,7 +33,6 @@ from exporter.sources.northflank.request_queue import (
 )
 from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
-from exporter.sources.northflank.watermark import Watermarks
 from exporter.sources.payload import usable
 from exporter.sources.rest import RestSource, bearer_access, path, status_table
 from exporter.sources.source import Access, SourceType
@@ -58,8 +58,7 @@ class NorthflankSource(RestSource):
         super().__init__(client)
         self._settings = settings
         self._api = NorthflankApi(client, status_table(STATUSES, settings.status_map), settings.poll_interval)
-        self._watermarks = Watermarks(self._failing, settings.settle)
-        self._jobs = JobReader(settings, self._api, self._watermarks)
+        self._jobs = JobReader(settings, self._api, self._failing)
         self._projects: dict[str, Project] = {}
         self._projects_due = 0.0
         self._listing: Listing | None = None
@@ -82,15 +81,13 @@ class NorthflankSource(RestSource):
                 break
             if self._failing.skips(request.part, view.now):
                 continue
-            batch, tried = None, True
+            tried = True
             with self._failing.read(request.part, view):
-                batch = request.send(view)
+                yield from request.send(view)
             if request.part in self._failing.errors:
                 failures += 1
             else:
                 any_read, failures = True, 0
-            if batch is not None:
-                yield batch
             if failures == FAILURES_BEFORE_CHECK and not any_read:
                 self._list_projects(view)
                 any_read = True
@@ -129,7 +126,7 @@ class NorthflankSource(RestSource):
         requests: list[ScheduledRequest] = []
         tiers: list[PollTier] = []
         readable = [project for project in self._projects.values() if project.readable]
-        jobs = [(project, job) for project in readable for job in self._watermarks.included(project, view)]
+        jobs = [(project, job) for project in readable for job in project.included(view)]
         self._jobs.schedule_spacing = self._affordable_spacing(sum(bool(job.row.cron) for _, job in jobs))
         for project, job in jobs:
             mine = open_runs.get(job.row.job_id, {})
@@ -140,22 +137,10 @@ class NorthflankSource(RestSource):
         self._round = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
         return requests
 
-    def committed(self, batch: Batch) -> None:
-        """Record that a list or a job was read, because its batch is in the state."""
-        commit = batch.memory
-        if isinstance(commit, ListCommit):
-            self._projects[commit.project].listed = commit.at
-        elif isinstance(commit, JobCommit):
-            job = self._projects[commit.project].jobs.get(commit.slug)
-            if job is not None:
-                job.checkpoint = commit.checkpoint
-                if commit.digest is not None:
-                    job.changed = bool(job.digest) and commit.digest != job.digest
-                    job.digest, job.last_start = commit.digest, commit.last_start
-
     # --- lists ---
 
-    def _list_projects(self, view: View) -> None:
+    def _list_projects(self, view: View) -> Sequence[Batch]:
+        """Read the list of projects. It needs no batch."""
         requested = view.now
         rows = self._api.list(PROJECTS, "projects")
         names = usable(rows, parse_project, "a project")
@@ -166,8 +151,9 @@ class NorthflankSource(RestSource):
         for project in self._projects.values():
             project.known = project.name in names
         self._projects_due = view.now + self._lists_spacing()
+        return ()
 
-    def _list_jobs(self, project: Project, view: View) -> Batch:
+    def _list_jobs(self, project: Project, view: View) -> Iterator[Batch]:
         """Read the jobs of a project. A job that is missing in the list stays as long as its runs can be read."""
         now = view.now
         project.due, project.failed = now + self._lists_spacing(), True
@@ -176,7 +162,8 @@ class NorthflankSource(RestSource):
         except (ForbiddenError, NotFoundError) as error:
             project.readable, project.listed, project.failed = False, None, False
             gone = isinstance(error, NotFoundError) and not project.known
-            return Batch(scope=project.name, readable=False, exists=not gone, listing=self._listing)
+            yield Batch(scope=project.name, readable=False, exists=not gone, listing=self._listing)
+            return
         rows = {row.slug: row for row in usable(raws, lambda raw: parse_job(raw, project.name), "a job")}
         missing = {slug: job for slug, job in project.jobs.items() if slug not in rows}
         for job in missing.values():
@@ -184,16 +171,16 @@ class NorthflankSource(RestSource):
         project.jobs = {slug: self._track(project, row, view) for slug, row in rows.items()} | missing
         project.readable, project.failed = True, False
         self._jobs.request_runs_of_missing_jobs(project, view)
-        return Batch(
+        yield Batch(
             scope=project.name,
             jobs=[job.job() for job in project.jobs.values() if job.is_shown],
             catalog=True,
             listing=self._listing,
             invalid=len(raws) - len(rows),
-            through=self._watermarks.of(project, view, listed=now),
+            through=self._jobs.read_through(project, view, listed=now),
             checkpoints=self._expired_checkpoints(view),
-            memory=ListCommit(project.name, now),
         )
+        project.listed = now
 
     def _lists_spacing(self) -> float:
         return self._affordable_spacing(1 + len(self._projects))
@@ -224,7 +211,7 @@ class NorthflankSource(RestSource):
 
     def _unreadable_projects(self, view: View) -> Iterator[Batch]:
         for project in self._projects.values():
-            if project.readable and self._watermarks.unreadable(project, view):
+            if project.readable and self._jobs.is_unreadable(project, view):
                 yield Batch(scope=project.name, readable=False, listing=self._listing)
 
     # --- other commands ---

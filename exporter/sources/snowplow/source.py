@@ -99,6 +99,7 @@ class SnowplowSource(RestSource):
                 lost.append(todo.unobserved)
             through = todo.proves(window)
             yield self._to_batch(response, view.now, through=through, truncated=truncated, unobserved=lost)
+            self._last = response
         yield from self._follow_open_runs(view, shown)
 
     def _complete_responses(
@@ -173,7 +174,6 @@ class SnowplowSource(RestSource):
             through=through,
             truncated=truncated,
             unobserved=unobserved,
-            memory=response,
         )
 
     def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, among: Collection[SnowplowRun]) -> list[Run]:
@@ -184,11 +184,6 @@ class SnowplowSource(RestSource):
         for row, run in zip(rows, runs, strict=True):
             self._oddities.note(oddities(row, run, now))
         return runs
-
-    def committed(self, batch: Batch) -> None:
-        """Keep a response whose rows are in the state, to find unchanged rows in the next."""
-        if isinstance(batch.memory, SnowplowRuns):
-            self._last = batch.memory
 
     def _follow_open_runs(self, view: View, shown: Sequence[Mapping[str, SnowplowRun]]) -> Iterator[Batch]:
         """Read by ID the active runs that no window has shown. A run that cannot be read does not delay the others."""

@@ -95,10 +95,6 @@ class StraitPart:
         if failure is not None:
             raise failure
 
-    def committed(self, rows: Mapping[str, StraitRun]) -> None:
-        """Remember rows that are in the state."""
-        self._known.update(rows)
-
     # --- lists ---
 
     def _read_catalog(self, view: View) -> Iterator[Batch]:
@@ -265,8 +261,8 @@ class StraitPart:
                 through=through if last else None,
                 unobserved=unobserved if last else (),
                 checkpoints=checkpoints if last else {},
-                memory={row.id: row for row in piece},
             )
+            self._known.update((row.id, row) for row in piece)
             self._watch(piece, view)
             if self._dead is not None:
                 self._dead.add(row for row in piece if row.status == DEAD_LETTER)

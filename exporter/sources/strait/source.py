@@ -64,11 +64,6 @@ class StraitSource(RestSource):
             raise (failed or refused)[0]
         self._failing.raise_errors((part.kind.runs for part in self._parts.values()), view.now)
 
-    def committed(self, batch: Batch) -> None:
-        """Remember rows that are in the state."""
-        if isinstance(batch.memory, dict):
-            self._parts[batch.scope].committed(batch.memory)
-
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """Return the steps of a completed workflow run, from its timeline if the list of steps is too long."""
         if not run.job_id.startswith(WORKFLOW):

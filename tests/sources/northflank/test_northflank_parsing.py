@@ -9,6 +9,7 @@ from exporter.model import Job, Result, Run, State
 from exporter.sources.northflank.api import (
     RUN,
     STATUSES,
+    JobSchedule,
     parse_job,
     parse_page,
     parse_project,
@@ -16,7 +17,6 @@ from exporter.sources.northflank.api import (
     parse_schedule,
     to_run,
 )
-from exporter.sources.northflank.request_queue import JobSchedule
 from exporter.sources.rest import path, status_table
 
 SAMPLE = (Path(__file__).parent / "payloads" / "job_runs.json").read_bytes()

@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from exporter.sources.northflank.api import JobSchedule
 from exporter.sources.northflank.request_queue import (
     FIRST_OVERDUE,
-    JobSchedule,
     PollTier,
     ScheduledRequest,
     has_tick,
@@ -80,7 +80,7 @@ def test_a_time_from_a_wrong_clock_delays_nothing():
 
 
 def request(part, overdue=1.0, **fields) -> ScheduledRequest:
-    return ScheduledRequest(part=part, send=lambda _: None, overdue=overdue, **fields)
+    return ScheduledRequest(part=part, send=lambda _: (), overdue=overdue, **fields)
 
 
 def parts(*requests):
