@@ -140,7 +140,7 @@ def cost(jobs, histograms, runs_each=2):
         counted = sum(float(value) for _, value in measured)
         assert counted == runs_each * jobs, f"{counted:g}: not all endings were counted"
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        size = ledger.size()
+        size = ledger.store().size()
         ledger.close()
     series = sum(not line.startswith(b"#") for line in text.splitlines())
     return Cost(series, len(text), page.text_gzip.length, page.openmetrics.length, memory, size)

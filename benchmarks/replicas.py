@@ -115,7 +115,7 @@ def many_runs(name, database, runs):
             value=spent / typed,
             note=f"{batches * size / spent:,.0f} runs per CPU second, and {served:.1f} s of the server",
         )
-        size_of_state = one.ledger.size() if database is None else size_of(one.path)
+        size_of_state = one.ledger.store().size() if database is None else size_of(one.path)
         yield Figure(group=group, what="size per run", value=size_of_state / batches / size, unit="bytes")
         started = min(start(one.path, database) for _ in range(3))
         yield Figure(group=group, what="start, CPU of the exporter", value=started, unit="s")

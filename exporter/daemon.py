@@ -16,6 +16,7 @@ from exporter.config import Config, ConfigError, ConfigProblem, secrets
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
+from exporter.ledger.housekeeping import expire_jobs, prune
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
@@ -322,8 +323,8 @@ class Daemon:
             return
         self._housekeeping_done, now = self._clocks.monotonic(), self._clocks.clock()
         try:
-            self._ledger.expire(now, self._config.metrics.job_expiry)
-            self._ledger.prune(now, self._config.state.retention)
+            expire_jobs(self._ledger, now, self._config.metrics.job_expiry)
+            prune(self._ledger, now, self._config.state.retention)
         except StateError as error:
             self._log.warning("state could not be pruned", error=str(error))
 

@@ -11,6 +11,7 @@ import structlog
 
 from exporter.counting.records import SourceState
 from exporter.errors import StateError
+from exporter.ledger.exposing import expose_sources
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
@@ -222,7 +223,7 @@ class Replica:
 
     def _load_changes(self, rows: Mapping[str, Row]) -> None:
         """Load the commits of other replicas."""
-        with self._ledger.locked():
+        with self._ledger.lock:
             foreign = rows.keys() & self._configured - self._leases.held
             changed = {name for name in foreign if rows[name].content != self._seen(name)}
             self._went_back |= {name for name in changed if rows[name].version < self._seen(name)[0]}
@@ -270,7 +271,7 @@ class Replica:
             if not group & self._polled and all(name in rows and rows[name].free for name in group)
         ]
         for group in free[: max(0, room)]:
-            with self._ledger.locked():  # no other replica may write between reading the lease and its records
+            with self._ledger.lock:  # no other replica may write between reading the lease and its records
                 if not self._leases.take(group):
                     continue
                 try:
@@ -295,7 +296,7 @@ class Replica:
         given = frozenset(self._polled if sources is None else sources)
         self._polled -= given
         self._handlers.lost(given)
-        with self._ledger.locked():
+        with self._ledger.lock:
             self._leases.hand_back(given)
 
     def leave(self) -> None:
@@ -307,7 +308,7 @@ class Replica:
     def _expose_read_sources(self, rows: Mapping[str, Row]) -> None:
         """Expose the counters of sources that polls have read completely since the last failover."""
         read: dict[str, list[Row]] = {}
-        polled = [rows[name] for name in sorted((self._polled - self._ledger.starting()) & rows.keys())]
+        polled = [rows[name] for name in sorted((self._polled - self._ledger.starting) & rows.keys())]
         unread = self._ledger.unread()
         older = [row for row in polled if row.history != row.current and not (row.rewound and row.source in unread)]
         # A busy source always has runs whose steps are pending. The steps of later runs were never served.
@@ -321,7 +322,7 @@ class Replica:
                 read.setdefault(history, []).append(row)
         lossy = [row.source for found in read.values() for row in found if row.steps_rewound]
         if lossy:  # a lost commit has exposed their series, which must not be served as 0 again
-            self._ledger.expose_sources(lossy)
+            expose_sources(self._ledger, lossy)
         for history, found in read.items():
             self._leases.record_history(found, history)
 

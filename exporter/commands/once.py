@@ -50,7 +50,7 @@ def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
 
 
 def _rows(ledger: Ledger, source: str, jobs: Iterable[JobState]) -> list[tuple[str, ...]]:
-    with ledger.locked():
+    with ledger.lock:
         runs = ledger.store().count_runs(source)
     active = Counter(run.job for run in ledger.open_runs(source))
     return [cells(job, runs.get(job.key, 0), active[job.key]) for job in jobs]

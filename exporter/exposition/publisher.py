@@ -11,6 +11,8 @@ import structlog
 from exporter.config import Config
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
+from exporter.ledger.exposing import expose, may_expose
+from exporter.ledger.learning import due_to_learn, learn_from
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.zero_first import Series, ZeroFirst
@@ -103,7 +105,7 @@ class Publisher:
         """Render all committed records."""
         self._learn()
         with self._lock:
-            with self._ledger.locked():
+            with self._ledger.lock:
                 self._withheld = self._to_withhold()
                 committed = self._ledger.drain()
                 exporter = msgspec.structs.replace(committed.exporter, build=self._build, reload=self._reload)
@@ -125,12 +127,12 @@ class Publisher:
     def _learn(self) -> None:
         """Learn from the past runs of changed jobs, a few at a time, so that polls can commit in between."""
         # While the state cannot be written, learned values cannot be stored.
-        due = [] if self._ledger.error else self._ledger.due_to_learn()
+        due = [] if self._ledger.error else due_to_learn(self._ledger)
         for start in range(0, len(due), LEARN_BATCH):
             if start:
                 self._sleep(YIELD_SECONDS)  # gives a waiting thread the lock
             try:
-                self._ledger.learn(due[start : start + LEARN_BATCH])
+                learn_from(self._ledger, due[start : start + LEARN_BATCH])
             except StateError:
                 return  # earlier learned values are still used
 
@@ -153,11 +155,11 @@ class Publisher:
             return self.sharing.rewound
         longest = self._views.config.metrics.startup_hold if self._views else 0.0
         if self._monotonic() - self._started >= longest:
-            late = self._ledger.starting() & self._withheld
+            late = self._ledger.starting & self._withheld
             if late:
                 self._log.warning("counters served as restored: no poll has been complete yet", sources=sorted(late))
             return frozenset()
-        return frozenset(self._ledger.starting() & self._views.sources.keys()) if self._views else frozenset()
+        return frozenset(self._ledger.starting & self._views.sources.keys()) if self._views else frozenset()
 
     def _hold_unobserved(self, snapshot: Snapshot) -> None:
         """Let pending unobserved seconds wait until the restored value of their counter was scraped."""
@@ -173,11 +175,15 @@ class Publisher:
 
     def _expose(self) -> bool:
         """Commit that due series are exposed. Return whether there were any. If the commit fails, they stay at 0."""
-        due = self._zero_first.due(self._ledger.may_expose) if self._monotonic() >= self._release_after else []
+        due = (
+            self._zero_first.due(lambda owner: may_expose(self._ledger, owner))
+            if self._monotonic() >= self._release_after
+            else []
+        )
         if not due:
             return False
         try:
-            self._ledger.expose(due)
+            expose(self._ledger, due)
         except StateError as error:
             self._release_after = self._monotonic() + RELEASE_RETRY
             self._log.warning("could not commit zero-first release; series still exposed as 0", error=str(error))

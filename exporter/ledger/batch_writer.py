@@ -88,7 +88,7 @@ class BatchWriter:
             self._run(run, batch.steps.get(run.run_id), batch.scope, rows)
         for run_id in batch.gone:
             if run_id in rows and rows[run_id].mark is CountState.OPEN:
-                self.expire_open_runs(rows[run_id])
+                self.expire(rows[run_id])
         self.stats.dispositions[Disposition.DUPLICATE] += batch.unchanged
         self.stats.dispositions[Disposition.INVALID] += batch.invalid
         self._move_watermark(batch, scope)
@@ -313,7 +313,7 @@ class BatchWriter:
         else:
             source.count(UNOBSERVED, amount=seconds)
 
-    def expire_open_runs(self, row: StoredRun) -> None:
+    def expire(self, row: StoredRun) -> None:
         """Expire an active run as `unknown`. Durations, last-run gauges and the streak do not change."""
         # A run of an excluded job is no longer followed and is not counted.
         state = self._transaction.job(row.job)

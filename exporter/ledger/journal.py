@@ -18,12 +18,12 @@ from exporter.counting.records import Counted, JobState, OpenRun, SourceState, c
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
-from exporter.ledger.open_runs import OpenRuns, as_open
+from exporter.ledger.open_runs import as_open
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.sightings import Sightings
-from exporter.ledger.status import UnwrittenPolls, seed_source
+from exporter.ledger.status import UnwrittenPolls, expose_unobserved, seed_source
 from exporter.ledger.transaction import Transaction, fork, joined
-from exporter.metrics.families import COLD_STARTS, POLLS, QUEUE_DURATION, RUN_DURATION, STEP_DURATION, UNOBSERVED
+from exporter.metrics.families import COLD_STARTS, POLLS, QUEUE_DURATION, RUN_DURATION, STEP_DURATION
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
 from exporter.state.sql import LoadedState, SqlStore
@@ -31,123 +31,78 @@ from exporter.state.sql import LoadedState, SqlStore
 MANY_STEPS = 2000
 """Number of steps of all jobs above which `step_histograms: auto` switches step histograms off."""
 
+Record = JobState | SourceState | Counted
+"""The record of a job, of a source or of the exporter."""
+
 
 class IdentityError(StateError):
     """The state contains another API under a source's name."""
 
 
-class Changed(msgspec.Struct, kw_only=True):
-    """Changes since the last call of `drain`."""
-
-    jobs: set[int] = msgspec.field(default_factory=set)
-    everything: bool = False
-
-
 class Journal:
-    """The open state and its records in memory. Thread-safe; the process has one.
+    """Opens the state, and writes transactions. Thread-safe.
 
     Args:
         opening: Opens the state; called by `load`.
+
+    Attributes:
+        lock: Held for one transaction at a time. Read `store` only under it.
+        rules: The rules of the configured sources.
+        committed: The records in memory.
+        changed_jobs: Keys of the jobs that changed since the last snapshot.
+        everything_changed: Whether all jobs may have changed since then.
+        starting: The sources without a complete poll since this process loaded their records.
+        last_commit: When a poll or the deletion of old runs was last written.
+        commit_errors: Number of failed attempts to open or write the state.
+        error: Error of the last attempt to open or write the state; "" if it succeeded.
     """
 
     def __init__(self, opening: Callable[[], OpenedState]) -> None:
-        self._opening = opening
-        self._lock = threading.RLock()
-        self._rules: dict[str, SourceRules] = {}
-        self._open = OpenRuns()
-        self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
-        self._store: SqlStore | None = None
-        self._changed = Changed()
-        self._starting: set[str] = set()  # sources without a complete poll since the start
-        self._loads: Counter[str] = Counter()  # how often the records of each source were loaded
-        self._unread: dict[str, float] = {}  # sources that a poll has yet to read: start of the first poll since
-        self._cold_start = ""  # reason of a cold start that is not counted yet
-        self._closed = False
-        self._must_reload = False  # memory may differ from the state
-        self._sources_to_reload: set[str] = set()
-        self._sources_with_commits: set[str] = set()
-        self._lost_counts: dict[str, Counted] = {}
+        self.lock = threading.RLock()
+        self.rules: dict[str, SourceRules] = {}
         self.committed = LedgerState()
-        self._polled: set[str] = set()
-        self._unwritten: dict[str, UnwrittenPolls] = {}
-        self._drafts: dict[str, Transaction] = {}
-        self._counting = CountingRules(step_buckets=())
-        self._may_limit_steps = True
+        self.changed_jobs: set[int] = set()
+        self.everything_changed = False
+        self.starting: frozenset[str] = frozenset()
         self.last_commit: float | None = None
         self.commit_errors = 0
-        """Number of failed attempts to open or write the state."""
         self.error = ""
-        """Error of the last attempt to open or write the state; "" if it succeeded."""
-
-    @property
-    def step_histograms(self) -> bool:
-        """Return whether step durations are counted."""
-        return self._counting.step_histograms
+        self._opening = opening
+        self._store: SqlStore | None = None
+        self._closed = False
+        self._counting = CountingRules(step_buckets=())
+        self._may_limit_steps = True
+        self._cold_start = ""  # reason of a cold start that is not counted yet
+        self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
+        self._drafts: dict[str, Transaction] = {}
+        self._unwritten: dict[str, UnwrittenPolls] = {}
+        self._polled: set[str] = set()
+        self._sources_with_commits: set[str] = set()
+        self._sources_to_reload: set[str] = set()  # their records in memory may differ from the state
+        self._loads: Counter[str] = Counter()  # how often the records of each source were loaded
+        self._unread: dict[str, float] = {}  # sources that must be read again: start of the first poll since the load
+        self._lost_counts: dict[str, Counted] = {}
 
     # --- opening and configuring ---
 
     def load(self) -> None:
-        """Open the state if it is not open, and read it.
+        """Open the state if it is not open, and load records that may differ from it.
 
         Raises StateError if the state cannot be written now. Records that could be read are in memory even then.
         """
-        with self._lock:
+        with self.lock:
             if self._closed:
                 raise StateError("the state is closed")
             if self._store is None:
                 self._open_state()
                 return
-            self._verify(self._store)
-            if self._must_reload:
-                self._replace_everything(self._store.load())
-                self._must_reload = False
-                self._sources_to_reload.clear()
-            elif self._sources_to_reload:
+            try:
+                self._store.verify()
+            except StateError as error:
+                self._count_error(error)
+                raise
+            if self._sources_to_reload:
                 self.reload(self._sources_to_reload)
-
-    def reload(self, sources: Collection[str]) -> None:
-        """Replace the records of sources in memory by those of the state. Raises StateError."""
-        with self._lock:
-            names = frozenset(sources)
-            loaded = self.store().load(names)
-            self._replace_sources(loaded, names)
-            self._sources_to_reload -= names
-            if loaded.behind:  # a replica that starts now knows only what is in the state
-                self._replace([copy(self.committed.exporter)])
-
-    def _replace_sources(self, loaded: LoadedState, names: frozenset[str]) -> None:
-        kept = {job.key for job in loaded.jobs}
-        gone = {key for key, job in self.committed.jobs.items() if job.source in names} - kept
-        for key in gone:
-            self.committed.delete(key)
-        self._changed.jobs |= gone.union(kept, *map(self._open.clear, names))
-        for name in names:
-            self._sightings.pop(name, None)
-            self._unwritten.pop(name, None)
-            self._starting.add(name)
-            self._loads[name] += 1
-            self._unread[name] = float("inf")
-            self._sources_with_commits.discard(name)
-        for source in loaded.sources:
-            self._keep_lost_counts(source)
-            self.committed.sources[source.name] = source
-            self._open.add_source(source.name)
-            if source.status.last_poll is not None:
-                self._polled.add(source.name)
-        for job in loaded.jobs:
-            self.committed.take(job, self._series(job))
-        for name, row in loaded.open_runs:
-            self._open.put(name, as_open(row, self.committed.jobs[row.job]))
-        self.committed.exporter = loaded.exporter
-        self.committed.first_keys = self.store().first_keys()
-        for name in names & self._rules.keys():
-            self._apply_rules(name, self._rules[name])
-
-    def _keep_lost_counts(self, loaded: SourceState) -> None:
-        """Keep the counters of a source if the state has lost commits of it."""
-        known = self.committed.sources.get(loaded.name)
-        if known is not None and _poll_count(known) > _poll_count(loaded):
-            self._lost_counts.setdefault(loaded.name, Counted()).raise_to(known)
 
     def _open_state(self) -> None:
         opened = self._opening()
@@ -155,61 +110,92 @@ class Journal:
         if not (self._cold_start and opened.cold in {"", "new"}):
             self._cold_start = opened.cold
         try:
-            _check_identities(opened.loaded.sources, self._rules)
+            _check_identities(opened.loaded.sources, self.rules)
         except IdentityError as error:
             if opened.store is not None:
                 opened.store.close()
-            opened = msgspec.structs.replace(opened, store=None, error=str(error))
-        else:
-            self._replace_everything(opened.loaded)
+            self._count_error(error)
+            raise
+        self._replace_everything(opened.loaded)
         self.error = opened.error
         if opened.store is None:
-            self.commit_errors += 1
+            self._count_error(StateError(opened.error))
             raise StateError(opened.error)
         self._store = opened.store
         if self._cold_start:
             self.count_cold_start(self._cold_start)
             self._cold_start = ""
 
-    def _verify(self, store: SqlStore) -> None:
-        try:
-            store.verify()
-        except StateError as error:
-            self.error = str(error)
-            self.commit_errors += 1
-            raise
+    def _count_error(self, error: StateError) -> None:
+        self.error = str(error)
+        self.commit_errors += 1
+
+    def store(self) -> SqlStore:
+        """Return the open state. Raises StateError if no state is open."""
+        if self._store is None:
+            raise StateError("the state is not open")
+        return self._store
+
+    def close(self) -> None:
+        """Close the state. A poll that is still in progress cannot open it again."""
+        with self.lock:
+            self._closed = True
+            if self._store is not None:
+                self._store.close()
+                self._store = None
 
     def _replace_everything(self, loaded: LoadedState) -> None:
-        committed = LedgerState()
-        committed.exporter = loaded.exporter
-        committed.sources = {source.name: source for source in loaded.sources}
-        self._open, self._sightings = OpenRuns(), defaultdict(Sightings)
-        for name in committed.sources:
-            self._open.add_source(name)
-        for job in loaded.jobs:
-            committed.take(job, self._series(job))
-        for name, row in loaded.open_runs:
-            self._open.put(name, as_open(row, committed.jobs[row.job]))
-        self.committed = committed
-        self._changed = Changed(everything=True)
-        for name, rules in self._rules.items():
+        self.committed = LedgerState()
+        self._sightings.clear()
+        self._put_loaded(loaded)
+        self.everything_changed = True
+        for name, rules in self.rules.items():
             self._apply_rules(name, rules)
 
-    def _series(self, job: JobState) -> int:
-        rules = self._rules.get(job.source)
-        if rules is not None:
-            return rules.weight(job, step_histograms=self.step_histograms)
-        # The series of a removed source still count, or the page would exceed its limit when the source returns. The
-        # source's rules are unknown here; those of another source differ by a few gauges at most.
-        another = next(iter(self._rules.values()), None)
-        return another.series_of(job, self.step_histograms) if another is not None and job.shown else 0
+    def reload(self, sources: Collection[str]) -> None:
+        """Replace the records of sources in memory by those of the state. Raises StateError."""
+        with self.lock:
+            names = frozenset(sources)
+            loaded = self.store().load(names)
+            self._replace_sources(loaded, names)
+            self._sources_to_reload -= names
+            if loaded.behind:  # a replica that starts now knows only what is in the state
+                self.replace([copy(self.committed.exporter)])
 
-    def count_cold_start(self, reason: str) -> None:
-        """Count a cold start: the state was missing, lost or corrupt. Raises StateError."""
-        with self._lock:
-            exporter = copy(self.committed.exporter)
-            exporter.count(COLD_STARTS, reason)
-            self._replace([exporter])
+    def _replace_sources(self, loaded: LoadedState, names: frozenset[str]) -> None:
+        kept = {job.key for job in loaded.jobs}
+        gone = {key for key, job in self.committed.jobs.items() if job.source in names} - kept
+        for key in gone:
+            self.committed.delete(key)
+        self.changed_jobs |= gone.union(kept, *map(self.committed.open_runs.clear, names))
+        self.starting |= names
+        for name in names:
+            self._sightings.pop(name, None)
+            self._unwritten.pop(name, None)
+            self._loads[name] += 1
+            self._unread[name] = float("inf")
+            self._sources_with_commits.discard(name)
+        for source in loaded.sources:
+            known = self.committed.sources.get(source.name)
+            # The database may have lost commits whose counts were served. These counts are kept.
+            if known is not None and _count_polls(known) > _count_polls(source):
+                self._lost_counts.setdefault(source.name, Counted()).raise_to(known)
+            if source.status.last_poll is not None:
+                self._polled.add(source.name)
+        self._put_loaded(loaded)
+        self.committed.first_keys = self.store().first_keys()
+        for name in names & self.rules.keys():
+            self._apply_rules(name, self.rules[name])
+
+    def _put_loaded(self, loaded: LoadedState) -> None:
+        for source in loaded.sources:
+            self.committed.sources[source.name] = source
+            self.committed.open_runs.add_source(source.name)
+        for job in loaded.jobs:
+            self.committed.take(job, self._series(job))
+        for name, row in loaded.open_runs:
+            self.committed.open_runs.put(name, as_open(row, self.committed.jobs[row.job]))
+        self.committed.exporter = loaded.exporter
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
         """Apply a configuration. If it raises IdentityError, nothing has changed.
@@ -219,84 +205,104 @@ class Journal:
             counting_rules: How runs are counted.
             step_histograms: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
         """
-        with self._lock:
+        with self.lock:
             self.check(rules)
-            self._starting |= rules.keys() - self._rules.keys()
-            self._rules = dict(rules)
+            self.starting |= rules.keys() - self.rules.keys()
+            self.rules = dict(rules)
             self._counting = msgspec.structs.replace(counting_rules, step_histograms=step_histograms != "off")
             self._may_limit_steps = step_histograms == "auto"
             for name, wanted in rules.items():
                 self._apply_rules(name, wanted)
             for job in [job for job in self.committed.jobs.values() if job.source not in rules]:
                 self.committed.take(job, self._series(job))
-            self._changed.everything = True
+            self.everything_changed = True
             self._limit_step_histograms()
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raise IdentityError if the state contains another API under a source's name."""
-        with self._lock:
+        with self.lock:
             _check_identities(self.committed.sources.values(), rules)
 
     def _apply_rules(self, name: str, rules: SourceRules) -> None:
-        """Add an empty record for a new source. It is written with the first batch."""
+        """Apply the rules of a source. A new source gets an empty record, which its first batch writes."""
         state = fork(self.committed.sources.get(name) or SourceState(name=name, identity=rules.identity))
         if state.baseline is None:
             state.identity = rules.identity
         seed_source(state)
-        self._put_source(state)
+        self.put_source(state)
         self._show_unwritten_status(name)
-        self._open.add_source(name)
+        self.committed.open_runs.add_source(name)
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
-            shown = with_bounds(job, _bounds_by_family(rules, self._counting, job))
+            run_buckets = rules.run_buckets(job)
+            bounds = {
+                RUN_DURATION: run_buckets,
+                QUEUE_DURATION: run_buckets,
+                STEP_DURATION: self._counting.step_buckets,
+            }
+            shown = with_bounds(job, bounds)
             self.committed.take(shown, self._series(shown))
 
-    def close(self) -> None:
-        """Close the state. A poll that is still in progress cannot open it again."""
-        with self._lock:
-            self._closed = True
-            if self._store is not None:
-                self._store.close()
-                self._store = None
+    def _series(self, job: JobState) -> int:
+        """Return how many series of `max_series` a job uses."""
+        rules, step_histograms = self.rules.get(job.source), self._counting.step_histograms
+        if rules is not None:
+            return rules.weight(job, step_histograms=step_histograms)
+        # The series of a removed source still count, or the page would exceed its limit when the source returns. The
+        # source's rules are unknown here; those of another source differ by a few gauges at most.
+        another = next(iter(self.rules.values()), None)
+        return another.series_of(job, step_histograms) if another is not None and job.shown else 0
 
-    # --- transactions ---
+    @property
+    def step_histograms(self) -> bool:
+        """Return whether step durations are counted."""
+        return self._counting.step_histograms
+
+    def _limit_step_histograms(self) -> None:
+        """Switch step histograms off until a reload if there are too many steps."""
+        if self._may_limit_steps and self.committed.steps_total > MANY_STEPS:
+            self._may_limit_steps = False
+            self._counting = msgspec.structs.replace(self._counting, step_histograms=False)
+            self.everything_changed = True
+            for job in list(self.committed.jobs.values()):
+                self.committed.take(job, self._series(job))
+
+    # --- writing ---
 
     @contextmanager
-    def _writing(self, *sources: str) -> Iterator[SqlStore]:
+    def writing(self, *sources: str) -> Iterator[SqlStore]:
+        """Open a transaction of the state for these sources. Raises StateError."""
         store = self.store()
         try:
             with store.transaction(*sources):
                 yield store
         except StateError as error:
-            self.error = str(error)
-            self.commit_errors += 1
+            self._count_error(error)
             if self.committed.first_keys:  # other replicas write too, and this transaction may or may not be committed
-                self._sources_to_reload.update(sources or self._rules)
+                self._sources_to_reload.update(sources or self.rules)
             raise
         self.error = ""
 
     def _transaction(self, source: str, poll: PollContext) -> Transaction:
         self.load()
         poll.require_load(self._loads[source])
-        poll = msgspec.structs.replace(poll, starting=source in self._starting)
+        poll = msgspec.structs.replace(poll, starting=source in self.starting)
         return Transaction(
-            self.committed,
-            self._rules[source],
-            self._counting,
-            poll,
-            draft=self._drafts.pop(source, None),
+            self.committed, self.rules[source], self._counting, poll, draft=self._drafts.pop(source, None)
         )
 
     def _commit(self, transaction: Transaction, now: float) -> None:
         """Write a transaction, then update memory. Everything that can fail is done before the COMMIT."""
+        name = transaction.source.name
         if self._cold_start:
             transaction.count_for_exporter(COLD_STARTS, self._cold_start)
-        if (polls := self._unwritten.get(transaction.source.name)) is not None:
+        polls = transaction.polls or self._unwritten.get(name)
+        if polls is not None:
             polls.write_to(transaction.source)
         if not self._counting.zero_first:
             _expose_all(transaction)
-        with self._writing(transaction.source.name) as store:
+        with self.writing(name) as store:
             store.put_source(transaction.source, transaction.scopes, transaction.checkpoints)
-            store.put_runs(transaction.source.name, transaction.runs.values())
+            store.put_runs(name, transaction.runs.values())
             for key in transaction.jobs_to_recount:
                 set_streak(transaction.job(key), store.streak(key), transaction.source.forgotten)
             for key in transaction.jobs_to_correct:
@@ -306,57 +312,59 @@ class Journal:
                 store.put_exporter(transaction.exporter)
             weighed = [(job, self._series(job)) for job in transaction.jobs.values()]
             followed = {run_id: _open_run_of(transaction, row) for run_id, row in transaction.runs.items()}
-        with self._updating_memory():
+        with self.updating_memory(name):
             self._cold_start = ""
             self.last_commit = now
-            self._unwritten.pop(transaction.source.name, None)
-            self._put_source(transaction.source)
+            self._unwritten.pop(name, None)
+            self.put_source(transaction.source)
             self.committed.exporter = transaction.exporter or self.committed.exporter
             for job, weight in weighed:
                 self.committed.take(job, weight)
-            self._update_open_runs(transaction.source.name, followed)
-            self._changed.jobs |= transaction.jobs.keys()
+            self._update_open_runs(name, followed)
+            self.changed_jobs |= transaction.jobs.keys()
             self._limit_step_histograms()
 
     @contextmanager
-    def _updating_memory(self) -> Iterator[None]:
-        """Read the state again later if updating memory after a commit fails."""
-        self._must_reload = True
+    def updating_memory(self, *sources: str) -> Iterator[None]:
+        """Load these sources again later if updating memory after a commit fails."""
+        self._sources_to_reload.update(sources)
         yield
-        self._must_reload = False
+        self._sources_to_reload.difference_update(sources)
 
     def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
+        open_runs = self.committed.open_runs
         for run_id, run in followed.items():
-            changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
-            self._changed.jobs |= changed
+            self.changed_jobs |= open_runs.drop(source, run_id) if run is None else open_runs.put(source, run)
 
-    def _limit_step_histograms(self) -> None:
-        """Switch step histograms off until a reload if there are too many steps."""
-        if self._may_limit_steps and self.committed.steps_total > MANY_STEPS:
-            self._may_limit_steps = False
-            self._counting = msgspec.structs.replace(self._counting, step_histograms=False)
-            self._changed.everything = True
-            for job in list(self.committed.jobs.values()):
-                self.committed.take(job, self._series(job))
-
-    def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
-        jobs = {record.key: record for record in records if isinstance(record, JobState)}
-        sources = {record.name: record for record in records if isinstance(record, SourceState)}
+    def replace(self, records: Collection[Record]) -> None:
+        """Write changed copies of records, and replace those in memory. Raises StateError."""
+        jobs = [record for record in records if isinstance(record, JobState)]
+        sources = [record for record in records if isinstance(record, SourceState)]
         exporters = [record for record in records if not isinstance(record, JobState | SourceState)]
-        concerned = {*sources, *(job.source for job in jobs.values())}
-        with self._writing(*concerned) as store:
-            store.put_jobs(jobs.values())
-            for source in sources.values():
+        names = {*(source.name for source in sources), *(job.source for job in jobs)}
+        with self.writing(*names) as store:
+            store.put_jobs(jobs)
+            for source in sources:
                 store.put_source(source, (), ())
             for exporter in exporters:
                 store.put_exporter(exporter)
-        for job in jobs.values():
-            self.committed.take(job, 0 if job.gone else self.committed.series[job.key])
-        self.committed.sources.update(sources)
-        self.committed.exporter = exporters[0] if exporters else self.committed.exporter
-        self._changed.jobs |= jobs.keys()
+        with self.updating_memory(*names):
+            for job in jobs:
+                self.committed.take(job, 0 if job.gone else self.committed.series[job.key])
+                self.changed_jobs.add(job.key)
+            for source in sources:
+                self.put_source(source)
+            self.committed.exporter = exporters[0] if exporters else self.committed.exporter
 
-    def _put_source(self, state: SourceState) -> None:
+    def count_cold_start(self, reason: str) -> None:
+        """Count a cold start: the state was missing, lost or corrupt. Raises StateError."""
+        with self.lock:
+            exporter = copy(self.committed.exporter)
+            exporter.count(COLD_STARTS, reason)
+            self.replace([exporter])
+
+    def put_source(self, state: SourceState) -> None:
+        """Replace a source's record in memory by a changed copy, after the copy was written."""
         state.scopes, state.checkpoints = joined(state.scopes), joined(state.checkpoints)
         self.committed.sources[state.name] = state
 
@@ -366,30 +374,13 @@ class Journal:
             known = self.committed.sources[source]
             self.committed.sources[source] = msgspec.structs.replace(known, status=self._unwritten[source].status)
 
-    def store(self) -> SqlStore:
-        """Return the open state. Read it only under `locked`. Raises StateError if no state is open."""
-        if self._store is None:
-            raise StateError("the state is not open")
-        return self._store
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the ledger's lock."""
-        with self._lock:
-            yield
-
 
 def _open_run_of(transaction: Transaction, row: StoredRun) -> OpenRun | None:
     return as_open(row, transaction.peek(row.job)) if row.mark is CountState.OPEN else None
 
 
-def _poll_count(source: SourceState) -> float:
+def _count_polls(source: SourceState) -> float:
     return sum(count.value for count in source.counts.get(POLLS, {}).values())
-
-
-def _bounds_by_family(rules: SourceRules, counting: CountingRules, job: JobState) -> dict[str, tuple[float, ...]]:
-    run_buckets = rules.run_buckets(job)
-    return {RUN_DURATION: run_buckets, QUEUE_DURATION: run_buckets, STEP_DURATION: counting.step_buckets}
 
 
 def _check_identities(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> None:
@@ -409,10 +400,3 @@ def _expose_all(transaction: Transaction) -> None:
         if record is not None:
             record.expose()
     expose_unobserved(transaction.source)
-
-
-def expose_unobserved(state: JobState | SourceState | Counted) -> None:
-    """Add the pending unobserved seconds to their counter, after its restored value was scraped."""
-    if isinstance(state, SourceState) and state.pending_unobserved:
-        state.count(UNOBSERVED, amount=state.pending_unobserved)
-        state.pending_unobserved = 0.0

@@ -1,18 +1,15 @@
-"""The ledger: commits each batch of a poll in one transaction, and keeps the committed records in memory.
+"""The ledger: commits each batch of a poll in one transaction, and keeps the committed records in memory."""
 
-A `Transaction` copies the records that it changes. A `BatchWriter` classifies runs and counts them on the copies. The
-copies are written, and only then replace the records in memory.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import SourceStatus
+from exporter.counting.records import Counted, JobState, OpenRun, SourceState, SourceStatus
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import BatchStats, BatchWriter
-from exporter.ledger.housekeeping import Housekeeping
+from exporter.ledger.journal import Journal
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.scope_writer import MISSING_GRACE
 from exporter.ledger.series_room import SeriesRoom
@@ -21,6 +18,8 @@ from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import COLD_STARTS, STEPS_LOST, TRUNCATED, UNOBSERVED
 from exporter.model import Batch, Step
+from exporter.snapshot.builder import Committed
+from exporter.snapshot.snapshot import ExporterView
 from exporter.state.schema import StepState, StoredRun
 
 SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
@@ -30,15 +29,78 @@ EXPIRY_GRACE = 900.0
 """Seconds for which an active run that is due to expire is kept while polls fail or after the clock jumped."""
 
 
-class Ledger(Housekeeping):
-    """The ledger of all runs, as polls use it. Thread-safe; the process has one."""
+class Ledger(Journal):
+    """The ledger of all runs. Thread-safe; the process has one."""
+
+    # --- what is committed ---
+
+    def drain(self) -> Committed:
+        """Return the committed records, and the keys of the jobs that changed since the last call."""
+        with self.lock:
+            # Both are taken under the lock, so that a later commit is in the next snapshot.
+            changed, everything = self.changed_jobs, self.everything_changed
+            self.changed_jobs, self.everything_changed = set(), False
+            return Committed(
+                jobs=self.committed.jobs,
+                sources=self.committed.sources,
+                exporter=self._exporter_view(),
+                open_runs={name: self.committed.open_runs.ordered(name) for name in self.rules},
+                changed=None if everything else changed,
+                starting=self.starting,
+                polled=frozenset(self._polled),
+                step_histograms=self.step_histograms,
+            )
+
+    def _exporter_view(self) -> ExporterView:
+        size = 0
+        if self.last_commit is not None:
+            with suppress(StateError):
+                size = self.store().size()
+        return ExporterView(
+            state=self.committed.exporter,
+            last_commit=self.last_commit,
+            state_size=size,
+            state_error=self.error,
+            commit_errors=self.commit_errors,
+        )
+
+    def source(self, name: str) -> SourceState:
+        """Return the record of a source, with the unwritten changes of its poll."""
+        committed, draft = self.committed.sources[name], self._drafts.get(name)
+        return draft.source if draft is not None and draft.base is committed else committed
+
+    def unread(self) -> frozenset[str]:
+        """Return the sources of which not everything was read since their records were loaded again."""
+        with self.lock:
+            return frozenset(self._unread)
+
+    def owns(self, source: str) -> bool:
+        """Return whether this process may poll a source and write its records. With replicas, only one may."""
+        return self._store is None or self._store.owns(source)
+
+    def jobs_of(self, source: str) -> list[JobState]:
+        """Return the committed records of a source's included jobs, including those that are gone."""
+        with self.lock:
+            return [job for job in self.committed.of_source(source).values() if not job.excluded]
+
+    def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
+        """Return the active runs of a source or one of its scopes, oldest first."""
+        with self.lock:
+            return self.committed.open_runs.of(source, scope)
+
+    def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """Return the committed rows of these runs."""
+        with self.lock:
+            return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
+
+    # --- polls ---
 
     def start_poll(self, source: str, now: float) -> int:
-        """Start a poll; return how often the source's records have been loaded.
+        """Start a poll. Return how often the source's records have been loaded.
 
         The first poll of a source stores the baseline.
         """
-        with self._lock:
+        with self.lock:
             self._apply_waiting_rows(source, now)
             self.load()
             if source in self._unread:
@@ -72,20 +134,14 @@ class Ledger(Housekeeping):
     def _writer(self, transaction: Transaction) -> BatchWriter:
         sightings = self._sightings[transaction.rules.name]
         sightings.start(transaction.poll.started)
-        return BatchWriter(transaction, sightings, self._open.is_busy)
-
-    def _count_if_too_old(self, transaction: Transaction, now: float) -> None:
-        """Count a cold start if the state is older than the API's reach, because some runs can no longer be read."""
-        watermark = transaction.source.watermark()
-        if watermark is not None and now - watermark > self._rules[transaction.source.name].reach:
-            transaction.count_for_exporter(COLD_STARTS, "lost")
+        return BatchWriter(transaction, sightings, self.committed.open_runs.is_busy)
 
     def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
         """Shift the baseline of a source that has no batch yet, because its API's clock has jumped.
 
         `again`: shift it even if it was shifted before.
         """
-        with self._lock:
+        with self.lock:
             known = self.source(source)
             if known.baseline is not None and not known.scopes and (again or not known.clock_checked):
                 transaction = self._transaction(source, PollContext.at(now))
@@ -95,12 +151,12 @@ class Ledger(Housekeeping):
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         """Commit a batch in one transaction. A batch that only moves the watermark waits for the end of the poll."""
-        with self._lock:
+        with self.lock:
             if self._sightings[source].started != poll_context.started:
                 self._apply_waiting_rows(source, poll_context.now)
             transaction = self._transaction(source, poll_context)
-            if source in self._starting - self._sources_with_commits:
-                self._count_if_too_old(transaction, poll_context.now)
+            if source in self.starting - self._sources_with_commits:
+                _count_if_too_old(transaction)
             writer = self._writer(transaction)
             writer.jobs.apply_filter()
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
@@ -124,34 +180,28 @@ class Ledger(Housekeeping):
         """
         # The age is measured at the watermark, because a run may have completed since it was last read, and because a
         # clock that is ahead must not expire all runs.
-        with self._lock:
+        with self.lock:
             stats = self._apply_waiting_rows(source, poll_context.now)
-            limit = self._rules[source].max_run_age
+            limit, state = self.rules[source].max_run_age, self.source(source)
+            open_runs = self.committed.open_runs
             old = [
                 run.run_id
-                for run in self._open.of(source)
-                if self._read_until(source, run.scope, poll_context.now) - run.origin > limit
+                for run in open_runs.of(source)
+                if _read_until(state, run.scope, poll_context.now) - run.origin > limit
             ]
-            old = self._open.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
+            old = open_runs.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:
                 transaction = self._transaction(source, poll_context)
                 writer = self._writer(transaction)
                 for row in self.rows(source, old).values():
-                    writer.expire_open_runs(row)
+                    writer.expire(row)
                 self._commit(transaction, poll_context.now)
                 stats.results.update(writer.stats.results)
             return stats
 
-    def _read_until(self, source: str, scope: str, now: float) -> float:
-        """Return the time up to which a scope was read: its watermark, or `now` if the scope was removed."""
-        state = self.source(source).scopes.get(scope)
-        if state is None or (state.missing_since is not None and now - state.missing_since > MISSING_GRACE):
-            return now
-        return min(now, state.baseline if state.watermark is None else state.watermark)
-
     def complete_poll(self, source: str, poll_context: PollContext, *, swept: bool) -> None:
         """Record that a poll read everything. From now on the source's counters are served."""
-        with self._lock:
+        with self.lock:
             poll_context.require_load(self._loads[source])
             self._apply_waiting_rows(source, poll_context.now)
             transaction = self._transaction(source, PollContext.at(poll_context.now))
@@ -169,89 +219,77 @@ class Ledger(Housekeeping):
                 self._commit(transaction, poll_context.now)
             else:
                 self._drafts[source] = transaction
-            self._starting.discard(source)
+            self.starting -= {source}
             watermark = transaction.source.watermark() if transaction.source.scopes else poll_context.now
-            since = self._unread.get(source, float("inf")) - self._rules[source].settle
+            since = self._unread.get(source, float("inf")) - self.rules[source].settle
             if watermark is not None and watermark >= since:
                 del self._unread[source]
-            self._changed.everything = self._changed.everything or first
+            self.everything_changed = self.everything_changed or first
 
     def _request_baseline_steps(self, transaction: Transaction, now: float) -> None:
         """Request the steps of each job's last completed and last failed run of the baseline."""
-        rules = self._rules[transaction.source.name]
-        ids = set()
-        for job in self.committed.of_source(transaction.source.name).values():
-            if not job.job.has_steps:
-                continue
-            if rules.steps == "all" and job.last_run is not None:
-                ids.add(job.last_run.run_id)
-            if rules.steps != "off" and job.last_failure is not None:
-                ids.add(job.last_failure.run_id)
-        for run_id, row in self.rows(transaction.source.name, ids).items():
+        source, steps = transaction.source.name, transaction.rules.steps
+        jobs = [job for job in self.committed.of_source(source).values() if job.job.has_steps]
+        last_runs = [job.last_run for job in jobs if steps == "all"]
+        last_failures = [job.last_failure for job in jobs if steps != "off"]
+        ids = {last.run_id for last in (*last_runs, *last_failures) if last is not None}
+        for run_id, row in self.rows(source, ids).items():
             if row.mark is CountState.BASELINE and row.steps is StepState.NONE:
                 transaction.runs[run_id] = msgspec.structs.replace(row, steps=StepState.BASELINE, due=now)
 
-    # --- how a poll went ---
+    # --- outcomes of polls ---
 
     def mark(self, source: str, now: float, *, read: bool) -> None:
         """Record whether a source is up before its poll ends. Fetching steps may take long."""
-        with self._lock:
+        with self.lock:
             self._polled.add(source)
-            polls = self._polls_of(source)
-            if polls.status.up is not (up := self._is_up(source, read=read)):
-                status = msgspec.structs.replace(polls.status, up=up)
-                self._write_or_keep(source, msgspec.structs.replace(polls, status=status), now)
+            up = self._is_up(source, read=read)
+            if self._polls_of(source).status.up is not up:
+                self._write_or_keep(source, lambda polls: polls.with_up(up=up), now)
 
     def skip_polls(self, source: str, polls: int, now: float) -> None:
         """Record polls that came due while one was running."""
-        with self._lock:
-            self._write_or_keep(source, self._polls_of(source).with_skipped(polls), now)
+        with self.lock:
+            self._write_or_keep(source, lambda before: before.with_skipped(polls), now)
 
     def finish_poll(self, source: str, report: PollReport) -> None:
         """Commit the report of a poll and all changes that waited for its end. Raises StateError."""
-        with self._lock:
+        with self.lock:
             pending = self.count_pending_steps(source)
-            self._write_polls(source, self._with_report(source, report, pending), report.ended)
+            self._write_polls(source, lambda polls: self._after(polls, source, report, pending), report.ended)
             self._polled.add(source)
 
     def keep_poll(self, source: str, report: PollReport) -> None:
         """Keep the report of a poll that cannot be written now. The source's next transaction writes it."""
-        with self._lock:
-            self._keep_polls(source, self._with_report(source, report, None))
+        with self.lock:
+            self._keep_polls(source, self._after(self._polls_of(source), source, report, None))
             self._polled.add(source)
 
     def _polls_of(self, source: str) -> UnwrittenPolls:
         known = self.committed.sources.get(source)
         return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
 
-    def _with_report(self, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
-        read = self._is_up(source, read=not report.failed)
-        return self._polls_of(source).after(report, read=read, pending_steps=pending)
+    def _after(self, polls: UnwrittenPolls, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
+        return polls.after(report, read=self._is_up(source, read=not report.failed), pending_steps=pending)
 
     def _is_up(self, source: str, *, read: bool) -> bool:
-        return source in self._rules and is_up(self.source(source), read=read)
+        return source in self.rules and is_up(self.source(source), read=read)
 
-    def _write_or_keep(self, source: str, polls: UnwrittenPolls, now: float) -> None:
+    def _write_or_keep(self, source: str, change: Callable[[UnwrittenPolls], UnwrittenPolls], now: float) -> None:
         try:
-            self._write_polls(source, polls, now)
+            self._write_polls(source, change, now)
         except StateError:
-            self._keep_polls(source, polls)
+            self._keep_polls(source, change(self._polls_of(source)))
 
-    def _write_polls(self, source: str, polls: UnwrittenPolls, now: float) -> None:
-        if source in self._rules:  # else a reload has removed it while it was polled
-            before = self._unwritten.get(source)
-            self._unwritten[source] = polls
-            try:
-                self._commit(self._transaction(source, PollContext.at(now)), now)
-            except StateError:
-                self._unwritten.pop(source, None)
-                if before is not None:
-                    self._unwritten[source] = before
-                raise
+    def _write_polls(self, source: str, change: Callable[[UnwrittenPolls], UnwrittenPolls], now: float) -> None:
+        if source in self.rules:  # else a reload has removed it while it was polled
+            transaction = self._transaction(source, PollContext.at(now))
+            transaction.polls = change(self._polls_of(source))
+            self._commit(transaction, now)
 
     def _keep_polls(self, source: str, polls: UnwrittenPolls) -> None:
         # A source whose records must be reloaded keeps nothing unwritten: replicas would show different values.
-        if source in self._rules.keys() - self._sources_to_reload:
+        if source in self.rules.keys() - self._sources_to_reload:
             self._unwritten[source] = polls
             self._show_unwritten_status(source)
         else:
@@ -259,20 +297,49 @@ class Ledger(Housekeeping):
 
     # --- steps ---
 
+    def pending_steps(self, source: str, now: float, limit: int) -> list[StoredRun]:
+        """Return the runs whose steps are due to be fetched, the most urgent first."""
+        with self.lock:
+            return self._store.pending_steps(source, now, limit) if self._store is not None else []
+
+    def count_pending_steps(self, source: str, ended: float | None = None) -> int:
+        """Return how many runs wait for their steps. `ended`: only runs that ended until then."""
+        with self.lock:
+            return self._store.count_pending_steps(source, ended) if self._store is not None else 0
+
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         """Commit the counters of a run's steps, and that the steps are counted, in one transaction."""
-        self._with_steps(source, poll_context, lambda writer: writer.count(row, steps))
+        self._write_steps(source, poll_context, lambda writer: writer.count(row, steps))
 
     def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that the API answered 404 for a run's steps."""
-        self._with_steps(source, poll_context, lambda writer: writer.missing(row))
+        self._write_steps(source, poll_context, lambda writer: writer.missing(row))
 
     def steps_failed(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that a request for a run's steps failed."""
-        self._with_steps(source, poll_context, lambda writer: writer.failed(row))
+        self._write_steps(source, poll_context, lambda writer: writer.failed(row))
 
-    def _with_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
-        with self._lock:
+    def _write_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
+        with self.lock:
             transaction = self._transaction(source, poll_context)
             change(StepWriter(transaction, SeriesRoom(transaction)))
             self._commit(transaction, poll_context.now)
+
+    def take_lost_counts(self, source: str) -> Counted:
+        """Return the counters of a source that this process knows and the database has lost, and forget them."""
+        return self._lost_counts.pop(source, Counted())
+
+
+def _count_if_too_old(transaction: Transaction) -> None:
+    """Count a cold start if the state is older than the API's reach, because some runs can no longer be read."""
+    watermark = transaction.source.watermark()
+    if watermark is not None and transaction.poll.now - watermark > transaction.rules.reach:
+        transaction.count_for_exporter(COLD_STARTS, "lost")
+
+
+def _read_until(source: SourceState, scope: str, now: float) -> float:
+    """Return the time up to which a scope was read: its watermark, or `now` if the scope was removed."""
+    state = source.scopes.get(scope)
+    if state is None or (state.missing_since is not None and now - state.missing_since > MISSING_GRACE):
+        return now
+    return min(now, state.baseline if state.watermark is None else state.watermark)

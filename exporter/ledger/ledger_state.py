@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from exporter.counting.records import Counted, JobState, SourceState
+from exporter.ledger.open_runs import OpenRuns
 
 
 class LedgerState:
@@ -19,6 +20,7 @@ class LedgerState:
         self.steps: dict[int, int] = {}
         self.steps_total = 0
         self.exporter = Counted()
+        self.open_runs = OpenRuns()
         self.first_keys: Mapping[str, int] = {}
         """First job key of each source; empty if one process creates all keys."""
         self._next_key = 1

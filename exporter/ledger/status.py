@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from exporter.counting.records import RateLimit, SourceState, SourceStatus
-from exporter.metrics.families import FAMILIES, MISSED_POLLS, POLL_ERRORS, POLLS
+from exporter.metrics.families import FAMILIES, MISSED_POLLS, POLL_ERRORS, POLLS, UNOBSERVED
 from exporter.metrics.family import Level
 
 SERVED_AT_ONCE = tuple(
@@ -62,6 +62,13 @@ def seed_source(source: SourceState) -> None:
             source.distribution(family.name, bounds=family.buckets)
 
 
+def expose_unobserved(source: SourceState) -> None:
+    """Add the pending unobserved seconds of a source to their counter."""
+    if source.pending_unobserved:
+        source.count(UNOBSERVED, amount=source.pending_unobserved)
+        source.pending_unobserved = 0.0
+
+
 def is_up(source: SourceState, *, read: bool) -> bool:
     """Return whether a source is up: its poll `read` every readable scope, and there is at least one."""
     return read and (not source.scopes or any(scope.readable for scope in source.scopes.values()))
@@ -85,6 +92,10 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
         # A poll can have several errors, one per part.
         counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
         return UnwrittenPolls(status, self.counts + counts).with_skipped(report.skipped)
+
+    def with_up(self, *, up: bool) -> "UnwrittenPolls":
+        """Return these polls with another value of `up`."""
+        return UnwrittenPolls(msgspec.structs.replace(self.status, up=up), self.counts)
 
     def with_skipped(self, polls: int) -> "UnwrittenPolls":
         """Return these polls and some that came due while one was running."""

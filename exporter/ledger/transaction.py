@@ -11,6 +11,7 @@ from exporter.counting.records import Counted, JobState, ScopeState, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.status import UnwrittenPolls
 from exporter.model import Job
 from exporter.state.schema import StoredRun
 
@@ -32,6 +33,7 @@ class Transaction:
         jobs: Copies of jobs' records, and new records.
         runs: Rows to write, by run ID.
         exporter: The copy of the exporter's own record; None if it does not change.
+        polls: Polls to add to the source's record; None if only polls that could not be written before are added.
         jobs_to_recount: Jobs whose streak must be computed from their rows.
         jobs_to_correct: Jobs whose last run and last failure must be read from their rows.
     """
@@ -56,6 +58,7 @@ class Transaction:
         self.jobs: dict[int, JobState] = {}
         self.runs: dict[str, StoredRun] = {}
         self.exporter: Counted | None = None
+        self.polls: UnwrittenPolls | None = None
         self.jobs_to_recount: set[int] = set()
         self.jobs_to_correct: set[int] = set()
         self._new_keys: dict[str, int] = {}

@@ -67,7 +67,7 @@ class View:
 
     def started_between(self, start: float, end: float) -> frozenset[str]:
         """Return the IDs of known runs that started between two times."""
-        with self.ledger.locked():
+        with self.ledger.lock:
             return self.ledger.store().started_between(self.source, Window(start, end))
 
     def known(self, run_ids: Collection[str]) -> frozenset[str]:

@@ -14,6 +14,7 @@ from exporter.config import Config, loads
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
+from exporter.ledger.housekeeping import expire_jobs, prune
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
@@ -121,8 +122,8 @@ class Life:
             return
         self._kept_house = now
         try:
-            self.ledger.expire(self._clock(), self._config.metrics.job_expiry)
-            self.ledger.prune(self._clock(), self._config.state.retention)
+            expire_jobs(self.ledger, self._clock(), self._config.metrics.job_expiry)
+            prune(self.ledger, self._clock(), self._config.state.retention)
         except StateError as error:
             self._log.warning("state could not be pruned", disruption=str(error))
 

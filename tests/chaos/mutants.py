@@ -63,7 +63,7 @@ class LosesStepMark(Ledger):
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         super().commit_steps(source, row, steps, poll_context)
         if hash(row.run.run_id) % 5 == 0:
-            with self._writing() as store:
+            with self.writing() as store:
                 store.put_runs(
                     source, [msgspec.structs.replace(row, steps=StepState.PENDING, due=poll_context.now + 60)]
                 )
@@ -128,7 +128,7 @@ class CommitsInParts(Ledger):
 
     def _commit(self, draft: Transaction, now: float) -> None:
         if draft.runs and self.committed.sources[draft.source.name].scopes:
-            with self._writing() as store:
+            with self.writing() as store:
                 store.put_runs(draft.source.name, draft.runs.values())
         super()._commit(draft, now)
 
@@ -245,7 +245,9 @@ class StartsAgain(Ledger):
     def _replace_everything(self, loaded: LoadedState) -> None:
         super()._replace_everything(loaded)
         for job in self.committed.jobs.values():
-            job.baseline = max((run.origin for run in self._open.of(job.source)), default=job.baseline) + 7200
+            job.baseline = (
+                max((run.origin for run in self.committed.open_runs.of(job.source)), default=job.baseline) + 7200
+            )
 
 
 class CountsExcludedJobs(Ledger):

@@ -207,7 +207,7 @@ def test_the_state_is_not_changed(lived, tmp_path):
 def test_a_second_job_of_a_name_gets_the_name_that_the_state_gave_it(lived, tmp_path):
     lived.poll()
     ledger = lived.ledger
-    with ledger.locked(), ledger.store().transaction():
+    with ledger.lock, ledger.store().transaction():
         job = next(job for job in ledger.committed.jobs.values() if job.name == "job-1")
         ledger.store().put_jobs([msgspec.structs.replace(job, name="job-1 #remembered")])
     _, text, _ = write(lived, tmp_path)
@@ -219,7 +219,7 @@ def test_a_run_that_the_daemon_counts_is_not_written_although_it_ended_before_th
     store = lived.ledger.store()
     row = next(row for row in store.baseline_runs("one") if row.run.result == "failure")
     counted = msgspec.structs.replace(row, mark=CountState.COUNTED)
-    with lived.ledger.locked(), store.transaction():
+    with lived.ledger.lock, store.transaction():
         store.put_runs("one", [counted])
     summary, text, _ = write(lived, tmp_path)
     assert summary.runs == sum(rises(text).values()) == sum(lived.truth(0.0, lived.born).values()) - 1

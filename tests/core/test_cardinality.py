@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.assembly import counting_rules
 from exporter.counting.labels import OTHER
 from exporter.exposition.exposition import LIMITED
+from exporter.ledger.housekeeping import expire_jobs
 from exporter.ledger.journal import MANY_STEPS
 from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import FAMILIES
@@ -84,7 +85,7 @@ class BoundedHarness(PageHarness):
         before = self.page()
         self.now += 91 * DAY
         self.read()  # ages are counted to the watermark
-        self.ledger.expire(self.now, 90 * DAY)
+        expire_jobs(self.ledger, self.now, 90 * DAY)
         gone = {job.name for job in self.ledger.jobs_of("s") if job.gone}
         for (name, labels), value in before.items():
             if name in self.expected and dict(labels).get("job_name") in gone:
@@ -323,7 +324,7 @@ def test_a_job_that_returns_shows_0_before_its_first_completion(tmp_path):
     harness.read(ended("a", BASELINE + 100))
     harness.now += 91 * DAY
     harness.read()
-    harness.ledger.expire(harness.now, 90 * DAY)
+    expire_jobs(harness.ledger, harness.now, 90 * DAY)
     assert harness.scrape(RUNS, "job_name") == {}
     harness.read(ended("b", harness.now - 1))
     assert harness.scrape(RUNS, "result")["success",] == 0
@@ -349,7 +350,7 @@ def test_too_many_steps_end_step_histograms_until_a_reload_finds_fewer(bounded):
     assert not any(name.startswith("jobrun_step_duration") for name, _ in harness.page())
     harness.now += 91 * DAY
     harness.end("small", steps=["one"])
-    harness.ledger.expire(harness.now, 90 * DAY)
+    expire_jobs(harness.ledger, harness.now, 90 * DAY)
     harness.read()
     assert not any(name.startswith("jobrun_step_duration") for name, _ in harness.page())
     harness.configure()
@@ -383,7 +384,7 @@ def test_jobs_of_a_removed_source_expire_by_the_clock_of_the_others(bounded, wei
         harness.ledger.start_poll("another", now)
         harness.ledger.commit("another", Batch(through=now), PollContext(now=now, started=now))
         harness.ledger.finish_poll("another", success(now))
-        harness.ledger.expire(now, 90 * DAY)
+        expire_jobs(harness.ledger, now, 90 * DAY)
         assert harness.ledger.committed.series_total == room
 
 

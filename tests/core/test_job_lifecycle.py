@@ -5,6 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.counting.classify import CountState
 from exporter.counting.labels import MAX_LABEL
+from exporter.ledger.housekeeping import expire_jobs
 from exporter.model import Batch, Disposition, Job, Result, State
 from tests.core.ledger_harness import BASELINE, RUNS, LedgerHarness, ended, run
 from tests.core.page_harness import PageHarness
@@ -92,7 +93,7 @@ def test_a_retired_job_that_returns_with_a_run_gets_a_distinct_name_too(page_har
     page_harness.read(ended("1", BASELINE + 1, job_id="a\tb"), jobs=[one])
     page_harness.now += 100 * DAY
     page_harness.read()
-    page_harness.ledger.expire(page_harness.now, 90 * DAY)
+    expire_jobs(page_harness.ledger, page_harness.now, 90 * DAY)
     page_harness.read(ended("2", page_harness.now - 1, job_id="a b"), jobs=[two])
     page_harness.read(ended("3", page_harness.now - 1, job_id="a\tb"), jobs=[two])
     page_harness.read(ended("4", page_harness.now - 1, job_id="a b"), jobs=[one, two])

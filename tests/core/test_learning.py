@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from exporter.ledger.housekeeping import MAX_LEARN_INTERVAL, MIN_LEARN_INTERVAL
+from exporter.ledger.housekeeping import prune
+from exporter.ledger.learning import MAX_LEARN_INTERVAL, MIN_LEARN_INTERVAL
 from exporter.model import Job, Result, State
 from tests.core.ledger_harness import BASELINE, ended, run
 from tests.core.page_harness import PageHarness
@@ -136,7 +137,7 @@ def test_learned_values_are_deleted_with_the_runs(shown):
     shown.read(through=shown.now)
     assert value(shown, NEXT) is not None
     shown.now += MAX_LEARN_INTERVAL
-    shown.ledger.prune(shown.now, 30 * DAY)
+    prune(shown.ledger, shown.now, 30 * DAY)
     assert value(shown, NEXT) is None
 
 

@@ -223,6 +223,6 @@ def test_counts_of_the_exporter_from_several_replicas_add_up(replica):
     for each in (first, second, first):
         exporter = copy(each.ledger.committed.exporter)
         exporter.count("family", "label")
-        each.ledger._replace([exporter])
+        each.ledger.replace([exporter])
     second.ledger.reload(["s"])
     assert second.ledger.committed.exporter.counts["family"]["label"].value == 3

@@ -10,7 +10,8 @@ from exporter.counting.labels import OTHER
 from exporter.counting.series import MAX_BOUNDS
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import MAX_RANGES, MAX_UNMAPPED
-from exporter.ledger.housekeeping import PRUNE_BATCH
+from exporter.ledger.exposing import expose
+from exporter.ledger.housekeeping import PRUNE_BATCH, expire_jobs, prune
 from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
@@ -197,7 +198,7 @@ def test_pruned_runs_that_are_listed_again_do_not_count_again(harness):
     harness.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
     harness.now = BASELINE + 40 * DAY
     harness.read(ended("b", harness.now - 100))
-    assert harness.ledger.prune(harness.now, 30 * DAY) == 2
+    assert prune(harness.ledger, harness.now, 30 * DAY) == 2
     assert harness.row("a") is None
     for _ in range(2):
         harness.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
@@ -211,14 +212,14 @@ def test_a_streak_survives_the_pruning_of_the_runs_that_made_it(harness):
     )
     harness.now = BASELINE + 40 * DAY
     harness.read(ended("new", harness.now - 100, result=Result.FAILURE))
-    harness.ledger.prune(harness.now, 30 * DAY)
+    prune(harness.ledger, harness.now, 30 * DAY)
     harness.read(ended("new", harness.now - 90, result=Result.FAILURE))
     assert (harness.job().streak, harness.job().last_success) == (8, BASELINE + 1)
 
 
 def test_a_clock_that_is_far_ahead_prunes_nothing(harness):
     harness.read(ended())
-    assert harness.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
+    assert prune(harness.ledger, BASELINE + 1000 * DAY, 30 * DAY) == 0
     harness.read(ended())
     assert harness.counts() == {"success": 1}
 
@@ -230,7 +231,7 @@ def test_open_and_expired_runs_are_never_pruned(harness):
     harness.now = BASELINE + 60 * DAY
     harness.begin()
     harness.read(opened("o"), opened("young", start=BASELINE + 8 * DAY))
-    harness.ledger.prune(harness.now, 30 * DAY)
+    prune(harness.ledger, harness.now, 30 * DAY)
     harness.read(opened("o"))
     assert harness.counts() == {"unknown": 2}
 
@@ -291,7 +292,7 @@ def test_a_streak_without_any_success_survives_the_pruning(harness):
     harness.read(*(ended(str(n), BASELINE + n, result=Result.FAILURE) for n in range(1, 11)))
     harness.now = BASELINE + 40 * DAY
     harness.read(ended("new", harness.now - 100, result=Result.FAILURE))
-    harness.ledger.prune(harness.now, 30 * DAY)
+    prune(harness.ledger, harness.now, 30 * DAY)
     harness.read(ended("new", harness.now - 200, result=Result.FAILURE))
     assert (harness.job().streak, harness.job().failing_since) == (11, BASELINE + 1)
 
@@ -312,7 +313,7 @@ def test_runs_pruned_before_their_steps_were_fetched_are_counted_as_lost_steps(h
     harness.read(ended("a"), ended("old", BASELINE - 5))
     harness.now = BASELINE + 40 * DAY
     harness.read(ended("b", harness.now - 100))
-    assert harness.ledger.prune(harness.now, 30 * DAY) == 2
+    assert prune(harness.ledger, harness.now, 30 * DAY) == 2
     assert harness.ledger.source("s").counts["jobrun_source_steps_lost_total"][""].value == 1
     assert harness.ledger.count_pending_steps("s") == 1
 
@@ -321,8 +322,8 @@ def test_many_runs_are_pruned_in_several_transactions(harness):
     harness.read(*(ended(str(n), BASELINE + 1 + n / 1e6) for n in range(PRUNE_BATCH + 5)))
     harness.now = BASELINE + 40 * DAY
     harness.read()
-    assert harness.ledger.prune(harness.now, 30 * DAY) == PRUNE_BATCH + 5
-    assert harness.ledger.prune(harness.now, 30 * DAY) == 0
+    assert prune(harness.ledger, harness.now, 30 * DAY) == PRUNE_BATCH + 5
+    assert prune(harness.ledger, harness.now, 30 * DAY) == 0
     assert harness.path.with_name("state.db-wal").stat().st_size == 0
 
 
@@ -340,7 +341,7 @@ def remove_source(harness, *, through):
 def test_runs_of_a_source_that_is_no_longer_configured_are_pruned(harness):
     harness.read(ended("a"))
     remove_source(harness, through=BASELINE + 40 * DAY)
-    assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 1
+    assert prune(harness.ledger, BASELINE + 40 * DAY, 30 * DAY) == 1
     harness.configure()
     harness.read(ended("a"))
     assert harness.counts() == {"success": 1}
@@ -349,7 +350,7 @@ def test_runs_of_a_source_that_is_no_longer_configured_are_pruned(harness):
 def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(harness):
     harness.read(ended("a"))
     remove_source(harness, through=BASELINE + 3600)
-    assert harness.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
+    assert prune(harness.ledger, BASELINE + 1000 * DAY, 30 * DAY) == 0
     harness.configure()
     harness.now = BASELINE + 7200
     harness.read(ended("a"), ended("b", BASELINE + 5000))
@@ -359,7 +360,7 @@ def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(har
 def test_nothing_is_pruned_while_no_configured_source_knows_the_time(harness):
     harness.read(ended("a"))
     harness.ledger.configure({}, CountingRules(step_buckets=(), zero_first=False), "on")
-    assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
+    assert prune(harness.ledger, BASELINE + 40 * DAY, 30 * DAY) == 0
 
 
 def test_jobs_gone_for_longer_than_the_retention_are_deleted(harness):
@@ -371,7 +372,7 @@ def test_jobs_gone_for_longer_than_the_retention_are_deleted(harness):
     assert (harness.job().counts, harness.job().distributions) == ({}, {})
     harness.now += 31 * DAY
     harness.read(jobs=[], catalog=True)
-    harness.ledger.prune(harness.now, 30 * DAY)
+    prune(harness.ledger, harness.now, 30 * DAY)
     for _ in range(2):
         assert len(harness.ledger.committed.jobs) == before - 1
         assert key not in harness.ledger.committed.series
@@ -517,10 +518,10 @@ def test_an_internal_error_between_classifying_and_recording_neither_loses_nor_d
         raise MemoryError
 
     whole = {"series_of": rules().series_of, "run_buckets": rules().run_buckets}
-    harness.ledger._rules["s"] = rules(**{place: broken})  # a reload would ask it itself
+    harness.ledger.rules["s"] = rules(**{place: broken})  # a reload would ask it itself
     with pytest.raises(MemoryError):
         harness.read(ended("b", BASELINE + 120))
-    harness.ledger._rules["s"] = rules(**whole)
+    harness.ledger.rules["s"] = rules(**whole)
     harness.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
     assert (harness.counts(), harness.job().last_run.run_id) == ({"success": 3}, "c")
 
@@ -546,7 +547,7 @@ def test_a_prune_that_fails_is_an_error_of_the_state_like_any_other(tmp_path):
     harness.read()
     Failing.fails = True
     with pytest.raises(StateError):
-        harness.ledger.prune(harness.now, 30 * DAY)
+        prune(harness.ledger, harness.now, 30 * DAY)
     assert (harness.ledger.commit_errors, harness.ledger.error) == (1, f"{harness.path}: disk I/O error")
     harness.close()
 
@@ -686,13 +687,13 @@ def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is
     for scope in ("", "x"):
         harness.ledger.commit("s", Batch(scope=scope, through=harness.now), harness.poll_context)
     harness.ledger.finish_poll("s", success(harness.now))
-    harness.ledger.expire(harness.now, 90 * DAY)
+    expire_jobs(harness.ledger, harness.now, 90 * DAY)
     assert {job.name for job in harness.ledger.jobs_of("s") if job.gone} == {"plain"}
 
 
 def test_a_clock_that_is_far_ahead_expires_no_job(harness):
     harness.read(ended(), through=BASELINE + 100)
-    harness.ledger.expire(BASELINE + 1000 * DAY, 90 * DAY)
+    expire_jobs(harness.ledger, BASELINE + 1000 * DAY, 90 * DAY)
     assert not harness.job().gone
 
 
@@ -726,7 +727,7 @@ def test_a_row_that_waits_for_the_end_of_a_poll_undoes_nothing_written_meanwhile
     harness.read(unobserved=[Window(BASELINE - 70, BASELINE - 10)])
     harness.begin()
     harness.ledger.commit("s", Batch(through=harness.now), harness.poll_context)
-    harness.ledger.expose([(("source", "s"), "jobrun_source_unobserved_seconds_total", "")])
+    expose(harness.ledger, [(("source", "s"), "jobrun_source_unobserved_seconds_total", "")])
     harness.ledger.finish_poll("s", success(harness.now))
     assert harness.ledger.source("s").counts["jobrun_source_unobserved_seconds_total"][""].released
 
@@ -867,7 +868,7 @@ def test_unobserved_seconds_at_the_start_are_pending_until_exposed_and_survive_a
     harness.reopen()
     state = harness.ledger.source("s")
     assert (state.pending_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)
-    harness.ledger.expose([(("unobserved", "s"), UNOBSERVED, "")])
+    expose(harness.ledger, [(("unobserved", "s"), UNOBSERVED, "")])
     harness.reopen()
     state = harness.ledger.source("s")
     assert (state.pending_unobserved, state.counts[UNOBSERVED][""].value) == (0.0, 10.0)
@@ -973,10 +974,10 @@ def test_a_series_is_recorded_as_exposed_on_disk_before_it_is_in_memory(tmp_path
     owner: Owner = ("job", harness.job().key)
     Failing.fails = True
     with pytest.raises(StateError):
-        harness.ledger.expose([(owner, RUNS, "success")])
+        expose(harness.ledger, [(owner, RUNS, "success")])
     assert not harness.job().counts[RUNS]["success"].released
     Failing.fails = False
-    harness.ledger.expose([(owner, RUNS, "success")])
+    expose(harness.ledger, [(owner, RUNS, "success")])
     harness.reopen()
     assert harness.job().counts[RUNS]["success"].released
     harness.close()

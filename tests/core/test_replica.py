@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from exporter.errors import StateError
+from exporter.ledger.exposing import expose
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS, STEPS
@@ -53,7 +54,7 @@ def test_a_series_that_was_exposed_in_a_lost_commit_is_never_served_as_0_again(m
     only = member("a")
     only.parts.poll("1", "2")
     kept = saved(admin)
-    only.ledger.expose([(("job", only.ledger.committed.by_id["s", "j"]), FAMILY, "success")])
+    expose(only.ledger, [(("job", only.ledger.committed.by_id["s", "j"]), FAMILY, "success")])
     rewind(admin, kept)
     polled_again(only, admin, "1", "2", "3")
     assert ("s" in only.replica.rewound, only.series().released) == (True, False)
@@ -262,7 +263,7 @@ def test_a_poll_that_asked_before_records_were_loaded_again_neither_writes_nor_c
         only.ledger.commit("s", Batch(runs=[], jobs=[], through=1000.0), late)
     with pytest.raises(StateError, match="loaded again"):
         only.ledger.complete_poll("s", late, swept=False)
-    assert "s" in only.ledger.starting()
+    assert "s" in only.ledger.starting
 
 
 def test_counters_stay_withheld_until_every_scope_was_read_again(member, admin):

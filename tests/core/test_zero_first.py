@@ -166,7 +166,7 @@ def test_no_status_of_a_vendor_is_mistaken_for_one_of_ours(harness, word):
     harness.read(ended())
     harness.scrape(RUNS, "result")
     unmapped = "jobrun_source_unmapped_status_total"
-    with harness.ledger.locked():
+    with harness.ledger.lock:
         state = copy(harness.ledger.committed.sources["s"])
         state.count(unmapped, word)
         harness.ledger.committed.sources["s"] = state

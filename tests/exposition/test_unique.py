@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exporter.ledger.housekeeping import expire_jobs
 from exporter.model import Job, Result
 from tests.core.ledger_harness import ended
 from tests.core.page_harness import PageHarness
@@ -45,7 +46,7 @@ def live(harness, history):
         if then == "expire":
             harness.now += 100 * DAY
             harness.read()
-            harness.ledger.expire(harness.now, 90 * DAY)
+            expire_jobs(harness.ledger, harness.now, 90 * DAY)
         elif then == "reopen":
             harness.reopen()
         assert_unique(harness)

@@ -60,7 +60,7 @@ class ReportsHarness:
             changes["web"] = self.config.web.model_copy(update=web)
         self.config = self.config.model_copy(update=changes)
         self.bench.publisher.configure(self.config, self.bench.assembly.shown)
-        self.bench.ledger._changed.everything = True
+        self.bench.ledger.everything_changed = True
 
     def commit(self, *runs, jobs=(), through=None, **fields):
         """Commits a batch."""

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from exporter.commands.explain.explain import explain
+from exporter.ledger.housekeeping import prune
 from exporter.model import Job, Result, Step, Window
 from tests.contract.harness import NOW
 from tests.queries.reports_harness import HOSTILE, ended, running
@@ -119,7 +120,7 @@ def test_baseline_runs_are_reported_as_not_counted(with_runs):
 def test_pruned_runs_are_reported_as_pruned(with_runs):
     with_runs.bench.clock.advance(100_000)
     with_runs.commit(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
-    with_runs.bench.ledger.prune(NOW + 100_000, 50_000)
+    prune(with_runs.bench.ledger, NOW + 100_000, 50_000)
     _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert runs(out) == ["new"]
     assert "1 run listed, 1 together; the state says 3: not the same." in out
@@ -221,7 +222,7 @@ def test_hostile_names_stay_in_their_line(harness, evil):
 def test_explain_reads_during_a_transaction_and_changes_nothing(with_runs):
     store = with_runs.bench.ledger.store()
     before = msgspec.json.encode(with_runs.bench.ledger.source("one"))
-    with with_runs.bench.ledger.locked(), store.transaction():
+    with with_runs.bench.ledger.lock, store.transaction():
         store._db.execute("DELETE FROM runs")
         code, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
         assert (code, runs(out)) == (0, ["c", "b"])

@@ -172,7 +172,7 @@ def test_an_unreadable_state_is_busy(harness):
 def test_reading_waits_for_no_transaction_and_delays_none(harness):
     harness.commit(ended("a"))
     store = harness.bench.ledger.store()
-    with harness.bench.ledger.locked(), store.transaction():
+    with harness.bench.ledger.lock, store.transaction():
         store._db.execute("UPDATE runs SET tries = 9")
         assert listed(harness) == ["a"]
     with Reader(harness.bench.state).state() as snapshot:

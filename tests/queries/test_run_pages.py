@@ -157,7 +157,7 @@ def test_links_use_the_external_url(make):
     info = harness.bench.samples("jobrun_last_failed_run_info", "run_id", "run_url")
     assert info == {("a/b", run.url): 1}
     harness.configure(web={"external_url": ""})
-    harness.bench.ledger._changed.everything = True
+    harness.bench.ledger.everything_changed = True
     assert harness.bench.samples("jobrun_last_failed_run_info", "run_url") == {("https://v.example/a%2Fb?p=",): 1}
 
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from exporter.ledger.housekeeping import prune
 from exporter.model import Result
 from exporter.simulators.disruptions import Drop, Duplicate, Garbage, Shuffle, Status
 from exporter.simulators.northflank_rows import NorthflankShape
@@ -249,7 +250,7 @@ def test_pruned_runs_do_not_count_again(exporter, world, clock):
     assert exporter.counted() == {("prod/a", SUCCESS): 20}
     clock.set(NOW + 40 * DAY)
     exporter.live(20 * MINUTE)
-    exporter.ledger.prune(clock(), 30 * DAY)
+    prune(exporter.ledger, clock(), 30 * DAY)
     exporter.start()
     world.run("a", start=clock() + 1)
     exporter.live(20 * MINUTE)

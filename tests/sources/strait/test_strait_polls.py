@@ -2,6 +2,7 @@ from collections import Counter
 
 import pytest
 
+from exporter.ledger.housekeeping import prune
 from exporter.model import Result, Run
 from exporter.simulators.control import truth
 from exporter.simulators.disruptions import Drop, Duplicate, Late, Shuffle, Stale, Status
@@ -184,7 +185,7 @@ def test_pruned_dead_letters_are_not_counted_again(world, clock, exporter):
     world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)
     exporter.poll(60)
     exporter.poll(40 * DAY)
-    assert exporter.ledger.prune(clock(), 30 * DAY) == 1
+    assert prune(exporter.ledger, clock(), 30 * DAY) == 1
     exporter.restart()
     exporter.poll(60)
     exporter.poll(2 * HOUR)
