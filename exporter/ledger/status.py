@@ -1,7 +1,6 @@
-"""The report of a poll, and what it changes in the source's record."""
+"""Applies the report of a poll to the status and the counters of a source's record."""
 
 from collections import Counter
-from collections.abc import Sequence
 
 import msgspec
 
@@ -9,17 +8,17 @@ from exporter.counting.records import RateLimit, SourceState, SourceStatus
 from exporter.metrics.families import FAMILIES, MISSED_POLLS, POLL_ERRORS, POLLS, UNOBSERVED
 from exporter.metrics.family import Level
 
-SERVED_AT_ONCE = tuple(
+NOT_ZERO_FIRST = tuple(
     each for each in FAMILIES if each.level is Level.SOURCE and each.samples is None and not each.zero_first
 )
-"""Families of sources that are not zero-first."""
+"""Counters and histograms of sources whose values are exposed at once."""
 
 MAX_ERROR = 500
 """Maximum length of a stored error text."""
 
 
-class PollReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Report of a poll.
+class PollReport(msgspec.Struct, kw_only=True):
+    """What the ledger records about a poll.
 
     Attributes:
         ended: When the poll ended, by the API's clock.
@@ -27,20 +26,20 @@ class PollReport(msgspec.Struct, frozen=True, kw_only=True):
         outcome: `success`, `partial` or `error`.
         reason: Reason of the error; "" if there was none.
         error: Text of the error, without customer data.
-        reasons: Reasons of all errors, including errors of single parts.
-        scope_failed: Whether a readable scope did not answer.
+        reasons: Reasons of all errors. One poll may have several, because its parts may fail one by one.
+        scope_failed: Whether a request for a readable scope failed.
         interval: Seconds to the next poll.
         skipped: Polls that came due while this one was running.
-        rate_limit: As the API last reported it.
+        rate_limit: The rate limit that the API last reported.
         credential_expiry: When the credential in use expires.
     """
 
-    ended: float
-    duration: float
-    outcome: str
+    ended: float = 0.0
+    duration: float = 0.0
+    outcome: str = "success"
     reason: str = ""
     error: str = ""
-    reasons: Sequence[str] = ()
+    reasons: list[str] = []
     scope_failed: bool = False
     interval: float | None = None
     skipped: int = 0
@@ -55,7 +54,7 @@ class PollReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def seed_source(source: SourceState) -> None:
     """Create the series of a source that are known before its first poll, at 0."""
-    for family in SERVED_AT_ONCE:
+    for family in NOT_ZERO_FIRST:
         for label in family.seeds:
             source.count(family.name, label, amount=0)
         if family.buckets:
@@ -70,7 +69,7 @@ def expose_unobserved(source: SourceState) -> None:
 
 
 def is_up(source: SourceState, *, read: bool) -> bool:
-    """Return whether a source is up: its poll `read` every readable scope, and there is at least one."""
+    """Return whether a source is up: it has a readable scope, and the poll could `read` all of them."""
     return read and (not source.scopes or any(scope.readable for scope in source.scopes.values()))
 
 
@@ -87,9 +86,8 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
     def after(self, report: PollReport, *, read: bool, pending_steps: int | None) -> "UnwrittenPolls":
-        """Return these polls and one more that has ended. `read`: whether it has read anything."""
+        """Return these polls and one more. `read`: whether the source is up after it, apart from scopes that failed."""
         status = _status_after(self.status, report, read=read, pending_steps=pending_steps)
-        # A poll can have several errors, one per part.
         counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
         return UnwrittenPolls(status, self.counts + counts).with_skipped(report.skipped)
 
@@ -98,7 +96,7 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
         return UnwrittenPolls(msgspec.structs.replace(self.status, up=up), self.counts)
 
     def with_skipped(self, polls: int) -> "UnwrittenPolls":
-        """Return these polls and some that came due while one was running."""
+        """Return these polls and more that came due while one was running."""
         return UnwrittenPolls(
             self.status, self.counts + Counter({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
         )

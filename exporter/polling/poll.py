@@ -17,7 +17,6 @@ from exporter.counting.rules import SourceRules
 from exporter.errors import AuthError, JobrunError, PartialError, RateLimitedError, StateError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import EXPIRY_GRACE, Ledger
-from exporter.ledger.status import PollReport
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
 from exporter.polling.result import PollResult, describe
@@ -25,23 +24,21 @@ from exporter.polling.steps import POLL_TIME_FRACTION, Pages, StepFetcher
 from exporter.sources.source import Source
 from exporter.sources.view import View
 
-MAX_FIRST_POLL = 300.0
-FIRST_POLL_INTERVALS = 10
-"""How long readiness waits for the first poll, in seconds and in poll intervals: the longer applies."""
+MIN_FIRST_POLL, FIRST_POLL_INTERVALS = 300.0, 10
+"""Readiness waits for the first poll: for this many seconds or poll intervals, whichever is longer."""
 
 MAX_CLOCK_SKEW = 5.0
-"""Change of the clock skew, in seconds, from which on the batch is discarded and fetched again."""
+"""Change of the clock skew, in seconds, above which the batch is discarded and fetched again."""
 
-LONGEST_BACKOFF = 300.0
-BACKOFF_INTERVALS = 10
-"""Longest wait while polls fail, in seconds and in poll intervals: the shorter applies."""
+MAX_BACKOFF, BACKOFF_INTERVALS = 300.0, 10
+"""Longest wait while polls fail: this many seconds or poll intervals, whichever is shorter."""
 
 
 def backoff(interval: float, failures: int) -> float:
-    """Return the seconds to the next poll after consecutive failed polls. The first failure changes nothing."""
+    """Return the seconds to the next poll. The interval grows from the second consecutive failed poll on."""
     if failures <= 1:
         return interval
-    longest = max(interval, min(BACKOFF_INTERVALS * interval, LONGEST_BACKOFF))
+    longest = max(interval, min(BACKOFF_INTERVALS * interval, MAX_BACKOFF))
     return float(min(interval * 2 ** min(failures - 1, 16), longest))
 
 
@@ -49,10 +46,14 @@ class Poller:
     """Polls one source.
 
     Args:
-        requests: Has the rate limit that the API last reported, and the expiry of the credential.
-        api_clock: The client, which knows the API's clock.
+        requests: Knows the API's rate limit and when the credential expires.
+        api_clock: The client, which knows the time of the API's clock.
         sweep_interval: Seconds between sweeps; None for no sweeps.
+        pages: Publishes what was committed.
         auth_backoff: Minimum seconds to the next poll after the API refused the credential.
+
+    Attributes:
+        polled: Whether the first poll has ended, or has taken so long that readiness no longer waits for it.
     """
 
     def __init__(  # noqa: PLR0913  # clocks, source and ledger are arguments, so that tests can replace them
@@ -86,9 +87,9 @@ class Poller:
         self._logged_invalid = False
         self._skips = self._skips_of_current_poll = 0
         self._skips_lock = threading.Lock()
-        self._offset = api_clock.now() - monotonic()
-        self._jumped = -math.inf
-        self._is_first_run = False
+        self._clock_offset = api_clock.now() - monotonic()
+        self._clock_jumped_at = -math.inf
+        self._is_new_source = False
 
     @property
     def status(self) -> SourceStatus:
@@ -102,9 +103,9 @@ class Poller:
 
     def wait(self) -> float:
         """Return the seconds to the next poll."""
-        return self._wait(self.status.failures, self.status.reason)
+        return self._interval_after(self.status.failures, self.status.reason)
 
-    def _wait(self, failures: int, reason: str) -> float:
+    def _interval_after(self, failures: int, reason: str) -> float:
         refused = reason == AuthError.reason
         return max(backoff(self._rules.poll_interval, failures), self._auth_backoff if refused else 0.0)
 
@@ -124,7 +125,7 @@ class Poller:
                 self._steps.fetch(begun, result)
         except Stopped:
             raise
-        except Exception as error:  # noqa: BLE001  # a bug must neither end the daemon nor pass for a success
+        except Exception as error:  # noqa: BLE001  # a bug must neither end the daemon nor look like a success
             self._record_error(result, error)
         with contextlib.suppress(StateError):
             self._check_clock_skew(result)
@@ -166,7 +167,7 @@ class Poller:
 
     def report_long_first_poll(self) -> None:
         """Report a source as down if its first poll takes too long, so that readiness does not wait for it."""
-        limit = max(MAX_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
+        limit = max(MIN_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
         if self.polled or self._poll_started is None or self._monotonic() - self._poll_started <= limit:
             return
         self.polled = True
@@ -178,7 +179,7 @@ class Poller:
         """Read everything, expire runs and complete the poll. Return the error of the source, if any."""
         name = self._rules.name
         if self._ledger.source(name).baseline is None:
-            self._is_first_run, self._offset = True, self._clock.now() - self._monotonic()
+            self._is_new_source, self._clock_offset = True, self._clock.now() - self._monotonic()
         self._follow_clock()
         result.load = self._ledger.start_poll(name, result.started)
         sweep = self._sweep_due(result.started)
@@ -193,9 +194,9 @@ class Poller:
         error = self._commit_all(view, result)
         with contextlib.suppress(StateError):
             self._follow_clock()
-        doubtful = error is not None or self._monotonic() - self._jumped < EXPIRY_GRACE
+        keep_old_runs = error is not None or self._monotonic() - self._clock_jumped_at < EXPIRY_GRACE
         context = result.context(self._clock.now())
-        self._add_stats(result, self._ledger.expire_open_runs(name, context, failed=doubtful))
+        self._add_stats(result, self._ledger.expire_open_runs(name, context, failed=keep_old_runs))
         if error is None or isinstance(error, PartialError):
             self._ledger.complete_poll(name, result.context(self._clock.now()), swept=sweep)
         if error is not None:
@@ -205,11 +206,11 @@ class Poller:
         return error
 
     def _commit_all(self, view: View, result: PollResult) -> Exception | None:
-        """Read and commit all batches. Return the error that ended the reading, if any."""
-        # The poll continues after an error: active runs must expire, and other endpoints may respond.
+        """Read and commit all batches. Return the error at which reading ended, if any."""
+        # The poll continues after an error: old runs must expire, and requests for steps may succeed.
         try:
             if not self._commit_batches(view, result):
-                # The skew is known only after a response. Windows that were computed with a wrong clock are read again.
+                # Only a response shows the skew. Windows that were computed with a wrong clock are read again.
                 self._commit_batches(view, result, accept_skew=True)
         except (Stopped, StateError):
             raise
@@ -218,7 +219,7 @@ class Poller:
         return None
 
     def _commit_batches(self, view: View, result: PollResult, *, accept_skew: bool = False) -> bool:
-        """Read and commit batches. Return False as soon as a response shows that the local clock is wrong."""
+        """Read and commit batches. Return False as soon as the clock skew changes, unless `accept_skew` is set."""
         for batch in self._source.fetch(view):
             if self._check_clock_skew(result) and not accept_skew:
                 return False
@@ -234,7 +235,7 @@ class Poller:
             self._log.warning("rows without a readable ID are not counted until they have one", rows=rows)
 
     def _check_clock_skew(self, result: PollResult) -> bool:
-        """Return whether the skew of the API's clock has changed. If so, shift the baseline."""
+        """Return whether a response has shown another clock skew than assumed. If so, assume that one from now on."""
         change = self._clock.skew - result.skew
         if abs(change) < MAX_CLOCK_SKEW:
             return False
@@ -245,12 +246,12 @@ class Poller:
 
     def _follow_clock(self) -> None:
         """Detect a jump of the API's clock or the local one, and shift the baseline by it."""
-        # A jump does not age runs. If the clock was wrong before it, the baseline is wrong too.
+        # Runs do not grow older by a jump. If the clock was wrong before it, the baseline is wrong too.
         offset = self._clock.now() - self._monotonic()
-        change = offset - self._offset
+        change = offset - self._clock_offset
         if abs(change) >= MAX_CLOCK_SKEW:
-            self._ledger.shift_baseline(self._rules.name, change, self._clock.now(), again=self._is_first_run)
-            self._offset, self._jumped = offset, self._monotonic()
+            self._ledger.shift_baseline(self._rules.name, change, self._clock.now(), again=self._is_new_source)
+            self._clock_offset, self._clock_jumped_at = offset, self._monotonic()
 
     def _sweep_due(self, now: float) -> bool:
         last = self._ledger.source(self._rules.name).last_sweep
@@ -268,41 +269,33 @@ class Poller:
         self.polled = True
 
     def _finish(self, result: PollResult, seconds: float) -> None:
-        name, skipped = self._rules.name, self._take_skips()
+        name = self._rules.name
+        result.ended, result.duration, result.skipped = self._clock.now(), seconds, self._take_skips()
+        result.rate_limit, result.credential_expiry = self._requests.rate_limit, self._requests.expiry
+        result.interval = self._next_interval(result)
         try:
-            self._ledger.finish_poll(name, self._report(result, seconds, skipped))
+            self._ledger.finish_poll(name, result)
         except StateError as error:
             if result.outcome != "error":
                 self._record_error(result, error)
-            self._ledger.keep_poll(name, self._report(result, seconds, skipped))
-        self._log_result(result, seconds)
+                result.interval = self._next_interval(result)
+            self._ledger.keep_poll(name, result)
+        self._log_result(result)
         self._pages.publish()
         self.polled = True
 
-    def _report(self, result: PollResult, seconds: float, skipped: int) -> PollReport:
-        failures = self.status.failures + 1 if result.outcome == "error" else 0
-        return PollReport(
-            ended=self._clock.now(),
-            duration=seconds,
-            outcome=result.outcome,
-            reason=result.reason,
-            error=result.error,
-            reasons=result.reasons,
-            scope_failed=result.scope_failed,
-            interval=max(self._wait(failures, result.reason), self._source.round_seconds()),
-            skipped=skipped,
-            rate_limit=self._requests.rate_limit,
-            credential_expiry=self._requests.expiry,
-        )
+    def _next_interval(self, result: PollResult) -> float:
+        failures = self.failures + 1 if result.outcome == "error" else 0
+        return max(self._interval_after(failures, result.reason), self._source.round_seconds())
 
-    def _log_result(self, result: PollResult, seconds: float) -> None:
+    def _log_result(self, result: PollResult) -> None:
         log = self._log.warning if result.error else self._log.info
         counts = {str(key): result.stats.dispositions[key] for key in Disposition if result.stats.dispositions[key]}
         error = {"reason": result.reason, "error": result.error} if result.error else {}
         log(
             "poll finished",
             outcome=result.outcome,
-            duration=round(seconds, 3),
+            duration=round(result.duration, 3),
             batches=result.batches,
             completed=result.stats.results.total(),
             steps=result.steps,

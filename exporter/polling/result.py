@@ -5,20 +5,16 @@ import msgspec
 from exporter.errors import JobrunError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.status import PollReport
 
 
-class PollResult(msgspec.Struct, kw_only=True):
-    """The result of one poll.
+class PollResult(PollReport, kw_only=True):
+    """The report of a poll, with data that only the poll itself needs.
 
     Attributes:
         started: Start of the poll, by the API's clock.
-        skew: Seconds by which that clock is assumed to be ahead of the local one.
-        load: How often the source's records had been loaded when it started.
-        outcome: `success`, `partial` or `error`.
-        reason: Reason of the error; "" if there was none.
-        error: Text of the error.
-        reasons: Reasons of all errors, including errors of single parts.
-        scope_failed: Whether a readable scope did not answer.
+        skew: Seconds by which the API's clock is assumed to be ahead of the local one.
+        load: How often the source's records had been loaded when the poll started.
         batches: Number of committed batches.
         read_for: Seconds until everything was read.
         steps: Number of runs whose steps were requested.
@@ -28,11 +24,6 @@ class PollResult(msgspec.Struct, kw_only=True):
     started: float
     skew: float
     load: int | None = None
-    outcome: str = "success"
-    reason: str = ""
-    error: str = ""
-    reasons: list[str] = msgspec.field(default_factory=list)
-    scope_failed: bool = False
     batches: int = 0
     read_for: float = 0.0
     steps: int = 0
@@ -44,5 +35,5 @@ class PollResult(msgspec.Struct, kw_only=True):
 
 
 def describe(error: Exception) -> tuple[str, str]:
-    """Return the `reason` label of an error, and its text."""
+    """Return the `reason` label of an error, and a text without customer data."""
     return (error.reason, str(error)) if isinstance(error, JobrunError) else ("internal", type(error).__name__)

@@ -17,17 +17,17 @@ from exporter.client.budget import Stopped
 from exporter.polling.poll import Poller
 
 STAGGER = 0.25
-"""Seconds between the first polls of two sources."""
+"""Seconds between the first polls of sources that start together."""
 
 THREADS = 10_000
-"""Maximum number of threads: more than there are sources. A thread is created only if none is idle."""
+"""Maximum number of threads: more than anybody has sources. A thread is created only if none is idle."""
 
 MIN_JUMP = 5.0
 """Jump of the local clock, in seconds, after which all sources are polled at once."""
 
 
 class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
-    """Fires at an interval, and skips missed times."""
+    """Triggers polls at an interval, and skips missed ones."""
 
     # The library's own trigger computes each missed time. After the clock jumps by a week, with one poll per second,
     # that takes minutes, in which nothing is polled.
@@ -90,7 +90,7 @@ class PollSchedule:
             if source in keys:
                 self._scheduler.modify_job(keys[source], next_run_time=first_poll)
                 continue
-            # the last poll of a removed source with the same name may still run
+            # Numbered, because the last poll of a removed source with the same name may still run.
             key = f"{source.name} {next(self._numbers)}"
             self._sources[key] = source
             self._scheduler.add_job(self._poll, Every(source.interval), args=[key], id=key, next_run_time=first_poll)
@@ -112,7 +112,7 @@ class PollSchedule:
 
     def _wait(self, sources: Iterable[ScheduledSource], grace: float) -> bool:
         until = self._monotonic() + grace
-        for source in list(sources):  # a replica's thread may still add and remove sources
+        for source in list(sources):  # a copy, because a replica's thread may still add and remove sources
             if not source.idle.acquire(timeout=max(0.0, until - self._monotonic())):
                 return False
             source.idle.release()
@@ -130,10 +130,10 @@ class PollSchedule:
         offset = self._clock() - self._monotonic()
         if abs(offset - self._offset) < MIN_JUMP:
             return
-        self._log.warning("the local clock jumped; all sources are polled now", seconds=round(offset - self._offset))
+        self._log.warning("local clock jumped; polling all sources now", seconds=round(offset - self._offset))
         self._offset = offset
         for job in self._scheduler.get_jobs():
-            with suppress(JobLookupError):  # a reload has ended it meanwhile
+            with suppress(JobLookupError):  # a reload has removed it
                 job.modify(next_run_time=self._now())
 
     def _now(self) -> datetime:
@@ -153,7 +153,7 @@ class PollSchedule:
         interval = source.poller.wait()
         if interval != source.current_interval:
             source.current_interval = interval
-            with suppress(JobLookupError):  # a reload has ended it meanwhile
+            with suppress(JobLookupError):  # a reload has removed it
                 self._scheduler.reschedule_job(key, trigger=Every(interval))
 
     def _missed(self, event: JobEvent) -> None:

@@ -18,7 +18,7 @@ STEP_BATCH = 100
 """Number of runs whose steps are fetched before the queue is read again."""
 
 MAX_STEP_ERRORS = 3
-"""Consecutive failed fetches after which all other steps wait for the next poll; 1 if the poll itself failed."""
+"""Consecutive failed requests after which all other steps wait for the next poll; 1 if the poll itself failed."""
 
 POLL_TIME_FRACTION = 0.8
 """Fraction of the interval after which a poll stops optional work, so that the next poll is not late."""
@@ -36,7 +36,7 @@ class Pages(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StepFetcher:
-    """Fetches steps within the time of a poll. For the arguments see `Poller`; `now` is of the API's clock."""
+    """Fetches steps within the time of a poll. `now` returns the time of the API's clock; for the rest see `Poller`."""
 
     rules: SourceRules
     source: Source
@@ -46,14 +46,14 @@ class StepFetcher:
     pages: Pages
 
     def fetch(self, begun: float, result: PollResult) -> None:
-        """Fetch the steps of counted runs for as long as the poll's time allows."""
-        # A poll that has used up its time spends the same time again on steps. Otherwise the queue would grow while
-        # polls are late.
-        left = 1 if result.outcome == "error" else MAX_STEP_ERRORS
+        """Fetch the steps of counted runs for as long as the poll's time allows. `begun`: when the poll started."""
+        # A poll that has used up its time still spends as much time on steps as on reading. Otherwise late polls would
+        # never fetch any, and more and more runs would wait.
+        max_errors = 1 if result.outcome == "error" else MAX_STEP_ERRORS
         errors, until = 0, begun + max(POLL_TIME_FRACTION * self.rules.poll_interval, 2 * result.read_for)
         while rows := self.ledger.pending_steps(self.rules.name, self.now(), STEP_BATCH):
             for row in rows:
-                if errors >= left or (self.monotonic() > until and result.steps):
+                if errors >= max_errors or (self.monotonic() > until and result.steps):
                     return
                 errors = 0 if self._fetch_one(row, result) else errors + 1
                 result.steps += 1
@@ -75,8 +75,8 @@ class StepFetcher:
             reason, error = describe(caught)
             result.reasons.append(reason)
             traceback = {} if isinstance(caught, SourceError) else {"exc_info": caught}
-            text = "fetching steps failed"
-            structlog.get_logger().warning(text, source=name, reason=reason, error=error, **traceback)
+            log = structlog.get_logger().bind(source=name)
+            log.warning("fetching steps failed", reason=reason, error=error, **traceback)
             self.ledger.steps_failed(name, row, poll_context)
             return False
         return True
