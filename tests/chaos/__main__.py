@@ -160,8 +160,10 @@ def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Sce
         return
     with ProcessPoolExecutor(layer.processes, mp_context=get_context("spawn")) as pool:
         going: set[Future[ScenarioOutcome]] = set()
-        while layer.done(journal) < layer.wanted:
-            going |= {pool.submit(play, next(seeds)) for _ in range(layer.processes - len(going))}
+        while going or layer.done(journal) < layer.wanted:
+            if layer.done(journal) < layer.wanted:
+                going |= {pool.submit(play, next(seeds)) for _ in range(layer.processes - len(going))}
+            # The last ones are awaited too: a scenario with a discrepancy takes longer than others.
             ended, going = wait(going, return_when=FIRST_COMPLETED)
             for future in ended:
                 note(journal, future.result())

@@ -1,8 +1,11 @@
 """The short form of `./chaos`, and tests that its auditor finds bugs. The long form: docs/reliability.md."""
 
+import time
+from functools import partial
+
 import pytest
 
-from tests.chaos.__main__ import main
+from tests.chaos.__main__ import Layer, enough, main
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.process_chaos import run_process_chaos
 from tests.chaos.report import Journal, summary
@@ -50,6 +53,19 @@ def test_killing_real_processes_causes_no_discrepancy():
     outcome = run_process_chaos("short", kills=10)
     assert outcome.findings == []
     assert outcome.kills == 10
+
+
+def test_a_scenario_that_ends_after_the_last_wanted_one_counts_too(tmp_path):
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    enough(journal, Layer("simulated", "w", 1, 2), 1, partial(played_after, path))
+    assert [(each.seed, each.discrepancies) for each in journal.outcomes] == [("w1", 0), ("w2", 1)]
+
+
+def played_after(journal, seed):
+    while seed != "w1" and not journal.exists():  # the journal has w1, which is enough
+        time.sleep(0.01)
+    return ScenarioOutcome(seed=seed, runs=1, discrepancies=seed != "w1")
 
 
 def test_a_journal_is_resumed_and_summarized(tmp_path, capsys):
