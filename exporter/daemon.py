@@ -198,7 +198,7 @@ class Daemon:
             publish=self._publisher.publish,
             generation=lambda: -1 if self._exposition.page is None else self._exposition.page.generation,
         )
-        self._publisher.sharing = shared.join(self._ledger, self._pending_series, handlers)
+        self._publisher.ownership = shared.join(self._ledger, self._pending_series, handlers).ownership
 
     def _end_polls(self, names: Collection[str]) -> None:
         self._assembly.interrupt_sources(names)

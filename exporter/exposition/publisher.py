@@ -1,9 +1,8 @@
-"""Renders committed records after each change. Exposes the values of series that were served as 0 long enough."""
+"""Renders committed records after each change, and exposes the values of series that were served as 0 long enough."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import msgspec
 import structlog
@@ -17,36 +16,22 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.zero_first import Series, ZeroFirst
 from exporter.snapshot.builder import ConfiguredSource, SnapshotBuilder, ViewBuilder
-from exporter.snapshot.snapshot import Build, Ownership, Reload, Snapshot
+from exporter.snapshot.snapshot import Build, ExporterView, Ownership, Reload, Snapshot
 
 REFRESH = 5.0
 """Seconds after which a page is rendered even without a commit, for the process's own metrics."""
 
-RELEASE_RETRY = 60.0
+EXPOSE_RETRY = 60.0
 """Seconds until a failed attempt to expose series is repeated, so that a full disk does not fill the log."""
 
 MIN_PUBLISH_INTERVAL = 1.0
 """Minimum seconds between two pages during a poll. The end of a poll always renders one."""
 
 LEARN_BATCH = 10
-"""Jobs to learn about while the ledger's lock is held: about 25 ms."""
+"""Number of jobs to learn from before the ledger's lock is released. They take about 25 ms."""
 
 YIELD_SECONDS = 0.001
-"""Seconds for which the lock is released between two batches."""
-
-HELD = "unobserved"
-"""Kind of owner of pending unobserved seconds, until they are added to their counter."""
-
-
-class Sharing(Protocol):
-    """The replicas that share the state."""
-
-    @property
-    def rewound(self) -> frozenset[str]:
-        """Return the sources whose counters must not be served."""
-
-    def ownership(self) -> Ownership:
-        """Return which replica this is, and which sources it polls."""
+"""Seconds for which the lock is released between two batches of jobs."""
 
 
 class Publisher:
@@ -54,6 +39,7 @@ class Publisher:
 
     Attributes:
         snapshot: The latest snapshot, which all readers use.
+        ownership: Returns what this process knows as one of many replicas; None if the state is not shared.
     """
 
     def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
@@ -66,31 +52,30 @@ class Publisher:
         build: Build | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.sharing: Sharing | None = None
-        """The replicas that share the state; None if it is not shared."""
+        self.snapshot = Snapshot()
+        self.ownership: Callable[[], Ownership] | None = None
         self._ledger = ledger
         self._exposition = exposition
         self._zero_first = zero_first
         self._monotonic = monotonic
         self._build = build
         self._sleep = sleep
-        self._builder = SnapshotBuilder()
+        self._config: Config | None = None
+        self._builder: SnapshotBuilder | None = None
         self._started = monotonic()
         self._published = float("-inf")
-        self._release_after = float("-inf")
-        self._views: ViewBuilder | None = None
+        self._next_attempt = float("-inf")
         self._lock = threading.Lock()
         self._withheld: frozenset[str] = frozenset()
-        self._held: set[Series] = set()
+        self._pending_unobserved: set[Series] = set()
         self._reload: Reload | None = None
         self._log = structlog.get_logger()
-        self.snapshot = Snapshot()
 
     def configure(self, config: Config, sources: Mapping[str, ConfiguredSource]) -> None:
         """Use a config from the next page on."""
         with self._lock:
-            self._views = ViewBuilder(config, sources)
-            self._builder.configure(self._views)
+            latest = Snapshot(generation=-1) if self._builder is None else self._builder.latest
+            self._config, self._builder = config, SnapshotBuilder(ViewBuilder(config, sources), latest)
             self._withheld = frozenset()
 
     def reloaded(self, now: float) -> None:
@@ -105,44 +90,47 @@ class Publisher:
         """Render all committed records."""
         self._learn()
         with self._lock:
+            if self._builder is None:
+                return
             with self._ledger.lock:
                 self._withheld = self._to_withhold()
                 committed = self._ledger.drain()
-                exporter = msgspec.structs.replace(committed.exporter, build=self._build, reload=self._reload)
-                if self.sharing is not None:
-                    ownership = self.sharing.ownership()
-                    exporter = msgspec.structs.replace(
-                        exporter,
-                        ownership=ownership,
-                        last_commit=ownership.last_commit,
-                        state_size=ownership.state_size,
-                    )
-                committed = msgspec.structs.replace(committed, exporter=exporter)
-                snapshot = self._builder.build(committed, self._withheld)
-            self._hold_unobserved(snapshot)
+                exporter = self._complete(committed.exporter)
+                snapshot = self._builder.build(msgspec.structs.replace(committed, exporter=exporter), self._withheld)
+            self._add_pending_unobserved(snapshot)
             self._exposition.render(snapshot)
             self.snapshot = snapshot
             self._published = self._monotonic()
 
+    def _complete(self, exporter: ExporterView) -> ExporterView:
+        """Return the view of the exporter with what the ledger does not know."""
+        exporter = msgspec.structs.replace(exporter, build=self._build, reload=self._reload)
+        if self.ownership is None:
+            return exporter
+        ownership = self.ownership()
+        return msgspec.structs.replace(
+            exporter, ownership=ownership, last_commit=ownership.last_commit, state_size=ownership.state_size
+        )
+
     def _learn(self) -> None:
         """Learn from the past runs of changed jobs, a few at a time, so that polls can commit in between."""
-        # While the state cannot be written, learned values cannot be stored.
+        # Learned values cannot be stored while the state cannot be written.
         due = [] if self._ledger.error else due_to_learn(self._ledger)
         for start in range(0, len(due), LEARN_BATCH):
             if start:
-                self._sleep(YIELD_SECONDS)  # gives a waiting thread the lock
+                self._sleep(YIELD_SECONDS)  # lets a waiting thread take the lock
             try:
                 learn_from(self._ledger, due[start : start + LEARN_BATCH])
             except StateError:
-                return  # earlier learned values are still used
+                return  # the values learned before are still used
 
     def publish_throttled(self) -> None:
-        """Render a page unless one was rendered less than a second ago."""
+        """Render a page unless one was rendered less than MIN_PUBLISH_INTERVAL ago."""
         if self._monotonic() - self._published >= MIN_PUBLISH_INTERVAL:
             self.publish()
 
     def tick(self) -> None:
-        """Expose due series, and render a page if one is due. Called about every second."""
+        """Expose due series, and render a page if one is due. The heartbeat calls this."""
         exposed = self._expose()
         with self._lock:
             overdue = self._monotonic() - self._published >= REFRESH or self._to_withhold() != self._withheld
@@ -151,44 +139,41 @@ class Publisher:
 
     def _to_withhold(self) -> frozenset[str]:
         """Return the sources whose counters are withheld, because no poll has been complete since the start."""
-        if self.sharing is not None:
-            return self.sharing.rewound
-        longest = self._views.config.metrics.startup_hold if self._views else 0.0
-        if self._monotonic() - self._started >= longest:
-            late = self._ledger.starting & self._withheld
-            if late:
-                self._log.warning("counters served as restored: no poll has been complete yet", sources=sorted(late))
+        if self._config is None:
             return frozenset()
-        return frozenset(self._ledger.starting & self._views.sources.keys()) if self._views else frozenset()
+        if self.ownership is not None:
+            return self.ownership().rewound
+        if self._monotonic() - self._started < self._config.metrics.startup_hold:
+            return self._ledger.starting & {source.name for source in self._config.sources}
+        late = self._ledger.starting & self._withheld
+        if late:
+            self._log.warning("counters served as restored: no poll has been complete yet", sources=sorted(late))
+        return frozenset()
 
-    def _hold_unobserved(self, snapshot: Snapshot) -> None:
-        """Let pending unobserved seconds wait until the restored value of their counter was scraped."""
-        held: set[Series] = {
-            ((HELD, name), UNOBSERVED, "")
+    def _add_pending_unobserved(self, snapshot: Snapshot) -> None:
+        """Let new unobserved seconds wait until a scrape has read the restored value of their counter."""
+        pending: set[Series] = {
+            (("unobserved", name), UNOBSERVED, "")
             for name, source in snapshot.sources.items()
             if source.state.pending_unobserved
         }
-        new = held - self._held
-        if new:
-            self._zero_first.shown(snapshot.generation, new)
-        self._held = held
+        self._zero_first.shown(snapshot.generation, pending - self._pending_unobserved)
+        self._pending_unobserved = pending
 
     def _expose(self) -> bool:
         """Commit that due series are exposed. Return whether there were any. If the commit fails, they stay at 0."""
-        due = (
-            self._zero_first.due(lambda owner: may_expose(self._ledger, owner))
-            if self._monotonic() >= self._release_after
-            else []
-        )
+        if self._monotonic() < self._next_attempt:
+            return False
+        due = self._zero_first.due(lambda owner: may_expose(self._ledger, owner))
         if not due:
             return False
         try:
             expose(self._ledger, due)
         except StateError as error:
-            self._release_after = self._monotonic() + RELEASE_RETRY
+            self._next_attempt = self._monotonic() + EXPOSE_RETRY
             self._log.warning("could not commit zero-first release; series still exposed as 0", error=str(error))
             return False
         self._zero_first.forget(due)
-        with self._lock:  # seconds that were found in the meantime keep waiting
-            self._held -= set(due)
+        with self._lock:  # unobserved seconds that were found in the meantime keep waiting
+            self._pending_unobserved -= set(due)
         return True

@@ -21,7 +21,7 @@ from exporter.snapshot.source import SourceView
 
 
 class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
-    """The config of a source that views need. `api_url`: address of the source's API."""
+    """The part of a source's config that views need. `api_url`: address of the source's API."""
 
     settings: SourceSettings
     rules: SourceRules
@@ -29,17 +29,17 @@ class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
-    """The committed data of a snapshot.
+    """What the ledger has committed, from which a snapshot is built.
 
     Attributes:
         jobs: The records of all jobs by key.
         sources: The records of all sources by name.
-        exporter: The ledger's data about the exporter.
+        exporter: The view of the exporter, as far as the ledger knows it.
         open_runs: Active runs by source, oldest first; the same tuple while nothing changes.
         changed: Keys of the jobs that changed since the previous snapshot; None if all may have changed.
         starting: Sources that have had no complete poll since the process started.
         polled: Sources that have been polled since the process started.
-        step_histograms: Whether step durations are observed.
+        step_histograms: Whether step durations are counted.
     """
 
     jobs: Mapping[int, JobState]
@@ -76,7 +76,7 @@ class ViewBuilder:
         step_histograms: bool = True,
         withheld: bool = False,
     ) -> JobView:
-        """Return the view of a job. `watched`: whether its scope is readable, so that a missing run is noticed."""
+        """Return the view of a job. `watched`: whether its scope is readable, so that new runs are seen."""
         rules = self.sources[job.source].rules
         bare = JobView(
             state=job,
@@ -87,7 +87,7 @@ class ViewBuilder:
             withheld=withheld,
         )
         try:
-            view = self._completed(bare, open_runs, watched=watched)
+            view = self._with_expectations(bare, open_runs, watched=watched)
         except Exception as error:  # noqa: BLE001  # an error of one job must not remove all others from the page
             if job.key not in self._without_expectations:
                 self._without_expectations.add(job.key)
@@ -96,14 +96,14 @@ class ViewBuilder:
         self._without_expectations.discard(job.key)
         return view
 
-    def _completed(self, view: JobView, open_runs: Sequence[OpenRun], *, watched: bool) -> JobView:
-        """Return a view with the expectations and the escalation of its job."""
+    def _with_expectations(self, view: JobView, open_runs: Sequence[OpenRun], *, watched: bool) -> JobView:
+        """Return the view with the job's expectations, and with what the config says about its alerts."""
         job, source = view.state, self.sources[view.state.source]
         objective = objective_of(self.config, job)
         expected = expectation(job, objective, open_runs)
         if expected.unparsed:
             self._warn_of_schedule(job, expected.schedule)
-        if not watched:  # no run is expected while the scope cannot be read, because the run would not be seen
+        if not watched:  # a run would not be seen, so none is expected
             learned = tuple(name for name in expected.learned if name == "duration_budget")
             expected = msgspec.structs.replace(expected, freshness=None, next_expected=None, learned=learned)
         wanted = objective or NO_OBJECTIVE
@@ -126,11 +126,17 @@ class ViewBuilder:
         if (job.key, schedule) not in self._unparsed:
             self._unparsed.add((job.key, schedule))
             expression = {"schedule": clean(schedule), "timezone": clean(job.job.timezone)}
-            text = "schedule not understood; the job's next run is learned instead"
-            self._log.warning(text, **_names(job), **expression)
+            log = self._log.bind(**_names(job))
+            log.warning("schedule not understood; the job's next run is learned instead", **expression)
 
     def source(
-        self, state: SourceState, *, jobs: int, open_runs: tuple[OpenRun, ...], polled: bool, withheld: bool
+        self,
+        state: SourceState,
+        *,
+        jobs: int = 0,
+        open_runs: tuple[OpenRun, ...] = (),
+        polled: bool = True,
+        withheld: bool = False,
     ) -> SourceView:
         """Return the view of a source. `jobs`: number of its served jobs."""
         source = self.sources[state.name]
@@ -148,11 +154,15 @@ class ViewBuilder:
 
 
 class SnapshotBuilder:
-    """Builds snapshots. Unchanged views are the same objects as in the previous snapshot."""
+    """Builds the snapshots of one config. Unchanged views are the same objects as in the previous snapshot.
 
-    def __init__(self) -> None:
-        self._views: ViewBuilder | None = None
-        self._latest = Snapshot(generation=-1)
+    Attributes:
+        latest: The latest snapshot. The first one continues the generations of the previous config's.
+    """
+
+    def __init__(self, views: ViewBuilder, latest: Snapshot) -> None:
+        self.latest = latest
+        self._views = views
         self._withheld: frozenset[str] = frozenset()
         self._steps_withheld: frozenset[str] = frozenset()
         self._unreadable: frozenset[tuple[str, str]] = frozenset()
@@ -160,64 +170,53 @@ class SnapshotBuilder:
         self._reported_unmatched = False
         self._log = structlog.get_logger()
 
-    def configure(self, views: ViewBuilder) -> None:
-        """Use another config from now on."""
-        self._views = views
-        self._everything, self._reported_unmatched = True, False
-
     def build(self, committed: Committed, withheld: frozenset[str] = frozenset()) -> Snapshot:
         """Return the snapshot of committed records. `withheld`: sources whose counters are not served yet."""
-        views = self._views
-        if views is None:
-            return Snapshot()
-        unreadable = self._unreadable_scopes(views, committed)
-        everything = self._everything or committed.changed is None
         ownership = committed.exporter.ownership
-        steps = ownership.steps_rewound if ownership is not None else frozenset()
-        shown = self._withheld, self._steps_withheld, self._unreadable
-        everything = everything or (withheld, steps, unreadable) != shown
-        # If anything below raises, the next call checks everything again, so that no change is lost.
-        self._everything, self._withheld, self._unreadable = True, withheld, unreadable
-        self._steps_withheld = steps
-        jobs = self._jobs(views, committed, None if everything else committed.changed or ())
-        self._latest = Snapshot(
-            generation=self._latest.generation + 1,
+        steps_withheld = ownership.steps_rewound if ownership is not None else frozenset()
+        unreadable = self._unreadable_scopes(committed)
+        before = self._withheld, self._steps_withheld, self._unreadable
+        everything = self._everything or committed.changed is None or (withheld, steps_withheld, unreadable) != before
+        # If anything below raises, the next call builds everything again, so that no change is lost.
+        self._everything = True
+        self._withheld, self._steps_withheld, self._unreadable = withheld, steps_withheld, unreadable
+        jobs = self._jobs(committed, None if everything else committed.changed)
+        self.latest = Snapshot(
+            generation=self.latest.generation + 1,
             # A copy, because the ledger replaces records in its own table while readers iterate over this one.
             records=dict(committed.jobs),
             jobs=jobs,
-            sources=self._sources(views, committed, jobs),
-            exporter=self._exporter(views, committed, jobs),
-            excluded=frozenset(views.config.metrics.exclude),
+            sources=self._sources(committed, jobs),
+            exporter=self._exporter(committed, jobs),
+            excluded=frozenset(self._views.config.metrics.exclude),
         )
         self._everything = False
-        return self._latest
+        return self.latest
 
-    def _unreadable_scopes(self, views: ViewBuilder, committed: Committed) -> frozenset[tuple[str, str]]:
-        states = [committed.sources[name] for name in views.sources if name in committed.sources]
+    def _unreadable_scopes(self, committed: Committed) -> frozenset[tuple[str, str]]:
+        states = [committed.sources[name] for name in self._views.sources if name in committed.sources]
         return frozenset(
             (state.name, name) for state in states for name, scope in state.scopes.items() if not scope.readable
         )
 
-    def _jobs(self, views: ViewBuilder, committed: Committed, changed: Collection[int] | None) -> dict[int, JobView]:
-        if changed is None:
-            shown = sorted(key for key, job in committed.jobs.items() if views.is_shown(job))
-            return self._build_views(views, committed, shown)
-        known = {key: committed.jobs[key] for key in changed if key in committed.jobs}
-        shown = [key for key, job in known.items() if views.is_shown(job)]
-        if not changed:
-            return dict(self._latest.jobs)
-        kept = {key: view for key, view in self._latest.jobs.items() if key not in changed}
-        return dict(sorted({**kept, **self._build_views(views, committed, shown)}.items()))
+    def _jobs(self, committed: Committed, changed: Collection[int] | None) -> dict[int, JobView]:
+        """Return the views of all served jobs. `changed`: keys of the jobs whose views must be built again."""
+        if changed is not None and not changed:
+            return dict(self.latest.jobs)
+        keys = committed.jobs.keys() if changed is None else committed.jobs.keys() & set(changed)
+        built = self._build_views(committed, [key for key in keys if self._views.is_shown(committed.jobs[key])])
+        kept = {} if changed is None else {key: view for key, view in self.latest.jobs.items() if key not in changed}
+        return dict(sorted({**kept, **built}.items()))
 
-    def _build_views(self, views: ViewBuilder, committed: Committed, keys: Collection[int]) -> dict[int, JobView]:
-        wanted, open_runs = set(keys), {key: list[OpenRun]() for key in keys}
+    def _build_views(self, committed: Committed, keys: Collection[int]) -> dict[int, JobView]:
+        open_runs = {key: list[OpenRun]() for key in keys}
         for run in (run for runs in committed.open_runs.values() for run in runs):
-            if run.job in wanted:
+            if run.job in open_runs:
                 open_runs[run.job].append(run)
-        return {key: self._view(views, committed, committed.jobs[key], open_runs[key]) for key in keys}
+        return {key: self._job(committed, committed.jobs[key], open_runs[key]) for key in keys}
 
-    def _view(self, views: ViewBuilder, committed: Committed, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
-        view = views.job(
+    def _job(self, committed: Committed, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
+        view = self._views.job(
             job,
             open_runs,
             watched=(job.source, job.job.scope) not in self._unreadable,
@@ -226,39 +225,41 @@ class SnapshotBuilder:
         )
         return msgspec.structs.replace(view, steps_withheld=True) if job.source in self._steps_withheld else view
 
-    def _sources(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
-        # Views exist only for served jobs.
-        counts = Counter(view.state.source for view in jobs.values())
-        built: dict[str, SourceView] = {}
-        for name in views.sources:
-            if name in committed.sources:
-                view = views.source(
-                    committed.sources[name],
-                    jobs=counts[name],
-                    open_runs=committed.open_runs.get(name, ()),
-                    polled=name in committed.polled,
-                    withheld=name in self._withheld,
-                )
-                if committed.exporter.ownership is not None and name in committed.exporter.ownership.rewound:
-                    view = msgspec.structs.replace(view, rewound=True)
-                # A source is rendered again only if its view is a different object.
-                before = self._latest.sources.get(name)
-                built[name] = before if before is not None and _is_same(before, view) else view
-        return built
+    def _sources(self, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
+        served_jobs = Counter(view.state.source for view in jobs.values())  # only served jobs have views
+        views: dict[str, SourceView] = {}
+        ownership = committed.exporter.ownership
+        for name in self._views.sources:
+            if name not in committed.sources:
+                continue
+            view = self._views.source(
+                committed.sources[name],
+                jobs=served_jobs[name],
+                open_runs=committed.open_runs.get(name, ()),
+                polled=name in committed.polled,
+                withheld=name in self._withheld,
+            )
+            if ownership is not None and name in ownership.rewound:
+                view = msgspec.structs.replace(view, rewound=True)
+            # A source is rendered again only if its view is a different object.
+            before = self.latest.sources.get(name)
+            views[name] = before if before is not None and _is_same(before, view) else view
+        return views
 
-    def _exporter(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> ExporterView:
-        objectives = len(views.config.objectives)
+    def _exporter(self, committed: Committed, jobs: Mapping[int, JobView]) -> ExporterView:
+        config, sources = self._views.config, self._views.sources
         found = Counter(view.objective for view in jobs.values())
-        unmatched = self._latest.exporter.unmatched if self._latest.sources.keys() == views.sources.keys() else ()
+        counts = tuple(found[place] for place in range(len(config.objectives)))
+        unmatched = self.latest.exporter.unmatched if self.latest.sources.keys() == sources.keys() else ()
         # Before all sources are read, the job of an objective may not have been seen yet.
-        if not committed.starting & views.sources.keys():
-            unmatched = tuple(place for place in range(objectives) if not found[place])
+        if not committed.starting & sources.keys():
+            unmatched = tuple(place for place, count in enumerate(counts) if not count)
             self._report_unmatched(unmatched, len(jobs))
         return msgspec.structs.replace(
             committed.exporter,
-            objective_jobs=tuple(found[place] for place in range(objectives)),
+            objective_jobs=counts,
             unmatched=unmatched,
-            series_limit=views.config.metrics.max_series,
+            series_limit=config.metrics.max_series,
         )
 
     def _report_unmatched(self, unmatched: Sequence[int], jobs: int) -> None:

@@ -177,9 +177,9 @@ def test_no_status_of_a_vendor_is_mistaken_for_one_of_ours(harness, word):
 
 
 def test_a_job_whose_expectations_fail_loses_only_its_expectations(harness):
-    views = harness.publisher._views
-    completed = views._completed
-    views._completed = lambda view, *more, **how: (
+    views = harness.publisher._builder._views
+    completed = views._with_expectations
+    views._with_expectations = lambda view, *more, **how: (
         completed(view, *more, **how) if view.state.name != "j" else int("odd")
     )
     harness.read(ended())

@@ -60,7 +60,7 @@ class Explainer:
     def _of_sources(self) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
         for source in self._sources.values():
             if source.name in self._settings:
-                view = self._views.source(source, jobs=0, open_runs=(), polled=True, withheld=False)
+                view = self._views.source(source)
                 rows = cache(partial(self._rows_of, source.name))
                 yield {"source": source.name}, partial(Subject, view=view, rows=rows)
 
