@@ -34,7 +34,7 @@ from exporter.state.store import Connect
 from exporter.supervision import Heartbeat, Manager, Supervision
 from exporter.web import api, openapi
 from exporter.web.address import Address
-from exporter.web.application import Decision, WebHandlers, application
+from exporter.web.application import CheckResult, WebHandlers, application
 from exporter.web.request_pool import RequestPool
 from exporter.web.server import WebServer
 
@@ -119,9 +119,9 @@ class Daemon:
             self._join(self._shared)
         app, tls = application(self._handlers()), None
         if web_file is not None:
-            from exporter.web.auth import guarded  # noqa: PLC0415  # with bcrypt, which most daemons do not need
+            from exporter.web.auth import SecuredApplication  # noqa: PLC0415  # with bcrypt, which most daemons do not need
 
-            app, tls = guarded(app, web_file), web_file.tls
+            app, tls = SecuredApplication(app, web_file.current), web_file.tls
         self._web = WebServer(app, listen.host, listen.port, tls)
 
     def _handlers(self) -> WebHandlers:
@@ -143,7 +143,7 @@ class Daemon:
             reload=self.reload,
             external_url=lambda: self._config.web.external_url,
             routes=[
-                *api.routes(reporter, self._pool, lambda: openapi.document(__version__, self._config.web.external_url)),
+                api.route(reporter, self._pool, lambda: openapi.document(__version__, self._config.web.external_url)),
                 *Site(reporter, self._pool, runbooks.read_runbooks, version=__version__).routes,
             ],
         )
@@ -228,7 +228,7 @@ class Daemon:
         self._pending_series.zero_first = assembly.config.metrics.zero_first
         self._publisher.configure(assembly.config, assembly.shown)
 
-    def reload(self) -> Decision:
+    def reload(self) -> CheckResult:
         """Load the current config. If it has a problem, the old config stays active."""
         with self._reloading, self._supervision.reloading():
             try:
@@ -328,13 +328,13 @@ class Daemon:
         except StateError as error:
             self._log.warning("state could not be pruned", error=str(error))
 
-    def healthy(self) -> Decision:
+    def healthy(self) -> CheckResult:
         """Return whether heartbeat and scheduler are alive. This does not depend on the APIs."""
         if not self._heart.is_alive():
             return False, f"no heartbeat for {self._heart.age():.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
-    def ready(self) -> Decision:
+    def ready(self) -> CheckResult:
         """Return whether each source was polled once, with or without success.
 
         A replica is ready when it has read the state.

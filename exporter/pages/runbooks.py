@@ -6,17 +6,17 @@ import re
 import msgspec
 
 from exporter import assets
-from exporter.queries.errors import UnknownError
+from exporter.queries.errors import QueryError
 
 NOT_IN_SLUG = re.compile(r"[^\w\- ]")
 
 
 def read_runbooks() -> str:
-    """Return the runbooks as Markdown. Raises UnknownError if they are not installed."""
+    """Return the runbooks as Markdown. Raises QueryError if they are not installed."""
     try:
         return assets.read("docs/runbooks.md")
     except assets.AssetError as error:
-        raise UnknownError(str(error)) from None
+        raise QueryError(404, str(error)) from None
 
 
 class Runbooks(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from exporter.pages import views
 from exporter.pages.links import Links
 from exporter.pages.rendering import TEMPLATES, Renderer, etag
 from exporter.pages.runbooks import render_runbooks
-from exporter.queries.errors import ReportError, UnknownError
+from exporter.queries.errors import QueryError
 from exporter.queries.reporter import Reporter
 from exporter.web.application import HTML_HEADERS
 from exporter.web.negotiation import wants_gzip
@@ -114,7 +114,7 @@ class Site:
             wanted = PageRequest(request, parts, query, Links(len(parts) - 1, self._assets.versions))
             try:
                 page = view(wanted)
-            except ReportError as error:
+            except QueryError as error:
                 page = _error_page(error)
             return page if isinstance(page, Response) else self._render(page, wanted)
 
@@ -147,7 +147,7 @@ class Site:
             case ["runs", source, run_id, "log"]:
                 variables = views.log(self._reports, source, run_id, wanted.query)
                 return PageContent(template="log.html", variables=variables, refresh=False)
-        raise UnknownError("no such page")
+        raise QueryError(404, "no such page")
 
     def _runbook(self, _: PageRequest) -> PageContent:
         return PageContent(
@@ -155,13 +155,13 @@ class Site:
         )
 
 
-def _error_page(error: ReportError) -> PageContent:
+def _error_page(error: QueryError) -> PageContent:
     variables = {"status": error.status, "sentence": str(error)}
     return PageContent(
         template="error.html", variables=variables, refresh=False, status=error.status, headers=error.headers
     )
 
 
-def _plain_error(error: ReportError) -> Response:
+def _plain_error(error: QueryError) -> Response:
     # The pool is full, so no thread can render a page.
     return PlainTextResponse(f"{error}\n", error.status, error.headers)

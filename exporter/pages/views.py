@@ -13,7 +13,7 @@ from exporter.pages.timeline import timeline
 from exporter.queries.filters import JobOrder, JobQuery, RunQuery
 from exporter.queries.records import Problem, RunPage, RunReport, SourceReport, StepReport
 from exporter.queries.reporter import Reporter
-from exporter.web.parameters import fields_of
+from exporter.web.parameters import from_pairs
 
 STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")
 """Statuses of jobs, in the order of the page."""
@@ -55,7 +55,7 @@ class RedirectToRun(NamedTuple):
 
 def status(reports: Reporter, query: Query) -> Variables:
     """Return the variables of the status page: problems, sources and jobs."""
-    wanted = JobQuery(**fields_of(_with_no_name(query), JobQuery))
+    wanted = from_pairs(_with_empty_project(query), JobQuery)
     problems, jobs, sources = reports.problems(), reports.jobs(wanted), reports.sources()
     repeated = _repeated(query, JOB_PARAMETERS)
     return {
@@ -87,7 +87,7 @@ def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tu
     return "ok", f"No problems, {text}" if text else "No problems"
 
 
-def _with_no_name(query: Query) -> Query:
+def _with_empty_project(query: Query) -> Query:
     return [(name, "" if (name, text) == ("project", NO_NAME) else text) for name, text in query]
 
 
@@ -97,7 +97,7 @@ def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
 
 def runs(reports: Reporter, query: Query) -> Variables | RedirectToRun:
     """Return the runs that match a filter. If the filter has a run ID that exists once, redirect to the run."""
-    wanted, repeated = RunQuery(**fields_of(_with_no_name(query), RunQuery)), _repeated(query, RUN_PARAMETERS)
+    wanted, repeated = from_pairs(_with_empty_project(query), RunQuery), _repeated(query, RUN_PARAMETERS)
     found = reports.runs(wanted)
     # An ID without its own page, such as "..", would lead back to this page.
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):

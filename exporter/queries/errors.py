@@ -1,60 +1,19 @@
-"""Errors of queries, each with its HTTP status."""
+"""The error of queries."""
+
+HEADERS = {405: {"Allow": "GET, HEAD"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}}
+"""HTTP headers of errors, by status. Retry-After: seconds after which a retry may succeed."""
 
 
-class ReportError(Exception):
-    """A query cannot be answered. The message is a sentence for the person who asked.
+class QueryError(Exception):
+    """A query cannot be answered. The message is for the person who asked.
 
-    Attributes:
+    Args:
         status: The HTTP status.
-        retry_after: Seconds after which a retry may succeed; None if a retry does not help.
+        parameter: The invalid parameter; "" if there is another reason.
     """
 
-    status = 500
-    retry_after: float | None = None
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Return the HTTP headers of the error."""
-        return {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:.0f}"}
-
-
-class InvalidParameterError(ReportError):
-    """A parameter of the query is invalid."""
-
-    status = 400
-
-    def __init__(self, parameter: str, message: str) -> None:
-        super().__init__(f"{parameter}: {message}")
+    def __init__(self, status: int, message: str, *, parameter: str = "") -> None:
+        super().__init__(f"{parameter}: {message}" if parameter else message)
+        self.status = status
         self.parameter = parameter
-
-
-class UnknownError(ReportError):
-    """The source, run, output or page does not exist."""
-
-    status = 404
-
-
-class LogsOffError(ReportError):
-    """Output is shown only with `web.logs: true`."""
-
-    status = 403
-
-
-class UpstreamError(ReportError):
-    """The vendor's API could not be reached, or did not return a usable response."""
-
-    status = 502
-
-
-class BusyError(ReportError):
-    """Too many queries are in progress, or the state cannot be read now."""
-
-    status = 503
-    retry_after = 5.0
-
-
-class TooManyError(ReportError):
-    """Queries arrive too fast."""
-
-    status = 429
-    retry_after = 1.0
+        self.headers = HEADERS.get(status, {})

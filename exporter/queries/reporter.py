@@ -17,7 +17,7 @@ from exporter.counting.records import JobState
 from exporter.errors import StateError
 from exporter.model import Step
 from exporter.queries import runs
-from exporter.queries.errors import BusyError, InvalidParameterError, LogsOffError, ReportError, UnknownError
+from exporter.queries.errors import QueryError
 from exporter.queries.filters import MAX_LIMIT, JobQuery, RunQuery
 from exporter.queries.jobs import count_statuses, in_order, job_report, job_reports, matches
 from exporter.queries.problems import problems
@@ -50,7 +50,7 @@ MAX_OUTPUT = 200_000
 
 @dataclass(kw_only=True)
 class Reporter:
-    """Answers queries. All methods raise ReportError. Thread-safe; it reads from disk, so it blocks an event loop.
+    """Answers queries. All methods raise QueryError. Thread-safe; it reads from disk, so it blocks an event loop.
 
     The functions return current values.
     """
@@ -128,11 +128,11 @@ class Reporter:
     def _check(self, source: str, limit: int, page: int = 1) -> None:
         names = self._settings().keys()
         if source and source not in names:
-            raise InvalidParameterError("source", f"no source has this name; configured: {', '.join(names)}")
+            raise QueryError(400, f"no source has this name; configured: {', '.join(names)}", parameter="source")
         if not 1 <= limit <= MAX_LIMIT:
-            raise InvalidParameterError("limit", f"must be from 1 to {MAX_LIMIT}")
+            raise QueryError(400, f"must be from 1 to {MAX_LIMIT}", parameter="limit")
         if page < 1:
-            raise InvalidParameterError("page", "must be 1 or more")
+            raise QueryError(400, "must be 1 or more", parameter="page")
 
     def _settings(self) -> dict[str, SourceSettings]:
         return {settings.name: settings for settings in self.config().sources}
@@ -152,7 +152,7 @@ class Reporter:
             job = None if row is None else self.snapshot().records.get(row.job)
             if row is not None and job is not None:
                 return row, job, settings
-        raise UnknownError("the state has no such run; it may be older than state.retention")
+        raise QueryError(404, "the state has no such run; it may be older than state.retention")
 
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
         """Return one run with its job, steps and previous runs. `live`: fetch steps from the API."""
@@ -185,20 +185,20 @@ class Reporter:
         if live:
             try:
                 return self.vendors.steps(source, self._source(source), row.run), "api", ""
-            except ReportError as failed:
+            except QueryError as failed:
                 error = str(failed)
         return stored, "state" if stored else "", error
 
     def _source(self, name: str) -> Source:
         source = self.polled_sources().get(name)
         if source is None:
-            raise UnknownError("this source was just removed from the config")
+            raise QueryError(404, "this source was just removed from the config")
         return source
 
     def log(self, source: str, run_id: str, step: str) -> LogReport:
         """Return the output of a step from the API; for the step "" the run's error text."""
         if not self.config().web.logs:
-            raise LogsOffError("output and error texts are shown only with web.logs: true in the config")
+            raise QueryError(403, "output and error texts are shown only with web.logs: true in the config")
         row, _, _ = self._find(source, run_id)  # only known runs, so that users cannot probe the API
         log = self.vendors.log(self._source(source), row.run, step)
         return LogReport(
@@ -227,4 +227,4 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except StateError as error:
-        raise BusyError(f"the state cannot be read: {error}") from None
+        raise QueryError(503, f"the state cannot be read: {error}") from None

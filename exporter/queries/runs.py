@@ -13,7 +13,7 @@ from exporter.counting.counters import root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
 from exporter.model import Result, Run, Step
-from exporter.queries.errors import InvalidParameterError
+from exporter.queries.errors import QueryError
 from exporter.queries.records import RunReport, StepReport, Usual
 from exporter.queries.run_list import Place
 from exporter.state.schema import StoredRun
@@ -60,11 +60,11 @@ def encode_cursor(place: Place) -> str:
 
 
 def decode_cursor(text: str) -> Place:
-    """Return the place of a cursor. Raises InvalidParameterError."""
+    """Return the place of a cursor. Raises QueryError."""
     try:
         return PLACE.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error, msgspec.MsgspecError):
-        raise InvalidParameterError("cursor", "is not a cursor of this API") from None
+        raise QueryError(400, "is not a cursor of this API", parameter="cursor") from None
 
 
 def stored_steps(text: str | None) -> list[Step]:

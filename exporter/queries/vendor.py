@@ -10,7 +10,7 @@ from typing import TypeVar
 from exporter.client.budget import Stopped, for_a_person
 from exporter.errors import NotFoundError, RateLimitedError, SourceError
 from exporter.model import Run, Step
-from exporter.queries.errors import BusyError, UnknownError, UpstreamError
+from exporter.queries.errors import QueryError
 from exporter.sources.source import Source, StepLog
 
 BUDGET_WAIT = 3.0
@@ -54,7 +54,7 @@ class VendorQueries:
         self._cached: dict[Key, tuple[float, Sequence[Step]]] = {}
 
     def steps(self, name: str, source: Source, run: Run) -> Sequence[Step]:
-        """Return the steps of a run. Simultaneous calls share one request. Raises ReportError."""
+        """Return the steps of a run. Simultaneous calls share one request. Raises QueryError."""
         key = (name, run.run_id)
         with self._lock:
             until, steps = self._cached.get(key, (float("-inf"), ()))
@@ -80,7 +80,7 @@ class VendorQueries:
                     del self._cached[next(iter(self._cached))]
 
     def log(self, source: Source, run: Run, step: str) -> StepLog:
-        """Return the output of a step. Raises ReportError."""
+        """Return the output of a step. Raises QueryError."""
         with self._lock:
             _refuse(len(self._logs) >= MAX_LOGS)
             future = self._threads.submit(_query, source.log, run, step)
@@ -98,7 +98,7 @@ class VendorQueries:
 
 def _refuse(busy: bool) -> None:  # noqa: FBT001  # its only argument
     if busy:
-        raise BusyError("too many requests to the vendors' APIs at once")
+        raise QueryError(503, "too many requests to the vendors' APIs at once")
 
 
 def _query(ask: Callable[..., Answer], *about: object) -> Answer:
@@ -111,12 +111,12 @@ def _result(future: Future[Answer], seconds: float) -> Answer:
     try:
         return future.result(seconds)
     except TimeoutError:
-        raise UpstreamError(f"the API did not respond within {seconds:g} s") from None
+        raise QueryError(502, f"the API did not respond within {seconds:g} s") from None
     except (Stopped, CancelledError):
-        raise BusyError("the exporter is stopping") from None
+        raise QueryError(503, "the exporter is stopping") from None
     except NotFoundError as error:
-        raise UnknownError(str(error)) from None
+        raise QueryError(404, str(error)) from None
     except RateLimitedError as error:
-        raise BusyError(str(error)) from None
+        raise QueryError(503, str(error)) from None
     except SourceError as error:
-        raise UpstreamError(str(error)) from None
+        raise QueryError(502, str(error)) from None

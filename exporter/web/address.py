@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Address(NamedTuple):
-    """A host, "" for all interfaces, and a port, 0 for any free port."""
+    """Host and port. The host "" means all interfaces, and the port 0 any free port."""
 
     host: str
     port: int
@@ -14,11 +14,7 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """Return the address written as `HOST:PORT`, `:PORT` or `[IPV6]:PORT`.
-
-    Raises:
-        ValueError: The text is not an address.
-    """
+    """Return the address in a text: `HOST:PORT`, `:PORT` or `[IPV6]:PORT`. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -1,14 +1,14 @@
-"""The pages as JSON under `/api/v1`: a table of endpoints, each with its parameters and its response."""
+"""The JSON API `/api/v1`: a table of endpoints, each with its parameters and its response."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.queries.errors import InvalidParameterError, ReportError, UnknownError
+from exporter.queries.errors import QueryError
 from exporter.queries.filters import JobQuery, RunQuery, doc
 from exporter.queries.records import JobList, LogReport, Problem, RunList, RunPage, SourceReport
 from exporter.queries.reporter import Reporter
@@ -26,21 +26,21 @@ HEADERS = {
 
 
 class SourceList(msgspec.Struct, frozen=True):
-    """All sources. `now`: the exporter's clock."""
+    """All sources. `now`: current time of the exporter."""
 
     now: float
     sources: tuple[SourceReport, ...]
 
 
 class ProblemList(msgspec.Struct, frozen=True):
-    """Current problems, the most urgent first. `now`: the exporter's clock."""
+    """Current problems, the most urgent first. `now`: current time of the exporter."""
 
     now: float
     problems: tuple[Problem, ...]
 
 
 class ErrorReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a request failed. `parameter`: the parameter that is invalid."""
+    """Why a request failed. `parameter`: the invalid parameter, if that is the reason."""
 
     error: str
     parameter: str = ""
@@ -62,15 +62,24 @@ class LogParameters(msgspec.Struct, frozen=True):
     step: Annotated[str, doc('Name of the step; "" for the error text of the run.')] = ""
 
 
-class Endpoint(msgspec.Struct, frozen=True):
-    """One endpoint."""
+class Endpoint(NamedTuple):
+    """One endpoint.
 
-    path: Annotated[str, doc("Path below ROOT. The parts in braces are arguments of `respond`.")]
-    summary: Annotated[str, doc("Sentence about the response.")]
-    parameters: Annotated[type[msgspec.Struct], doc("Its query parameters.")]
-    response: Annotated[type[msgspec.Struct], doc("Type of the response.")]
-    respond: Annotated[Callable[..., msgspec.Struct], doc("Returns the response.")]
-    errors: Annotated[Mapping[int, str], doc("The status codes that only this endpoint returns, and when.")] = {}
+    Attributes:
+        path: Path below ROOT. Its parameters are in braces.
+        summary: A sentence about the response.
+        parameters: Type of the query's parameters.
+        response: Type of the response.
+        respond: Returns the response for a reporter, the query's parameters, and the path's parameters.
+        errors: Status codes that only this endpoint returns, and when.
+    """
+
+    path: str
+    summary: str
+    parameters: type[msgspec.Struct]
+    response: type[msgspec.Struct]
+    respond: Callable[..., msgspec.Struct]
+    errors: Mapping[int, str] = {}
 
 
 ENDPOINTS = (
@@ -79,29 +88,35 @@ ENDPOINTS = (
         "Status of each source.",
         NoParameters,
         SourceList,
-        lambda reports, _: SourceList(reports.now, reports.sources()),
+        lambda reporter, _: SourceList(reporter.now, reporter.sources()),
     ),
-    Endpoint("/jobs", "Jobs, by default the most urgent first.", JobQuery, JobList, lambda reports, q: reports.jobs(q)),
+    Endpoint(
+        "/jobs",
+        "Jobs, by default the most urgent first.",
+        JobQuery,
+        JobList,
+        lambda reporter, query: reporter.jobs(query),
+    ),
     Endpoint(
         "/problems",
         "Current problems, the most urgent first.",
         NoParameters,
         ProblemList,
-        lambda reports, _: ProblemList(reports.now, reports.problems()),
+        lambda reporter, _: ProblemList(reporter.now, reporter.problems()),
     ),
     Endpoint(
         "/runs",
         "Runs: active ones first, then completed ones by end, newest first.",
         RunQuery,
         RunList,
-        lambda reports, q: reports.runs(q),
+        lambda reporter, query: reporter.runs(query),
     ),
     Endpoint(
         "/runs/{source}/{run_id}",
         "One run with its steps, its job and the runs before it.",
         RunParameters,
         RunPage,
-        lambda reports, q, source, run_id: reports.run(source, run_id, live=q.live),
+        lambda reporter, query, source, run_id: reporter.run(source, run_id, live=query.live),
         {404: "The state has no such run."},
     ),
     Endpoint(
@@ -109,7 +124,7 @@ ENDPOINTS = (
         "Output of a step, or the error text of a run, fetched from the vendor's API and never stored.",
         LogParameters,
         LogReport,
-        lambda reports, q, source, run_id: reports.log(source, run_id, q.step),
+        lambda reporter, query, source, run_id: reporter.log(source, run_id, query.step),
         {
             403: "Output is shown only with `web.logs: true`.",
             404: "The run does not exist, or the vendor's API has no output of it.",
@@ -119,38 +134,35 @@ ENDPOINTS = (
 )
 
 
-def routes(reports: Reporter, pool: RequestPool, document: Callable[[], bytes]) -> list[Route]:
-    """Return the routes of the API. `document`: returns the content of `/openapi.json`."""
+def route(reporter: Reporter, pool: RequestPool, document: Callable[[], bytes]) -> Route:
+    """Return the route of all endpoints. `document`: returns the content of `/openapi.json`."""
 
     def handle(request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:
-            return error_response(ReportError("only GET is allowed"), 405, {"Allow": "GET, HEAD"})
+            raise QueryError(405, "only GET is allowed")
         parts = segments(request, ROOT)
         if parts == ["openapi.json"]:
             return _json(document())
-        endpoint, values = find(parts)
+        endpoint, path_parameters = _find(parts)
         parameters = parse(request.url.query, endpoint.parameters)
-        return _json(msgspec.json.encode(endpoint.respond(reports, parameters, *values)))
+        return _json(msgspec.json.encode(endpoint.respond(reporter, parameters, *path_parameters)))
 
-    return [pool.route(ROOT + "/{rest:path}", handle, error_response, every_method=True)]
+    return pool.route(ROOT + "/{rest:path}", handle, _error_response, every_method=True)
 
 
-def find(parts: list[str]) -> tuple[Endpoint, list[str]]:
-    """Return the endpoint of a path, and the values of its parts in braces. Raises UnknownError."""
+def _find(parts: list[str]) -> tuple[Endpoint, list[str]]:
+    """Return the endpoint of a path, and the path's parameters."""
     for endpoint in ENDPOINTS:
         names = endpoint.path.strip("/").split("/")
         if len(names) == len(parts):
             pairs = list(zip(names, parts, strict=True))
             if all(name.startswith("{") or name == part for name, part in pairs):
                 return endpoint, [part for name, part in pairs if name.startswith("{")]
-    raise UnknownError(f"no such endpoint; {ROOT}/openapi.json lists all")
+    raise QueryError(404, f"no such endpoint; {ROOT}/openapi.json lists all")
 
 
-def error_response(error: ReportError, status: int = 0, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response that reports an error."""
-    parameter = error.parameter if isinstance(error, InvalidParameterError) else ""
-    body = msgspec.json.encode(ErrorReport(str(error), parameter))
-    return _json(body, status or error.status, {**error.headers, **(headers or {})})
+def _error_response(error: QueryError) -> Response:
+    return _json(msgspec.json.encode(ErrorReport(str(error), error.parameter)), error.status, error.headers)
 
 
 def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

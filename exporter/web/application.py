@@ -1,4 +1,4 @@
-"""The ASGI application: rendered bytes for `/metrics`, and small responses for people and probes."""
+"""The ASGI application: `/metrics`, probes, reloads, and the routes of all other pages."""
 
 import asyncio
 import math
@@ -19,16 +19,16 @@ from exporter.web.negotiation import OPENMETRICS, TEXT, wants_gzip, wants_openme
 from exporter.web.origins import is_from_another_site, is_own_host
 
 PIECE = 256 * 1024
-"""Bytes that are passed to the server at a time: the maximum memory for a client that does not read."""
+"""Bytes that the server gets at a time. A client that does not read uses at most this much memory."""
 
 READ_TIMEOUT = 60.0
-"""Seconds that a client may take to read a page of metrics, which stays in memory meanwhile."""
+"""Seconds that a client may take to read `/metrics`. Until then the page stays in memory."""
 
 RELOAD_INTERVAL = 1.0
-"""Seconds between the starts of two reloads that clients request."""
+"""Minimum seconds between the starts of two reloads."""
 
 ABORT = "jobrun_exporter.abort"
-"""Extension of a request's scope: a function that closes its connection at once."""
+"""Extension of an ASGI scope: a function that closes the connection at once."""
 
 HTML_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -36,32 +36,32 @@ HTML_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""Sent with every HTML page."""
+"""Headers of every HTML page."""
 
-Decision = tuple[bool, str]
-"""Whether a check passed, and a sentence about it."""
+CheckResult = tuple[bool, str]
+"""Whether a check or a reload succeeded, and a sentence about it."""
 
 
 class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
     """The functions that the web server calls.
 
     Attributes:
-        page: Returns the current page of metrics; None before the first page.
-        stale: Returns why the page must not be served; "" if it may be served. Must not block.
-        process_page: Returns the page of the process's own metrics; None if they are part of `page`.
-        scraped: Called with the generation of each page that a client received completely.
+        page: Returns the current content of `/metrics`; None before there is any.
+        stale: Returns why `page` must not be served; "" if it may. Must not block.
+        process_page: Returns the content of `/metrics/replica`; None if this process is not a replica.
+        scraped: Called with the generation of each `page` that a client has received completely.
         healthy: Returns whether heartbeat and scheduler are alive. Must not block.
         ready: Returns whether every source was polled once. Must not block.
-        reload: Loads the config again. Returns False and the problems if it was refused. May block.
-        routes: Routes of the other pages.
-        external_url: Returns `web.external_url`. If it is set, pages are only served under its host.
+        reload: Loads the config again. If the config is refused, the sentence has its problems. May block.
+        routes: Routes of all other pages.
+        external_url: Returns `web.external_url`. If it is set, other pages are only served under its host.
     """
 
     page: Callable[[], Page | None]
     scraped: Callable[[int], None]
-    healthy: Callable[[], Decision]
-    ready: Callable[[], Decision]
-    reload: Callable[[], Decision]
+    healthy: Callable[[], CheckResult]
+    ready: Callable[[], CheckResult]
+    reload: Callable[[], CheckResult]
     stale: Callable[[], str] = str
     process_page: Callable[[], Page | None] = lambda: None
     routes: Sequence[BaseRoute] = ()
@@ -78,7 +78,7 @@ def application(
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        # A scrape bypasses Starlette's routing, which would take more time than the rest of the response.
+        # Scrapes bypass Starlette's routing, because it takes more time than the rest of the response.
         if scope["type"] == "http" and path == "/metrics":
             await metrics(scope, receive, send)
         elif scope["type"] == "http" and path == "/metrics/replica" and handlers.process_page() is not None:
@@ -115,11 +115,8 @@ class _Reloads:
         return PlainTextResponse(f"{text}\n", 200 if applied else 500)
 
 
-CLOSE = {"Connection": "close"}
-
-
 class _Metrics(NamedTuple):
-    """Serves a page of metrics. `stale`: returns why it must not be served; "" if it may be served."""
+    """Serves `/metrics` or `/metrics/replica`. For the fields, see `WebHandlers`."""
 
     page: Callable[[], Page | None]
     stale: Callable[[], str]
@@ -132,15 +129,17 @@ class _Metrics(NamedTuple):
             await PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})(scope, receive, send)
         elif page is None:
             await PlainTextResponse("No metrics yet: loading the state.\n", 503)(scope, receive, send)
-        elif reason := self.stale():  # a load balancer asks the next replica
-            # The connection is closed, so that the next scrape may reach another replica.
-            await PlainTextResponse(f"No metrics now: {reason}\n", 503, CLOSE)(scope, receive, send)
+        elif reason := self.stale():
+            # The connection is closed, so that a load balancer can send the next scrape to another replica.
+            headers = {"Connection": "close"}
+            await PlainTextResponse(f"No metrics now: {reason}\n", 503, headers)(scope, receive, send)
         else:
             try:
                 async with asyncio.timeout(self.read_timeout):
                     await self._serve(page, scope, receive, send)
-            except TimeoutError:  # a slow client must not take half a page for a complete one
-                await _cut_off(scope)
+            except TimeoutError:
+                # An orderly end would make a part of the page look complete.
+                await _abort(scope)
 
     async def _serve(self, page: Page, scope: Scope, receive: Receive, send: Send) -> None:
         body, headers = _choose(page, scope)
@@ -150,18 +149,18 @@ class _Metrics(NamedTuple):
             return
         for number, piece in enumerate(_pieces(body)):
             if number:
-                await asyncio.sleep(0)  # let other requests run, and notice a client that has left
+                await asyncio.sleep(0)  # lets other requests run, and notices that the client has left
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if not await _disconnected(receive):
             self.scraped(page.generation)
         await send({"type": "http.response.body"})
 
 
-async def _cut_off(scope: Scope) -> None:
+async def _abort(scope: Scope) -> None:
     abort = scope.get("extensions", {}).get(ABORT)
     if abort is not None:
         abort()
-        await asyncio.sleep(0)  # the loop closes it in its next turn
+        await asyncio.sleep(0)  # the event loop closes the connection in its next iteration
 
 
 def _choose(page: Page, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:
@@ -191,8 +190,8 @@ def _pieces(body: Body) -> Iterator[bytes | memoryview]:
 
 
 async def _disconnected(receive: Receive) -> bool:
-    # `receive` returns at once if the client has gone, and otherwise blocks.
-    await receive()  # the request itself; its body does not matter
+    await receive()  # the request's body, which is ignored
+    # The next message comes only when the client disconnects.
     message = asyncio.ensure_future(receive())
     await asyncio.sleep(0)
     gone = message.done() and message.result()["type"] == "http.disconnect"
@@ -201,11 +200,11 @@ async def _disconnected(receive: Receive) -> bool:
 
 
 def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
-    def probe(check: Callable[[], Decision]) -> Callable[[Request], Awaitable[Response]]:
-        # Probes run on the event loop, because slow pages may occupy all threads of the pool.
+    def probe(check: Callable[[], CheckResult]) -> Callable[[Request], Awaitable[Response]]:
+        # Probes run on the event loop, because slow pages may use all threads of the pool.
         async def respond(_: Request) -> Response:
-            passed, text = check()
-            return PlainTextResponse(f"{text}\n", 200 if passed else 503)
+            passed, sentence = check()
+            return PlainTextResponse(f"{sentence}\n", 200 if passed else 503)
 
         return respond
 
@@ -219,5 +218,5 @@ def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
         Route("/robots.txt", robots),
     ]
     application = Starlette(routes=[*own, *handlers.routes])
-    application.router.redirect_slashes = False  # such redirects would go to any host that a request names
+    application.router.redirect_slashes = False  # a redirect would go to whatever host the request names
     return application

@@ -2,35 +2,35 @@
 
 import base64
 import binascii
-import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
-import bcrypt
+from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exporter.web.file import ActiveWebConfig, WebFile
+from exporter.web.file import ActiveWebConfig
 from exporter.web.passwords import Credentials, Passwords, TooManyChecksError
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="jobrun-exporter", charset="UTF-8"'}
 
 
-class Guarded:
-    """An application with basic auth for every path. `active`: returns the current settings."""
+class SecuredApplication:
+    """An application with basic auth and additional headers for every path. `active`: returns the web config."""
 
-    def __init__(self, app: ASGIApp, active: Callable[[], ActiveWebConfig], passwords: Passwords) -> None:
+    def __init__(self, app: ASGIApp, active: Callable[[], ActiveWebConfig], passwords: Passwords | None = None) -> None:
         self._app = app
         self._active = active
-        self._passwords = passwords
+        self._passwords = passwords or Passwords()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         active = self._active()
-        denial = await self._deny(scope, active) if active.users else None
-        await (denial or self._app)(scope, receive, _with_headers(send, active.headers))
+        refusal = await self._refusal(scope, active) if active.users else None
+        await (refusal or self._app)(scope, receive, _with_headers(send, active.headers))
 
-    async def _deny(self, scope: Scope, active: ActiveWebConfig) -> ASGIApp | None:
+    async def _refusal(self, scope: Scope, active: ActiveWebConfig) -> ASGIApp | None:
+        """Return the response to a request without a valid password; None if its password is valid."""
         claimed = credentials_of(scope)
         client = scope["client"][0] if scope.get("client") else ""
         try:
@@ -41,17 +41,12 @@ class Guarded:
         return _response(HTTPStatus.UNAUTHORIZED, CHALLENGE)
 
 
-def guarded(app: ASGIApp, file: WebFile) -> Guarded:
-    """Return an application with the users and headers of a web config file."""
-    return Guarded(app, file.current, Passwords(secrets.token_bytes(32), bcrypt.checkpw))
-
-
 def _response(status: HTTPStatus, headers: dict[str, str]) -> ASGIApp:
     return PlainTextResponse(f"{status.phrase}\n", status, headers)
 
 
 def credentials_of(scope: Scope) -> Credentials | None:
-    """Return the user and password of a request's `Authorization: Basic`; None if it has none or it is unreadable."""
+    """Return user and password of a request's `Authorization: Basic` header; None if there are none."""
     given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     scheme, _, encoded = given.partition(b" ")
     if scheme.lower() != b"basic":
@@ -63,14 +58,12 @@ def credentials_of(scope: Scope) -> Credentials | None:
     return Credentials(user, password) if colon else None
 
 
-def _with_headers(send: Send, headers: tuple[tuple[bytes, bytes], ...]) -> Callable[[Message], Awaitable[None]]:
-    """Return a `send` that adds headers to a response. They replace the response's headers of the same names."""
-    names = {name for name, _ in headers}
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    """Return a `send` that sets headers of a response."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = [pair for pair in message.get("headers", ()) if pair[0] not in names]
-            message = {**message, "headers": [*own, *headers]}
+            MutableHeaders(scope=message).update(headers)
         await send(message)
 
-    return send_with_headers if headers else send
+    return send_with_headers

@@ -1,6 +1,7 @@
-"""The web config file: TLS, headers and users of the exporter's own pages, in the format of the exporter toolkit.
+"""The web config file: TLS, headers and users of the exporter's own pages.
 
-The format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
+Its format is that of the exporter toolkit:
+https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
 """
 
 import re
@@ -34,7 +35,7 @@ CIPHER_SUITES: Mapping[str, str] = {
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
 }
-"""OpenSSL's names of cipher suites by Go's names. Suites of TLS 1.3 ("") are always enabled, as in Go."""
+"""OpenSSL's name of each cipher suite, by Go's name. TLS 1.3 suites have "": as in Go, they are always enabled."""
 
 HEADERS: Mapping[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
@@ -43,10 +44,10 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""Headers that can be set, with their allowed values; () allows any value."""
+"""Headers that can be set, each with its allowed values. () means any value."""
 
 PATHS = ("cert_file", "key_file", "client_ca_file")
-"""Keys of `tls_server_config` that are paths, relative to the web config file."""
+"""Keys of `tls_server_config` that are paths. They are relative to the folder of the web config file."""
 
 UNSUPPORTED: Mapping[str, str] = {
     "cert": "is not supported: use cert_file",
@@ -55,13 +56,13 @@ UNSUPPORTED: Mapping[str, str] = {
     "curve_preferences": "is not supported: OpenSSL's own order is used",
     "rate_limit": "is not supported: failed sign-ins are limited without it",
 }
-"""Keys of the format that are refused. They are not ignored, because users would rely on their protection."""
+"""Keys of the format that are refused, with the reason. If they were ignored, users would believe to be protected."""
 
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
-"""Values of `client_auth_type` that accept anybody's certificate."""
+"""Values of `client_auth_type` that accept any certificate."""
 
 MAX_COST = 18
-"""Maximum cost of a bcrypt hash. A higher cost would take minutes of CPU per sign-in."""
+"""Maximum cost of a bcrypt hash. With a higher cost, a sign-in would take minutes of CPU."""
 
 _BCRYPT = re.compile(r"\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
 _LIKE_BCRYPT = re.compile(r"\$2[a-z]?\$[^\s,;]*")
@@ -73,10 +74,10 @@ class _WebSection(Section):
         return UNSUPPORTED.get(key) or super()._unknown(key)
 
 
-def _verified(word: object) -> object:
-    if word in UNVERIFIED:
+def _verifying(client_auth_type: object) -> object:
+    if client_auth_type in UNVERIFIED:
         raise invalid("is not supported: it accepts any certificate unverified; use RequireAndVerifyClientCert")
-    return word
+    return client_auth_type
 
 
 ClientAuth = Literal["NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"]
@@ -90,12 +91,12 @@ class TlsServer(_WebSection):
     """Certificate of the exporter with its intermediate certificates, PEM."""
     key_file: RequiredFile
     """Its key, PEM, without a passphrase."""
-    client_auth_type: Annotated[ClientAuth, BeforeValidator(_verified)] = "NoClientCert"
+    client_auth_type: Annotated[ClientAuth, BeforeValidator(_verifying)] = "NoClientCert"
     """Whether clients need a certificate."""
     client_ca_file: ReadableFile = ""
     """Certificate authorities of clients, PEM."""
     client_allowed_sans: tuple[Text, ...] | None = None
-    """Names, addresses or URIs; a client's certificate must have one of them."""
+    """Names, addresses or URIs of which a client's certificate must have at least one."""
     min_version: Version = "TLS12"
     """Oldest version of TLS."""
     max_version: Version = "TLS13"
@@ -103,11 +104,11 @@ class TlsServer(_WebSection):
     cipher_suites: tuple[Text, ...] = ()
     """Cipher suites of TLS 1.2, by Go's names; empty for OpenSSL's default."""
     prefer_server_cipher_suites: bool = True
-    """Whether the server's order of cipher suites decides, or the client's."""
+    """Whether the server chooses the cipher suite, not the client."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-        """Check that client certificates have an authority, and that versions and cipher suites fit."""
+        """Yield an error for client certificates without a CA, and for versions or cipher suites that do not fit."""
         yield from _client_conflicts(values)
         if values.get("min_version") == "TLS13" and values.get("max_version") == "TLS12":
             yield invalid("is older than min_version", "max_version")
@@ -120,10 +121,10 @@ class TlsServer(_WebSection):
 
 
 def _client_conflicts(values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-    kind, authority, names = (values.get(key) for key in ("client_auth_type", "client_ca_file", "client_allowed_sans"))
-    if kind == "NoClientCert" and authority:
+    kind, ca_file, names = (values.get(key) for key in ("client_auth_type", "client_ca_file", "client_allowed_sans"))
+    if kind == "NoClientCert" and ca_file:
         yield invalid("needs client_auth_type: RequireAndVerifyClientCert", "client_ca_file")
-    if kind not in (None, "NoClientCert") and authority == "":
+    if kind not in (None, "NoClientCert") and ca_file == "":
         yield invalid(f"is required with client_auth_type: {kind}", "client_ca_file")
     if kind not in (None, "RequireAndVerifyClientCert") and names is not None:
         yield invalid("needs client_auth_type: RequireAndVerifyClientCert", "client_allowed_sans")
@@ -147,7 +148,7 @@ class HttpServer(_WebSection):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-        """Check that each header can be set, to that value."""
+        """Yield an error for a header that cannot be set, or not to this value."""
         for name, value in values.get("headers", {}).items():
             allowed = HEADERS.get(name, ())
             if name not in HEADERS:
@@ -158,17 +159,17 @@ class HttpServer(_WebSection):
                 yield invalid("must be printable ASCII on one line", "headers", name)
 
 
-def _hash(secret: Secret) -> Secret:
+def _bcrypt_hash(secret: Secret) -> Secret:
     match = _BCRYPT.fullmatch(secret.reveal())
-    if match is None or not _usable(match):
+    if match is None or not _accepted_by_bcrypt(match):
         raise invalid("must be a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it after the colon")
     if not 4 <= int(match[1]) <= MAX_COST:
         raise invalid(f"must have a cost from 4 to {MAX_COST}")
     return secret
 
 
-def _usable(match: re.Match[str]) -> bool:
-    # bcrypt checks the hash itself, at its lowest cost.
+def _accepted_by_bcrypt(match: re.Match[str]) -> bool:
+    # The lowest cost makes this fast.
     try:
         bcrypt.checkpw(b"", f"{match[0][:4]}04{match[0][6:]}".encode())
     except ValueError:
@@ -183,40 +184,36 @@ class WebConfig(_WebSection):
     """HTTPS; without it, plain HTTP."""
     http_server_config: HttpServer = HttpServer()
     """HTTP."""
-    basic_auth_users: dict[str, Annotated[Secret, AfterValidator(_hash)]] = Field(default={})
-    """Names and bcrypt hashes of users; empty for no password."""
+    basic_auth_users: dict[str, Annotated[Secret, AfterValidator(_bcrypt_hash)]] = Field(default={})
+    """Bcrypt hashes of passwords by user; empty for no basic auth."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-        """Check that clients can send each user's name."""
+        """Yield an error for a user's name that clients cannot send."""
         for name in values.get("basic_auth_users", {}):
             if not name or ":" in name or not name.isprintable():
                 yield invalid("must be printable and without a colon", "basic_auth_users", name)
 
 
 def load_web(path: Path) -> WebConfig:
-    """Return a web config file.
-
-    Raises:
-        ConfigError: The file is invalid; the error has all problems.
-    """
+    """Return the web config in a file. Raises ConfigError with all its problems."""
     return web_config(path, read_text(path))
 
 
 def web_config(path: Path, text: str) -> WebConfig:
-    """Return the web config in a text. Raises ConfigError as `load_web` does."""
+    """Return the web config in the text of a file. Raises ConfigError with all its problems."""
     try:
-        # No variables are replaced: the format has none, and hashes contain `$`.
+        # The format has no variables, and hashes contain `$`.
         data, problems, _ = parse(text, None)
     except ConfigError as error:
         raise ConfigError(_masked(error.problems)) from None
-    config = validated(WebConfig, _resolved(data, path.parent), problems)
+    config = validated(WebConfig, _with_absolute_paths(data, path.parent), problems)
     if config is None or problems:
         raise ConfigError(_masked(problems))
     return config
 
 
-def _resolved(data: Any, directory: Path) -> Any:  # noqa: ANN401  # as the file has it
+def _with_absolute_paths(data: Any, directory: Path) -> Any:  # noqa: ANN401  # parsed YAML
     if not isinstance(data, dict):
         return data
     if isinstance(tls := data.get("tls_server_config"), dict):
@@ -226,5 +223,5 @@ def _resolved(data: Any, directory: Path) -> Any:  # noqa: ANN401  # as the file
 
 
 def _masked(problems: list[ConfigProblem]) -> list[ConfigProblem]:
-    # A hash in the place of a name would be part of a path.
+    # If somebody wrote a hash where a user's name belongs, it would be part of the path.
     return [ConfigProblem(*(_LIKE_BCRYPT.sub("…", text) for text in problem)) for problem in problems]

@@ -1,4 +1,4 @@
-"""Bounds the number of open connections: at the limit, a new connection replaces the one idle longest."""
+"""Limits the number of open connections. At the limit, a new connection closes the one that has been idle longest."""
 
 import asyncio
 import contextlib
@@ -12,25 +12,25 @@ from collections.abc import Callable
 import structlog
 
 MAX_CONNECTIONS = 512
-"""Maximum number of open connections, if the process may open enough files."""
+"""Maximum number of open connections. It is lower if the process may not open enough files."""
 
 FILES_PER_CONNECTION = 4
-"""Files that the process must be able to open per connection, because the state and the APIs need files too."""
+"""Minimum number of allowed open files per connection. The state and the requests to APIs need files too."""
 
 BACKLOG = 128
-"""Maximum number of connections that wait in the kernel to be accepted."""
+"""Maximum number of connections that the kernel holds until they are accepted."""
 
 BATCH = 32
 """Maximum number of connections that are accepted before open ones are served again."""
 
 PAUSE = 0.1
-"""Seconds until the next attempt after the system lacked resources for a new connection."""
+"""Seconds without new connections after the system had no resources for one."""
 
 
 def raise_open_file_limit() -> None:
     """Raise the soft limit of open files to the hard limit, if the system allows it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # the soft limit stays, so fewer connections are allowed
+    with contextlib.suppress(OSError, ValueError):  # if it stays low, fewer connections are allowed
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -42,27 +42,27 @@ def connection_limit() -> int:
     return max(8, min(MAX_CONNECTIONS, files // FILES_PER_CONNECTION))
 
 
-class Connections(dict["Accepted", None]):
-    """The open connections of one event loop, at most `limit`. The first one has been idle longest."""
+class Connections(dict["Connection", None]):
+    """Open connections, at most `limit`. The first one has been idle longest. Not thread-safe."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
         super().__init__()
         self._limit = limit
 
-    def add(self, connection: "Accepted") -> None:
-        """Add a new connection. At the limit, abort the one that has been idle longest."""
+    def add(self, connection: "Connection") -> None:
+        """Add a connection. At the limit, first abort the one that has been idle longest."""
         while len(self) >= self._limit:
             self.evict()
         self[connection] = None
 
-    def touch(self, connection: "Accepted") -> None:
-        """Mark a connection as used just now."""
+    def touch(self, connection: "Connection") -> None:
+        """Move a connection that is in use to the end."""
         if connection in self:
             del self[connection]
             self[connection] = None
 
     def evict(self) -> None:
-        """Abort the connection that has been idle longest; a busy one only if all are busy."""
+        """Abort the connection that has been idle longest. If all are busy, abort the first."""
         idle = (connection for connection in self if not connection.busy)
         connection = next(idle, None) or next(iter(self), None)
         if connection is not None:
@@ -71,19 +71,19 @@ class Connections(dict["Accepted", None]):
 
 
 class Acceptor:
-    """Accepts all connections of a listening socket. Only one event loop may use it.
+    """Accepts the connections of a listening socket. Not thread-safe.
 
     Args:
         listener: A bound socket.
-        make: Returns the protocol of a new connection.
+        make: Returns a new connection.
         tls: The TLS context; None for plain connections.
-        tls_timeout: Seconds that a client may take for the TLS handshake, and for its end.
+        tls_timeout: Seconds that a client may take for the TLS handshake, and for the shutdown of TLS.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        make: Callable[[], "Accepted"],
+        make: Callable[[], "Connection"],
         connections: Connections,
         *,
         tls: ssl.SSLContext | None,
@@ -104,14 +104,14 @@ class Acceptor:
         self._loop.add_reader(listener, self._accept)
 
     def close(self) -> None:
-        """Accept no more connections, and abort handshakes in progress."""
+        """Accept no more connections, and cancel handshakes in progress."""
         self._closed = True
         self._loop.remove_reader(self._listener)
         for task in self._opening:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until handshakes in progress have ended."""
+        """Wait until the canceled handshakes have ended."""
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _accept(self) -> None:
@@ -123,11 +123,11 @@ class Acceptor:
             except OSError as error:
                 self._pause(error)
                 return
-            protocol = self._make()
-            protocol.opening = task = self._loop.create_task(self._open(protocol, accepted))
+            connection = self._make()
+            connection.opening = task = self._loop.create_task(self._open(connection, accepted))
             self._opening.add(task)
-            task.add_done_callback(functools.partial(self._opened, protocol, accepted))
-            self._connections.add(protocol)
+            task.add_done_callback(functools.partial(self._opened, connection, accepted))
+            self._connections.add(connection)
 
     def _pause(self, error: OSError) -> None:
         # The listener stays readable, so a retry without a pause would use a whole core.
@@ -140,20 +140,20 @@ class Acceptor:
         if not self._closed:
             self._loop.add_reader(self._listener, self._accept)
 
-    async def _open(self, protocol: "Accepted", accepted: socket.socket) -> None:
+    async def _open(self, connection: "Connection", accepted: socket.socket) -> None:
         # A failed handshake is not logged, because clients must not fill the log.
         with contextlib.suppress(OSError):
-            await self._loop.connect_accepted_socket(lambda: protocol, accepted, ssl=self._tls, **self._timeouts)
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self._tls, **self._timeouts)
 
-    def _opened(self, protocol: "Accepted", accepted: socket.socket, task: asyncio.Task[None]) -> None:
+    def _opened(self, connection: "Connection", accepted: socket.socket, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
-        if protocol.transport is None:
-            self._connections.pop(protocol, None)
+        if connection.transport is None:
+            self._connections.pop(connection, None)
             accepted.close()
 
 
-class Accepted(asyncio.Protocol):
-    """A connection that can be aborted even before it has a transport, during the TLS handshake."""
+class Connection(asyncio.Protocol):
+    """A connection that can be aborted, also during the TLS handshake, when it has no transport yet."""
 
     transport: asyncio.Transport
     """None before the connection is made, as in uvicorn."""

@@ -1,4 +1,4 @@
-"""The active web config. It is loaded again when the file or a certificate changes; an invalid file changes nothing."""
+"""The active web config. It is loaded again when its file or a certificate changes. An invalid file is ignored."""
 
 import ssl
 import threading
@@ -12,22 +12,22 @@ from exporter import logs
 from exporter.config import ConfigError, ConfigProblem
 from exporter.config.secret import Version, version_of
 from exporter.web.config import PATHS, WebConfig, load_web
-from exporter.web.tls import NewestContext, server_context
+from exporter.web.tls import CurrentContext, server_context
 
 RETRY_INTERVAL = 5.0
-"""Seconds between two attempts to load a refused file, because a file that it names may appear later."""
+"""Seconds between two attempts to load an invalid file. A missing certificate may appear later."""
 
 
 class ActiveWebConfig(NamedTuple):
-    """The current settings.
+    """The active web config.
 
     Attributes:
-        headers: Headers of every response, with names in lower case.
+        headers: Headers of every response.
         users: Bcrypt hashes by name; empty if no password is needed.
         tls: The TLS context; None for plain HTTP.
     """
 
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Mapping[str, str]
     users: Mapping[bytes, bytes]
     tls: ssl.SSLContext | None
 
@@ -56,16 +56,16 @@ class WebFile:
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """Return a context that always uses the current settings; None for plain HTTP."""
-        return None if self._active.tls is None else NewestContext.of(self._newest)
+        """Return a TLS context that follows changes of the file; None for plain HTTP."""
+        return None if self._active.tls is None else CurrentContext.of(self._current_context)
 
-    def _newest(self) -> ssl.SSLContext:
+    def _current_context(self) -> ssl.SSLContext:
         context = self.current().tls
-        assert context is not None, "HTTPS is never switched off"  # noqa: S101  # see `_load`
+        assert context is not None, "a reload cannot disable HTTPS"  # noqa: S101  # see `_load`
         return context
 
     def current(self) -> ActiveWebConfig:
-        """Return the active settings. Load changed files first; log a new error once."""
+        """Return the active web config, after loading changed files. An error is logged once."""
         with self._lock:
             if self._is_due():
                 try:
@@ -77,7 +77,7 @@ class WebFile:
             return self._active
 
     def reload(self) -> None:
-        """Load the file again. If it is invalid, raises ConfigError, and the old settings stay active."""
+        """Load the file again. If that raises ConfigError, the old web config stays active."""
         with self._lock:
             try:
                 self._load()
@@ -92,7 +92,7 @@ class WebFile:
 
     def _load(self) -> None:
         self._tried = self._monotonic()
-        # Versions are read before contents, so that the next call loads a change in between.
+        # Versions are read before contents. If a file changes in between, the next call loads it again.
         self._versions = _versions(self._versions)
         config = load_web(self._path)
         if (config.tls_server_config is None) != (self._active.tls is None):
@@ -113,7 +113,7 @@ def _activate(config: WebConfig) -> ActiveWebConfig:
     headers = config.http_server_config.headers.items()
     tls = config.tls_server_config
     return ActiveWebConfig(
-        headers=tuple((name.lower().encode(), value.encode()) for name, value in headers if value),
+        headers={name: value for name, value in headers if value},
         users={name.encode(): each.reveal().encode() for name, each in config.basic_auth_users.items()},
         tls=None if tls is None else server_context(tls),
     )

@@ -1,4 +1,4 @@
-"""Chooses the format and the encoding of `/metrics` for a client."""
+"""Chooses the format and the encoding of a response by the headers of its request."""
 
 import functools
 
@@ -8,26 +8,26 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 @functools.lru_cache(maxsize=64)
 def wants_openmetrics(accept: str) -> bool:
-    """Return whether an Accept header names OpenMetrics and prefers it at least as much as text."""
-    offers = _preferences(accept)
-    openmetrics = offers.get("application/openmetrics-text", 0.0)
-    text = max((offers.get(name, 0.0) for name in ("text/plain", "text/*", "*/*")), default=0.0)
+    """Return whether an Accept header contains OpenMetrics, with at least the q of text."""
+    quality = _preferences(accept)
+    openmetrics = quality.get("application/openmetrics-text", 0.0)
+    text = max(quality.get(name, 0.0) for name in ("text/plain", "text/*", "*/*"))
     return 0 < openmetrics >= text
 
 
 @functools.lru_cache(maxsize=64)
 def wants_gzip(accept_encoding: str) -> bool:
-    """Return whether an Accept-Encoding header names gzip and does not refuse it."""
+    """Return whether an Accept-Encoding header contains gzip with a q above 0."""
     return _preferences(accept_encoding).get("gzip", 0.0) > 0
 
 
 def _preferences(header: str) -> dict[str, float]:
-    """Return the largest q of each name (RFC 9110, 12.4.2)."""
-    offers: dict[str, float] = {}
-    for offer in header.lower().split(","):
-        name, *parameters = (part.strip() for part in offer.split(";"))
-        offers[name] = max(offers.get(name, 0.0), _quality(parameters))
-    return offers
+    """Return the q of each name in a header (RFC 9110, 12.4.2); of several, the largest."""
+    qualities: dict[str, float] = {}
+    for item in header.lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
+        qualities[name] = max(qualities.get(name, 0.0), _quality(parameters))
+    return qualities
 
 
 def _quality(parameters: list[str]) -> float:

@@ -28,19 +28,14 @@ TIME = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]
 
 @functools.lru_cache(maxsize=1)
 def document(version: str, external_url: str = "") -> bytes:
-    """Return the document as JSON. `external_url`: its path is the prefix of all paths."""
-    return msgspec.json.format(msgspec.json.encode(describe(version, external_url)), indent=2)
+    """Return the document as JSON. `external_url`: URL whose path precedes all paths."""
+    return msgspec.json.format(msgspec.json.encode(_document(version, external_url)), indent=2)
 
 
-def describe(version: str, external_url: str = "") -> Json:
-    """Return the document."""
-    records = [
-        *(endpoint.response for endpoint in ENDPOINTS),
-        *(endpoint.parameters for endpoint in ENDPOINTS),
-        ErrorReport,
-    ]
-    _, schemas = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
-    # Parameters are described in their endpoints, so they are not components.
+def _document(version: str, external_url: str) -> Json:
+    types = [ErrorReport, *(each for endpoint in ENDPOINTS for each in (endpoint.response, endpoint.parameters))]
+    _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    # Each endpoint describes its own parameters, so they are not components.
     parameters = {name: schemas.pop(name, {}) for name in (endpoint.parameters.__name__ for endpoint in ENDPOINTS)}
     return {
         "openapi": "3.1.0",
@@ -72,8 +67,8 @@ def _operation(endpoint: Endpoint, parameters: Json) -> Json:
     }
 
 
-def _content(record: type[msgspec.Struct]) -> Json:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{record.__name__}"}}}
+def _content(response: type[msgspec.Struct]) -> Json:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{response.__name__}"}}}
 
 
 def _path_parameters(endpoint: Endpoint) -> Iterator[Json]:
@@ -89,7 +84,7 @@ def _query_parameters(parameters: Json) -> Iterable[Json]:
 
 
 def _without_null(schema: Json) -> Json:
-    # A query string has no null: the parameter is omitted instead.
+    # A query string cannot contain null. The parameter is omitted instead.
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     kept = {key: value for key, value in schema.items() if key not in {"anyOf", "description"} and value is not None}
     return kept if not kinds else {**kept, **kinds[0]} if len(kinds) == 1 else {**kept, "anyOf": kinds}

@@ -1,27 +1,27 @@
-"""Checks the host that a request names, and the site that it comes from."""
+"""Checks which host a request names, and from which site it comes."""
 
 import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 PRIVATE = (".localhost", ".local", ".internal", ".svc")
-"""Suffixes of host names that cannot exist in public DNS."""
+"""Suffixes of host names that public DNS does not have."""
 
 
 def is_own_host(host: str, external_url: str) -> bool:
     """Return whether a `Host` header may name this exporter. Without an external URL every name is accepted."""
-    # This prevents DNS rebinding: a page whose domain resolves to the exporter could read the exporter's pages. Such a
-    # domain is never an IP address, a name without a dot or a private name.
-    ours, named = _hostname(f"//{host}"), _hostname(external_url)
-    if not named or not ours or ours == named:
+    # This prevents DNS rebinding: if an attacker's domain resolves to the exporter, a page of the attacker could read
+    # the exporter's pages. Such a domain is never an IP address, a name without a dot, or a private name.
+    requested, external = _hostname(f"//{host}"), _hostname(external_url)
+    if not external or not requested or requested == external:
         return True
-    return "." not in ours or ours.endswith(PRIVATE) or _is_address(ours)
+    return "." not in requested or requested.endswith(PRIVATE) or _is_address(requested)
 
 
 def is_from_another_site(headers: Mapping[str, str], external_url: str) -> bool:
-    """Return whether a browser sends this request for a page of another site."""
-    # Clients that are not browsers send neither header. A proxy may hide the host name or the port that people use;
-    # then only `external_url` has them.
+    """Return whether these headers are those of a browser that shows a page of another site."""
+    # Other clients than browsers send neither Sec-Fetch-Site nor Origin. Behind a proxy, the host or port in Host may
+    # differ from those in Origin, and `external_url` has the right ones.
     site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
     if site is not None:
         return site not in ("same-origin", "none")
@@ -29,9 +29,8 @@ def is_from_another_site(headers: Mapping[str, str], external_url: str) -> bool:
         return False
     if ":" in host.rpartition("]")[2]:
         return origin.partition("://")[2] != host
-    # There is no port, or a proxy has dropped it.
-    named = _hostname(origin)
-    return not named or named != _hostname(f"//{host}")
+    # Host has no port, maybe because a proxy removed it, so only the host names are compared.
+    return not _hostname(origin) or _hostname(origin) != _hostname(f"//{host}")
 
 
 def _origin(url: str) -> str:

@@ -1,4 +1,4 @@
-"""Parses query strings to records strictly, with errors that name the parameter."""
+"""Parses query strings strictly. Errors name the parameter."""
 
 import contextlib
 import math
@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from exporter.queries.errors import InvalidParameterError
+from exporter.queries.errors import QueryError
 
 MAX_LENGTH = 8192
 """Maximum length of a query string, in characters."""
@@ -19,46 +19,46 @@ MAX_LENGTH = 8192
 TIMES = frozenset({"after", "before"})
 """Parameters that are times: Unix seconds or RFC 3339."""
 
-Record = TypeVar("Record", bound=msgspec.Struct)
+Parameters = TypeVar("Parameters", bound=msgspec.Struct)
 
 
-def parse(query: str, record: type[Record]) -> Record:
-    """Return the record of a query string. Raises InvalidParameterError."""
+def parse(query: str, kind: type[Parameters]) -> Parameters:
+    """Return the parameters in a query string. Raises QueryError."""
     if len(query) > MAX_LENGTH:
-        raise InvalidParameterError("query", f"is longer than {MAX_LENGTH} characters")
+        raise QueryError(400, f"is longer than {MAX_LENGTH} characters", parameter="query")
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
     except (UnicodeDecodeError, ValueError):
-        raise InvalidParameterError("query", "must be name=value pairs") from None
-    return record(**fields_of(pairs, record))
+        raise QueryError(400, "must be name=value pairs", parameter="query") from None
+    return from_pairs(pairs, kind)
 
 
-def fields_of(pairs: Iterable[tuple[str, str]], record: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the given fields of a record, converted to their types. Raises InvalidParameterError."""
-    known = {field.name: field.type for field in msgspec.structs.fields(record)}
+def from_pairs(pairs: Iterable[tuple[str, str]], kind: type[Parameters]) -> Parameters:
+    """Return the parameters with these names and texts. Raises QueryError."""
+    known = {field.name: field.type for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name not in known:
-            raise InvalidParameterError(name[:100], f"unknown parameter; known: {', '.join(known) or 'none'}")
+            raise QueryError(400, f"unknown parameter; known: {', '.join(known) or 'none'}", parameter=name[:100])
         if name in values:
-            raise InvalidParameterError(name, "is given twice")
+            raise QueryError(400, "is given twice", parameter=name)
         values[name] = _value(name, text, known[name])
-    return values
+    return kind(**values)
 
 
-def _value(name: str, text: str, kind: Any) -> Any:  # noqa: ANN401  # whatever the field's type is
+def _value(name: str, text: str, kind: Any) -> Any:  # noqa: ANN401  # a value of the field's type
     if name in TIMES:
         return _time(name, text)
     plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
-    # Any text is a valid string, even "null" and "true", which `convert` would convert to other types.
+    # msgspec would convert the texts "null" and "true" to other types.
     if str in (typing.get_args(plain) if isinstance(plain, types.UnionType) else (plain,)):
         return text
     try:
         value = msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidParameterError(name, str(error)) from None
-    if value is None:  # the word "null"
-        raise InvalidParameterError(name, "must not be null; omit it")
+        raise QueryError(400, str(error), parameter=name) from None
+    if value is None:  # the text was "null"
+        raise QueryError(400, "must not be null; omit it", parameter=name)
     return value
 
 
@@ -67,7 +67,7 @@ def _time(name: str, text: str) -> float:
         with contextlib.suppress(ValueError, OverflowError):
             if math.isfinite(timestamp := read(text)):
                 return timestamp
-    raise InvalidParameterError(name, "must be Unix seconds or a time such as 2026-01-31T12:00:00Z")
+    raise QueryError(400, "must be Unix seconds or a time such as 2026-01-31T12:00:00Z", parameter=name)
 
 
 def _from_iso(text: str) -> float:

@@ -14,13 +14,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exporter.web.address import Address
 from exporter.web.application import ABORT
-from exporter.web.connections import Accepted, Acceptor, Connections, connection_limit
+from exporter.web.connections import Acceptor, Connection, Connections, connection_limit
 
 KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than the usual scrape interval."""
 
 HEAD_LIMIT = 64 * 1024
-"""Maximum bytes of a request's line and headers. The first data received of a request does not count."""
+"""Maximum bytes of a request's line and headers, without the data in which the request began."""
 
 HEAD_TIMEOUT = 10.0
 """Seconds that a client may take for a request's line and headers, and for the TLS handshake."""
@@ -30,20 +30,22 @@ class ListenError(Exception):
     """The address cannot be bound."""
 
 
-class _Protocol(HttpToolsProtocol, Accepted):
-    """uvicorn's HTTP, with limits on the size and the duration of a request's head (line and headers)."""
+class _Protocol(HttpToolsProtocol, Connection):
+    """A connection of uvicorn that limits the size of a request's head (line and headers) and the wait for it."""
 
-    # uvicorn limits bodies (64 KiB in memory) and idle connections, but neither the size of headers nor the wait for
-    # them. The methods below are its private interface, so pyproject.toml caps its version.
+    # uvicorn limits bodies (64 KiB in memory) and closes idle connections, but accepts endless and slow heads. It has
+    # no public interface for this, so pyproject.toml has an upper bound for its version.
 
     _head = 0
-    """Bytes received after the data in which the request began, without those of bodies."""
+    """Bytes of the head that were received after the data in which the request began."""
     _began = False
+    """Whether a request began in the latest data."""
     _body = 0
+    """Bytes of the body in the latest data."""
     _deadline: asyncio.TimerHandle | None = None
-    """When to close the connection; None while no head is expected."""
+    """Closes the connection if the head takes too long; None while no head is expected."""
 
-    def __init__(self, *args: Any, head_timeout: float, connections: Connections, **more: Any) -> None:  # noqa: ANN401  # uvicorn's own
+    def __init__(self, *args: Any, head_timeout: float, connections: Connections, **more: Any) -> None:  # noqa: ANN401  # those of the base class
         super().__init__(*args, **more)
         self._head_timeout = head_timeout
         self._connections = connections
@@ -83,7 +85,7 @@ class _Protocol(HttpToolsProtocol, Accepted):
     def data_received(self, data: bytes) -> None:
         self._began, self._body = False, 0
         super().data_received(data)
-        # httptools does not say where in the data a request began. The size of this data is limited anyway.
+        # httptools does not report where in the data the request began, but asyncio limits the size of the data.
         self._head = 0 if self._began else self._head + len(data) - self._body
         if self._head > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
@@ -100,11 +102,11 @@ class _Protocol(HttpToolsProtocol, Accepted):
             self._deadline = None
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: clients must not fill the log. A request for a web socket gets the page."""
+        """Log nothing, because clients must not fill the log. The upgrade to a web socket is ignored."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with our own acceptor. Its shutdown also aborts connections of clients that do not read."""
+    """A server of uvicorn that limits its connections. Its shutdown also ends those whose clients do not read."""
 
     def __init__(self, config: uvicorn.Config, connections: Connections, tls_timeout: float) -> None:
         super().__init__(config)
@@ -112,11 +114,11 @@ class _Server(uvicorn.Server):
         self._tls_timeout = tls_timeout
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        def make() -> Accepted:
-            protocol: Accepted = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]  # `_Protocol`
+        def make() -> Connection:
+            connection: Connection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]  # `_Protocol`
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
-            return protocol
+            return connection
 
         self.servers = [
             Acceptor(listener, make, self._connections, tls=self.config.ssl, tls_timeout=self._tls_timeout)  # type: ignore[misc]  # closed alike
@@ -129,18 +131,19 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        await asyncio.sleep(0)  # the loop closes them in its next turn
+        await asyncio.sleep(0)  # the event loop closes them in its next iteration
 
 
 class WebServer:
-    """A server that listens from `start` until `stop`.
+    """Serves an application from `start` until `stop`.
 
     Args:
+        app: The application.
         host: Host to listen on; "" for all interfaces.
-        port: Port to listen on; 0 for any free port, which `port` has after the start.
+        port: Port to listen on; 0 for any free port. After the start, the attribute `port` has the actual one.
         tls: The TLS context; None for plain HTTP.
-        head_timeout: Seconds that a client may take for a request's line and headers, and for the TLS handshake.
-        max_connections: Maximum number of open connections. A further one replaces the one idle longest.
+        head_timeout: See HEAD_TIMEOUT.
+        max_connections: Maximum number of open connections; None for `connection_limit()`.
     """
 
     def __init__(  # noqa: PLR0913  # the limits are arguments for tests
@@ -175,21 +178,21 @@ class WebServer:
     def start(self) -> None:
         """Bind, then serve in the background. Raises ListenError if the address cannot be bound."""
         listener = _listener(self.host, self.port)
-        # Without this option the end of a response waits 40 ms until the client confirms its start. asyncio sets it
-        # only for sockets with an explicit protocol. Connections inherit it from the listener.
+        # Without this option the end of a response is sent 40 ms late, after the client has acknowledged the start.
+        # asyncio sets it only for sockets with an explicit protocol. Connections inherit it from the listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self._config.load()
         self._config.ssl = self._tls
-        # A daemon thread, because a client that never reads must not keep the process alive.
+        # As a daemon thread, it does not keep the process alive if a client never reads.
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="web", daemon=True)
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Accept no more connections, wait at most `timeout` seconds for responses in progress, and stop."""
+        """Stop. Responses in progress get at most `timeout` seconds."""
         if self._thread is None:
             return
-        self._config.timeout_graceful_shutdown = timeout  # type: ignore[assignment]  # handed to asyncio, which takes any number
+        self._config.timeout_graceful_shutdown = timeout  # type: ignore[assignment]  # asyncio accepts floats
         self._server.should_exit = True
         self._thread.join(timeout + 1)
 

@@ -1,4 +1,4 @@
-"""TLS of the exporter's own pages: the context of a web config, and one that follows its changes."""
+"""TLS of the exporter's own pages."""
 
 import ipaddress
 import ssl
@@ -18,12 +18,12 @@ VERIFY = {
 
 
 def server_context(settings: TlsServer) -> ssl.SSLContext:
-    """Return a context with these settings and the current content of their files. Raises ConfigError."""
+    """Return the TLS context of a web config, with the current content of its files. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
     if not settings.prefer_server_cipher_suites:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    loads = (_load_own, _load_authorities, _load_suites)
+    loads = (_load_certificate, _load_client_ca, _load_cipher_suites)
     problems = [problem for load in loads if (problem := load(context, settings))]
     if problems:
         raise ConfigError(problems)
@@ -33,7 +33,7 @@ def server_context(settings: TlsServer) -> ssl.SSLContext:
     return context
 
 
-def _load_own(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
+def _load_certificate(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     try:
         # Without a callback OpenSSL would ask for a passphrase on the terminal.
         context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
@@ -46,7 +46,7 @@ def _load_own(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | N
     return None
 
 
-def _load_authorities(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
+def _load_client_ca(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     if not settings.client_ca_file:
         return None
     try:
@@ -58,7 +58,7 @@ def _load_authorities(context: ssl.SSLContext, settings: TlsServer) -> ConfigPro
     return None
 
 
-def _load_suites(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
+def _load_cipher_suites(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     suites = [CIPHER_SUITES[name] for name in settings.cipher_suites if CIPHER_SUITES[name]]
     if not suites:
         return None
@@ -70,42 +70,42 @@ def _load_suites(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem 
 
 
 def _only_for(allowed: frozenset[str]) -> type[ssl.SSLObject]:
-    """Return a class of connections whose handshake fails unless the client's certificate has one of these names."""
+    """Return a class of connections that accept only clients whose certificate has one of these names."""
 
-    class Checked(ssl.SSLObject):
+    class RestrictedConnection(ssl.SSLObject):
         def do_handshake(self) -> None:
             super().do_handshake()
             if not allowed & alternative_names(self.getpeercert() or {}):
                 raise ssl.SSLCertVerificationError("the client's certificate has no allowed name")
 
-    return Checked
+    return RestrictedConnection
 
 
 def alternative_names(certificate: Any) -> frozenset[str]:  # noqa: ANN401  # as `getpeercert` has it
-    """Return the names of a certificate: DNS, e-mail, URI, and IP addresses in their shortest form."""
+    """Return the subject alternative names of a certificate, with IP addresses in their shortest form."""
     names = certificate.get("subjectAltName", ())
-    return frozenset(_shortest(text.strip()) if kind == "IP Address" else text for kind, text in names)
+    return frozenset(_shortest_address(text.strip()) if kind == "IP Address" else text for kind, text in names)
 
 
-def _shortest(text: str) -> str:
+def _shortest_address(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return text
 
 
-class NewestContext(ssl.SSLContext):
-    """A context that opens each connection with the current context."""
+class CurrentContext(ssl.SSLContext):
+    """A TLS context that asks for the current context at each connection."""
 
-    # Updating one context is not enough: it cannot forget a trusted authority.
+    # One context cannot be updated instead, because a trusted CA cannot be removed from it.
 
-    _newest: Callable[[], ssl.SSLContext]
+    _current: Callable[[], ssl.SSLContext]
 
     @classmethod
-    def of(cls, newest: Callable[[], ssl.SSLContext]) -> "NewestContext":
-        """Return a context that calls `newest` for each connection."""
+    def of(cls, current: Callable[[], ssl.SSLContext]) -> "CurrentContext":
+        """Return a context. `current`: called at each connection."""
         context = cls(ssl.PROTOCOL_TLS_SERVER)
-        context._newest = newest  # not in `__init__`: the base class has only `__new__`
+        context._current = current  # not an argument, because the base class has `__new__` and no `__init__`
         return context
 
     def wrap_bio(
@@ -117,4 +117,4 @@ class NewestContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
         """Return a connection; asyncio calls this."""
-        return self._newest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        return self._current().wrap_bio(incoming, outgoing, server_side, server_hostname, session)

@@ -8,7 +8,7 @@ from exporter.client.client import Client, Environment
 from exporter.client.signin import TokenAuth
 from exporter.errors import RateLimitedError
 from exporter.model import Run, State
-from exporter.queries.errors import BusyError
+from exporter.queries.errors import QueryError
 from exporter.queries.vendor import VendorQueries
 
 
@@ -48,7 +48,7 @@ def opened(asking, client, numbers):
     for number in numbers:
         try:
             asking.steps("s", Steps(client), run(number))
-        except BusyError as error:
+        except QueryError as error:
             refusals.add(str(error))
         else:
             shown += 1

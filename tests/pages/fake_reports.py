@@ -3,7 +3,7 @@
 import msgspec
 
 from exporter.model import Result, State
-from exporter.queries.errors import LogsOffError, UnknownError
+from exporter.queries.errors import QueryError
 from exporter.queries.filters import JobQuery, RunQuery
 from exporter.queries.records import (
     BudgetReport,
@@ -200,11 +200,11 @@ class FakeReports:
         try:
             return self.pages[source, run_id]
         except KeyError:
-            raise UnknownError("no such run is known") from None
+            raise QueryError(404, "no such run is known") from None
 
     def log(self, source, run_id, step):
         if not self.pages[source, run_id].logs:
-            raise LogsOffError("output is shown only with web.logs: true")
+            raise QueryError(403, "output is shown only with web.logs: true")
         return msgspec.structs.replace(self.output, run_id=run_id, step=step)
 
 

@@ -76,7 +76,7 @@ class ReportsHarness:
 
     def client(self):
         """An HTTP client of the JSON pages."""
-        routes = api.routes(self.reporter, self.pool, lambda: openapi.document("test"))
+        route = api.route(self.reporter, self.pool, lambda: openapi.document("test"))
         nothing = lambda: (True, "")  # noqa: E731  # a stand-in
         answers = WebHandlers(
             page=lambda: self.bench.exposition.page,
@@ -84,7 +84,7 @@ class ReportsHarness:
             healthy=nothing,
             ready=nothing,
             reload=nothing,
-            routes=routes,
+            routes=[route],
         )
         server = WebServer(application(answers), "127.0.0.1", 0)
         server.start()

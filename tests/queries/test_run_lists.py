@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import StateError
 from exporter.model import Job, Result, State
-from exporter.queries.errors import BusyError, InvalidParameterError
+from exporter.queries.errors import QueryError
 from exporter.queries.filters import RunQuery
 from exporter.queries.reader import Reader
 from exporter.queries.run_list import FEW_JOBS, RunSelection
@@ -128,18 +128,18 @@ def test_a_run_without_an_end_is_placed_when_it_was_first_seen_completed(harness
 
 @pytest.mark.parametrize("cursor", ["x", "e30", "bnVsbA", "W10", "é", "a" * 60_000])
 def test_an_invalid_cursor_is_refused(harness, cursor):
-    with pytest.raises(InvalidParameterError, match="cursor"):
+    with pytest.raises(QueryError, match="cursor"):
         harness.reporter.runs(RunQuery(cursor=cursor))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501])
 def test_a_limit_out_of_bounds_is_refused(harness, limit):
-    with pytest.raises(InvalidParameterError, match="limit"):
+    with pytest.raises(QueryError, match="limit"):
         harness.reporter.runs(RunQuery(limit=limit))
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(harness):
-    with pytest.raises(InvalidParameterError, match=r"source: .* one"):
+    with pytest.raises(QueryError, match=r"source: .* one"):
         harness.reporter.runs(RunQuery(source="two"))
 
 
@@ -165,7 +165,7 @@ def test_a_missing_state_is_reported(tmp_path):
 
 def test_an_unreadable_state_is_busy(harness):
     harness.reporter.reader = Reader(harness.bench.state.with_name("gone.db"))
-    with pytest.raises(BusyError, match="the state cannot be read"):
+    with pytest.raises(QueryError, match="the state cannot be read"):
         harness.reporter.runs(RunQuery())
 
 

@@ -12,7 +12,7 @@ from exporter.counting.records import RateLimit, SourceStatus
 from exporter.ledger.status import PollReport
 from exporter.model import Job, Window
 from exporter.queries import problems as problems_module
-from exporter.queries.errors import InvalidParameterError
+from exporter.queries.errors import QueryError
 from exporter.queries.filters import JobOrder, JobQuery
 from exporter.queries.sources import source_report
 from exporter.simulators.disruptions import Status
@@ -117,7 +117,7 @@ def test_jobs_are_filtered_ordered_and_paged(harness, wanted, found):
 
 @pytest.mark.parametrize("wanted", [{"limit": 501}, {"page": 0}, {"source": "two"}])
 def test_an_invalid_filter_is_refused(harness, wanted):
-    with pytest.raises(InvalidParameterError, match=next(iter(wanted))):
+    with pytest.raises(QueryError, match=next(iter(wanted))):
         harness.reporter.jobs(JobQuery(**wanted))
 
 

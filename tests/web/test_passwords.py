@@ -32,7 +32,7 @@ def bcrypt():
 
 @pytest.fixture
 def passwords(bcrypt):
-    return Passwords(b"k" * 32, bcrypt)
+    return Passwords(bcrypt)
 
 
 def asked(passwords, *claims, users=USERS):
@@ -80,8 +80,8 @@ def test_guesses_do_not_push_out_passwords_in_use(passwords, bcrypt):
 def test_memory_is_bounded_and_has_no_password(passwords):
     asked(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * MAX_CACHED)))
 
-    assert len(passwords._wrong) == MAX_CACHED
-    assert all(len(key) == 32 and b"guess" not in key for key in passwords._wrong)
+    assert len(passwords._invalid) == MAX_CACHED
+    assert all(len(key) == 32 and b"guess" not in key for key in passwords._invalid)
 
 
 def test_the_same_password_sent_by_many_at_once_is_compared_once(passwords, bcrypt):

@@ -6,7 +6,7 @@ import threading
 import pytest
 from starlette.responses import Response
 
-from exporter.queries.errors import ReportError
+from exporter.queries.errors import QueryError
 from exporter.web.request_pool import RequestPool
 
 
@@ -60,7 +60,7 @@ def test_while_one_handler_waits_another_computes(pool):
 def test_after_an_error_while_waiting_handlers_compute_one_at_a_time(pool):
     def fails(_):
         with pool.waiting():
-            raise ReportError("the other side is gone")
+            raise QueryError(500, "the other side is gone")
 
     def computes(_):
         return Response(str(pool._computing.locked()))

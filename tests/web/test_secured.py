@@ -17,7 +17,7 @@ from starlette.routing import Route
 from exporter import logs
 from exporter.config import ConfigError
 from exporter.web.application import HTML_HEADERS, application
-from exporter.web.auth import Guarded, guarded
+from exporter.web.auth import SecuredApplication
 from exporter.web.file import RETRY_INTERVAL, WebFile
 from exporter.web.passwords import Passwords
 from exporter.web.server import HEAD_LIMIT, WebServer
@@ -54,7 +54,9 @@ class Served:
         self.write(text)
         self.file = WebFile(folder / "web.yaml", lambda: self.now)
         answers = exporter.answers(routes=[Route("/", lambda _: HTMLResponse("a page", headers=HTML_HEADERS))])
-        self.server = WebServer(guarded(application(answers), self.file), "127.0.0.1", 0, self.file.tls)
+        self.server = WebServer(
+            SecuredApplication(application(answers), self.file.current), "127.0.0.1", 0, self.file.tls
+        )
 
     def write(self, text):
         """Puts the file in place as a whole, as an administration tool does."""
@@ -268,7 +270,7 @@ def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
         return password == PASSWORD.encode()
 
     file = WebFile(tmp_path / "web.yaml", float)
-    app = Guarded(application(exporter.answers()), file.current, Passwords(b"k" * 32, check))
+    app = SecuredApplication(application(exporter.answers()), file.current, Passwords(check))
     with WebServer(app, "127.0.0.1", 0) as server, concurrent.futures.ThreadPoolExecutor() as others:
         url = f"http://127.0.0.1:{server.port}/-/healthy"
         assert httpx.get(url, auth=("anna", PASSWORD)).status_code == 200
@@ -291,7 +293,7 @@ def test_a_client_that_guesses_too_fast_gets_429(exporter, tmp_path):
         return False
 
     file = WebFile(tmp_path / "web.yaml", float)
-    app = Guarded(application(exporter.answers()), file.current, Passwords(b"k" * 32, check))
+    app = SecuredApplication(application(exporter.answers()), file.current, Passwords(check))
     with WebServer(app, "127.0.0.1", 0) as server, concurrent.futures.ThreadPoolExecutor(8) as clients:
         url = f"http://127.0.0.1:{server.port}/"
         answers = [clients.submit(httpx.get, url, auth=("anna", str(n)), verify=NOBODY, timeout=20) for n in range(8)]
