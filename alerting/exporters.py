@@ -131,10 +131,12 @@ GROUP = Group(
               {increase('jobrun_exporter_state_cold_starts_total{reason!="new"}', limits.COLD_START_SHOWN)}
             ) > 0
             """,
-            summary=f"Exporter {INSTANCE} started without its state ({{{{ $labels.reason }}}})",
+            summary=f"Exporter {INSTANCE} lost its state or a part of it ({{{{ $labels.reason }}}})",
             description=(
-                f"The state of {INSTANCE} could not be used ({{{{ $labels.reason }}}}), so counting started again. "
-                "Runs that completed before this start may be missing in all counters."
+                f'{{{{ if eq $labels.reason "lost" }}}}Exporter {INSTANCE} was down for longer than the history of an API.'
+                f'{{{{ else if eq $labels.reason "rewound" }}}}The database lost commits of {INSTANCE}, which are read again '
+                f"as far as the APIs show them.{{{{ else }}}}The state of {INSTANCE} was damaged, so counting started "
+                "again.{{ end }} Runs that completed before may be missing in counters."
             ),
             links=texts.of_exporter("JobrunExporterStateLost"),
             why="A first start does not count.",

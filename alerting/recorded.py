@@ -173,7 +173,7 @@ STEP_GROUP = Group(
             description=(
                 f"In the last day step {texts.safe('$labels.step_name')} was the first to fail in {{{{ $value }}}} "
                 "runs of "
-                f"{texts.JOB}, at least a tenth of all. The last failed run is {texts.RUN}."
+                f"{texts.JOB}, more than a tenth of all. The last failed run is {texts.RUN}."
             ),
             extra={
                 "run_id": "{{ $labels.run_id }}",
