@@ -1,4 +1,4 @@
-"""Formats times, durations and texts of vendors for people: pure functions."""
+"""Formats times, durations and vendors' texts for people. Pure functions."""
 
 import datetime as dt
 import unicodedata
@@ -7,16 +7,13 @@ from urllib.parse import urlsplit
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 UNITS = ((DAY, "d", HOUR, "h"), (HOUR, "h", MINUTE, "m"), (MINUTE, "m", 1.0, "s"))
-"""Each unit in seconds, its letter, and the next smaller unit, which is shown after it, with its letter."""
+"""Seconds and letter of each unit, and of the next smaller one."""
 
-NOW = 1.0
-"""Ages below this many seconds are shown as `now`."""
-
-PICTURES = 0x2400
-"""Start of Unicode's pictures of control characters."""
+CONTROL_PICTURES = 0x2400
+"""First of Unicode's symbols for control characters, which are in the same order."""
 
 DIRECTIONAL = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
-"""Unicode's classes of characters that change the direction of the text after them."""
+"""Bidirectional classes of characters that change the direction of the text after them."""
 
 
 def duration(seconds: float) -> str:
@@ -38,7 +35,7 @@ def duration(seconds: float) -> str:
 def age(timestamp: float, now: float) -> str:
     """Return how far away a time is, in one unit: `now`, `40s ago`, `3h ago`, `in 5m`."""
     distance = abs(now - timestamp)
-    if distance < NOW:
+    if distance < 1:
         return "now"
     size, letter = next(((unit, letter) for unit, letter, *_ in UNITS if distance >= unit), (1.0, "s"))
     text = f"{int(distance / size)}{letter}"
@@ -58,31 +55,28 @@ def full_time(timestamp: float) -> str:
 def _format(timestamp: float, separator: str) -> str:
     try:
         when = dt.datetime.fromtimestamp(int(timestamp), dt.UTC)
-    except (ValueError, OverflowError, OSError):  # a vendor's year may not be between 1 and 9999
+    except (ValueError, OverflowError, OSError):  # the year is not between 1 and 9999
         when = dt.datetime.fromtimestamp(0, dt.UTC)
     return when.replace(tzinfo=None).isoformat(separator, "seconds")
 
 
 def visible(text: str) -> str:
-    """Return a text with symbols instead of control characters. It must still be escaped.
-
-    The result is one line, and cannot change the direction of the text after it.
-    """
+    """Return a text on one line, with symbols instead of control characters. It must still be escaped."""
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
-    # Otherwise a name could show the rest of its line backwards.
+    # A name with such a character could reverse the text after it.
     if unicodedata.bidirectional(character) in DIRECTIONAL:
         return "\N{REPLACEMENT CHARACTER}"
     if unicodedata.category(character) != "Cc":
         return character
     code = ord(character)
-    return chr(PICTURES + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}"
+    return chr(CONTROL_PICTURES + code) if code < 0x20 else "\N{SYMBOL FOR DELETE}"
 
 
 def web_link(url: str) -> str:
-    """Return the URL if it is http or https, otherwise "": a `javascript:` link must not be followed."""
+    """Return a URL if it is http or https, otherwise "". A `javascript:` link would be dangerous."""
     try:
         parts = urlsplit(url)
     except ValueError:

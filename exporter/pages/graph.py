@@ -1,4 +1,4 @@
-"""Computes the graph of steps and their dependencies, which a template draws. Pure functions."""
+"""Computes the graph of a run's steps and their dependencies. A template draws it. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,13 +10,13 @@ BOX_WIDTH, BOX_HEIGHT = 168, 40
 GAP_X, GAP_Y = 44, 14
 MARGIN = 6
 MAX_STEPS = 150
-"""Maximum number of steps in a graph. A larger graph is not readable."""
+"""Maximum number of steps in a graph. Larger graphs are not readable."""
 MAX_LETTERS = 19
 """Maximum number of letters in a box."""
 
 
 class Box(msgspec.Struct, frozen=True, kw_only=True):
-    """The place of a step. `text`: its name, truncated to fit the box."""
+    """A step in the graph. `text`: its name, truncated to the width of the box."""
 
     step: StepReport
     text: str
@@ -25,7 +25,7 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
-    """Boxes, and the lines between them as SVG paths."""
+    """Boxes, and SVG paths of the lines between them."""
 
     boxes: tuple[Box, ...]
     lines: tuple[str, ...]
@@ -34,7 +34,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def graph(steps: Sequence[StepReport]) -> Graph | None:
-    """Return the graph of steps; None if there are no dependencies or too many steps."""
+    """Return the graph of steps; None if there are too many steps, or no dependencies."""
     by_name = {step.name: step for step in steps[:MAX_STEPS]}
     if len(steps) > MAX_STEPS or not any(name in by_name for step in steps for name in step.dependencies):
         return None
@@ -49,8 +49,8 @@ def graph(steps: Sequence[StepReport]) -> Graph | None:
 
 
 def columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
-    """Return the column of each step: one to the right of all its dependencies. A cycle is cut where it closes."""
-    # There is no recursion, because a chain of dependencies may be longer than Python's stack.
+    """Return the column of each step: it is to the right of all dependencies. One dependency per cycle is ignored."""
+    # Recursion would overflow Python's stack in a long chain of dependencies.
     found: dict[str, int] = {}
     for first in by_name:
         waiting, path = [first], set()
@@ -58,7 +58,7 @@ def columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
             name = waiting[-1]
             needs = [need for need in by_name[name].dependencies if need in by_name]
             path.add(name)
-            # A step in `path` waits for this step: a cycle.
+            # A dependency that is in `path` depends on this step: a cycle.
             new = [need for need in needs if need not in found and need not in path]
             if new and name not in found:
                 waiting += new
@@ -84,7 +84,7 @@ def _boxes(by_name: Mapping[str, StepReport], places: Mapping[str, int]) -> dict
 
 
 def _line(before: Box, after: Box) -> str:
-    # The line goes from the right side of one box to the left side of the other. Only its last gap is curved.
+    # From the right side of one box to the left side of the other. Only the part in the last gap is curved.
     x1, y1 = before.x + BOX_WIDTH, before.y + BOX_HEIGHT // 2
     x2, y2 = after.x, after.y + BOX_HEIGHT // 2
     middle = x2 - GAP_X // 2

@@ -1,4 +1,4 @@
-"""Relative links to pages and assets, which work below any prefix that a proxy adds."""
+"""Relative links to pages and assets. They also work if a proxy adds a prefix to all paths."""
 
 from collections.abc import Mapping
 from urllib.parse import urlencode
@@ -8,18 +8,18 @@ from exporter.pages.formatting import web_link
 
 
 class Links:
-    """Links on a page that is `depth` folders below the root. `assets`: their versions by name."""
+    """Links of a page that is `depth` folders below the root. `assets`: version of each asset by name."""
 
     def __init__(self, depth: int, assets: Mapping[str, str]) -> None:
         self.root = "../" * depth or "./"
         self._assets = assets
 
     def asset(self, name: str) -> str:
-        """Return the link to an asset. It changes with the asset's content."""
+        """Return the link to an asset. It contains the version, so that it changes with the content."""
         return f"{self.root}assets/{name}?v={self._assets[name]}"
 
     def page(self, path: str, fragment: str = "", **query: object) -> str:
-        """Return the link to a page by its path from the root, without empty parameters."""
+        """Return the link to a page. `path`: relative to the root. `query`: parameters; empty ones are omitted."""
         return f"{self.root}{path.lstrip('/')}{query_string(query)}{fragment and f'#{fragment}'}"
 
     def run(self, source: str, run_id: str) -> str:
@@ -27,7 +27,7 @@ class Links:
         return self.page(run_path(source, run_id))
 
     def log(self, source: str, run_id: str, step: str) -> str:
-        """Return the link to the output of a step; for the step "" to the error text of the run."""
+        """Return the link to the output of a step. The step "" stands for the run's error text."""
         return f"{self.run(source, run_id)}/log?{urlencode({'step': step})}"
 
     def runbook(self, kind: str) -> str:
@@ -36,7 +36,7 @@ class Links:
 
     @staticmethod
     def vendor(url: str) -> str:
-        """Return the link to a vendor's page; "" if it must not be followed."""
+        """Return a link to a vendor's page; "" if it would be dangerous."""
         return web_link(url)
 
 

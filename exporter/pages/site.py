@@ -1,4 +1,4 @@
-"""Serves the pages over HTTP. The threads of a pool render them, never the event loop."""
+"""Serves the pages over HTTP. The threads of a request pool render them."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from starlette.types import Scope
 from exporter.exposition.gzipped import deflated, member
 from exporter.pages import views
 from exporter.pages.links import Links
-from exporter.pages.rendering import TEMPLATES, Renderer, etag
+from exporter.pages.rendering import TEMPLATES, etag, templates
 from exporter.pages.runbooks import render_runbooks
 from exporter.queries.errors import QueryError
 from exporter.queries.reporter import Reporter
@@ -25,47 +25,50 @@ from exporter.web.negotiation import wants_gzip
 from exporter.web.request_pool import RequestPool, segments
 
 REFRESH = 5
-"""Seconds between two checks of an open page for changes."""
+"""Seconds after which an open page checks whether it has changed."""
 
-WORTH_GZIP = 1024
-"""Minimum size of a compressed page, in bytes."""
-
-
-FOLDER = TEMPLATES / "assets"
-
-FOREVER = "public, max-age=31536000, immutable"
+MIN_GZIP_SIZE = 1024
+"""Size in bytes from which a page is compressed."""
 
 
 class Assets(StaticFiles):
-    """All assets. `versions`: digest of each asset's content, by name."""
+    """Style sheet, script and icons. `versions`: digest of each file's content, by its name."""
 
     def __init__(self) -> None:
-        super().__init__(directory=FOLDER)
+        folder = TEMPLATES / "assets"
+        super().__init__(directory=folder)
         self.versions = {
-            file.name: hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() for file in FOLDER.iterdir()
+            file.name: hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() for file in folder.iterdir()
         }
 
     def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:  # noqa: ANN401  # as in the base class
-        """Return an asset. With its version in the link, browsers may cache it forever."""
+        """Return an asset. If the link has the file's version, browsers may cache the response forever."""
         response = super().file_response(full_path, stat_result, scope, status_code)
-        # A page of another version may still request its own file. That response must not be cached under this link.
-        known = QueryParams(scope["query_string"]).get("v") == self.versions.get(Path(full_path).name, "")
-        response.headers["Cache-Control"] = FOREVER if known else "no-cache"
+        # After an upgrade, an open page still has links with old versions. Their responses must not be cached.
+        is_current = QueryParams(scope["query_string"]).get("v") == self.versions.get(Path(full_path).name, "")
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_current else "no-cache"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
 
 class PageRequest(msgspec.Struct, frozen=True):
-    """A request: the parts of its path, its query without empty values, and links relative to its page."""
+    """A request.
+
+    Attributes:
+        request: As Starlette has it.
+        segments: The decoded segments of the path.
+        query: Names and values of the parameters, without empty values.
+        links: Links relative to the requested page.
+    """
 
     request: Request
-    parts: Sequence[str]
+    segments: Sequence[str]
     query: Sequence[tuple[str, str]]
     links: Links
 
 
 class PageContent(msgspec.Struct, frozen=True, kw_only=True):
-    """Template and variables of a page. `refresh`: whether the open page checks for changes."""
+    """Template and variables of a page. `refresh`: whether an open page checks for changes."""
 
     template: str
     variables: dict[str, Any]
@@ -78,7 +81,7 @@ View = Callable[[PageRequest], PageContent | Response]
 
 
 class Site:
-    """All pages. `runbooks` reads the runbooks' Markdown."""
+    """All pages. `runbooks`: returns the runbooks as Markdown."""
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class Site:
         self._runbooks = runbooks
         self._refresh = refresh
         self._assets = Assets()
-        self._renderer = Renderer({"version": version})
+        self._version = version
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -109,9 +112,9 @@ class Site:
 
     def _route(self, path: str, view: View) -> Route:
         def handle(request: Request) -> Response:
-            parts = segments(request)
+            path = segments(request)
             query = [(name, text) for name, text in request.query_params.multi_items() if text]
-            wanted = PageRequest(request, parts, query, Links(len(parts) - 1, self._assets.versions))
+            wanted = PageRequest(request, path, query, Links(len(path) - 1, self._assets.versions))
             try:
                 page = view(wanted)
             except QueryError as error:
@@ -121,13 +124,18 @@ class Site:
         return self._pool.route(path, handle, _plain_error)
 
     def _render(self, page: PageContent, wanted: PageRequest) -> Response:
-        always = {"links": wanted.links, "now": self._reports.now, "refresh": self._refresh if page.refresh else 0}
-        body = self._renderer.page(page.template, always | page.variables)
+        common = {
+            "version": self._version,
+            "links": wanted.links,
+            "now": self._reports.now,
+            "refresh": self._refresh if page.refresh else 0,
+        }
+        body = templates().get_template(page.template).render(common | page.variables).encode()
         headers = HTML_HEADERS | {"Cache-Control": "no-store", "ETag": etag(body), "Vary": "Accept-Encoding"}
-        # An open page is requested every few seconds, and usually has not changed.
+        # An open page is requested again every few seconds, and usually has not changed.
         if page.status == 200 and wanted.request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
-        if len(body) >= WORTH_GZIP and wants_gzip(wanted.request.headers.get("accept-encoding", "")):
+        if len(body) >= MIN_GZIP_SIZE and wants_gzip(wanted.request.headers.get("accept-encoding", "")):
             body, headers = member([body], [deflated(body)]), headers | {"Content-Encoding": "gzip"}
         return Response(body, page.status, headers | page.headers, "text/html")
 
@@ -136,12 +144,12 @@ class Site:
 
     def _runs(self, wanted: PageRequest) -> PageContent | Response:
         found = views.runs(self._reports, wanted.query)
-        if isinstance(found, views.RedirectToRun):
-            return RedirectResponse(wanted.links.run(found.source, found.run_id), 302, HTML_HEADERS)
+        if isinstance(found, tuple):
+            return RedirectResponse(wanted.links.run(*found), 302, HTML_HEADERS)
         return PageContent(template="runs.html", variables=found)
 
     def _run_or_log(self, wanted: PageRequest) -> PageContent:
-        match wanted.parts:
+        match wanted.segments:
             case ["runs", source, run_id]:
                 return PageContent(template="run.html", variables=views.run(self._reports, source, run_id))
             case ["runs", source, run_id, "log"]:
@@ -150,9 +158,7 @@ class Site:
         raise QueryError(404, "no such page")
 
     def _runbook(self, _: PageRequest) -> PageContent:
-        return PageContent(
-            template="runbooks.html", variables={"runbooks": render_runbooks(self._runbooks())}, refresh=False
-        )
+        return PageContent(template="runbooks.html", variables=render_runbooks(self._runbooks()), refresh=False)
 
 
 def _error_page(error: QueryError) -> PageContent:
@@ -163,5 +169,5 @@ def _error_page(error: QueryError) -> PageContent:
 
 
 def _plain_error(error: QueryError) -> Response:
-    # The pool is full, so no thread can render a page.
+    # Rendering a page needs a thread of the pool, and all may be busy.
     return PlainTextResponse(f"{error}\n", error.status, error.headers)

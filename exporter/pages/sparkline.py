@@ -1,4 +1,4 @@
-"""Computes bars for recent runs of a job, which a template draws. Pure functions."""
+"""Computes a bar chart of a job's recent runs. A template draws it. Pure functions."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ STEP = 6
 BAR = 4
 HEIGHT = 22
 TOP = 5
-"""Pixels above the highest bar, for marks of failed runs."""
+"""Pixels above the highest bar for the marks of failed runs."""
 MIN_HEIGHT = 3
 
 
 class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
-    """Bars, oldest first, as one SVG path per tone. `label`: description in words."""
+    """One SVG path per tone, with bars from the oldest to the latest run. `label`: the chart in words."""
 
     good: str
     bad: str
@@ -30,8 +30,13 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sparkline(runs: Sequence[CompletedRun], places: int = RECENT) -> Sparkline:
-    """Return a bar per run, the latest at the right. Its height is the duration; a failed run has a mark above it."""
-    # One path per tone, instead of one element per run, keeps a page of 500 jobs small.
+    """Return the chart. A bar's height is the run's duration; failed runs have a mark above the bar.
+
+    Args:
+        runs: The runs, oldest first.
+        places: Width of the chart, in bars. Of more runs, the latest are shown.
+    """
+    # A path per tone instead of an element per run keeps a page of 500 jobs small.
     paths = {"good": "", "bad": "", "calm": ""}
     longest = max((run.duration or 0.0 for run in runs), default=0.0)
     shown = runs[-places:] if places else ()

@@ -1,4 +1,4 @@
-"""The look of statuses: a tone, which is a color, and a symbol."""
+"""The look of statuses and results: a tone, which is a color, and a symbol."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ class Look(NamedTuple):
 
 UNKNOWN = Look("calm", "dash")
 
-# Color is never the only sign: each status also has a symbol, next to its word.
+# Each status has a symbol too, because not everybody can see the color.
 LOOKS: Mapping[str, Look] = {
     "failing": Look("bad", "cross"),
     "overdue": Look("bad", "clock"),
@@ -44,7 +44,7 @@ LOOKS: Mapping[str, Look] = {
 
 
 def look(word: str) -> Look:
-    """Return the look of a word; a question mark if it is unknown."""
+    """Return the look of a status or result; a question mark if it has none."""
     return LOOKS.get(word, Look("warn", "question"))
 
 

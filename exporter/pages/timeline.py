@@ -1,4 +1,4 @@
-"""Computes bars for the steps of a run on one time axis, which a template draws. Pure functions."""
+"""Computes a Gantt chart of a run's steps. A template draws it. Pure functions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,26 +8,33 @@ from exporter.pages.graph import columns
 from exporter.queries.records import StepReport
 
 WIDTH = 1000.0
-"""Length of the axis in units of the SVG."""
+"""Length of the time axis in units of the SVG."""
 MIN_WIDTH = 4.0
 """Minimum width of a bar, so that it stays visible."""
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
-    """The bar of a step. `usual`: place where it usually ends; None if that is unknown or beyond the axis."""
+    """The bar of a step.
+
+    Attributes:
+        usual: Where the bar usually ends; None if this is unknown or beyond the axis.
+        offset: Seconds from the start of the axis to the bar.
+    """
 
     x: float
     width: float
     usual: float | None = None
     offset: float | None = None
-    """Seconds from the start of the axis."""
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """Bars of steps; None for a step without a duration.
+    """The chart.
 
-    `placed`: `exact` if the vendor reports when steps started; `derived` if bars start as early as their dependencies
-    allow; "" if all bars start at 0.
+    Attributes:
+        bars: The bar of each step; None for a step without a duration.
+        length: Length of the axis in seconds.
+        placed: `exact` if bars start when the vendor says; `derived` if they start when the step's dependencies end;
+            "" if all start at 0.
     """
 
     bars: tuple[Bar | None, ...]
@@ -40,8 +47,8 @@ Span = tuple[float, float]
 
 
 def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Timeline:
-    """Return the bars of steps. `start`: start of the run. The bar of an active step ends at `now`."""
-    # A run's reported start may be later than its first step's, so the axis starts at the earliest of them.
+    """Return the chart. `start`: start of the run. `now`: end of the bars of active steps."""
+    # A vendor may report a step that started before its run.
     starts = [step.start for step in steps if step.start is not None]
     if starts:
         begin = min([*starts, start] if start is not None else starts)
@@ -49,13 +56,13 @@ def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Ti
     else:
         placed = "derived" if any(step.dependencies for step in steps) else ""
         spans = _derived(steps)
-    whole = max((end for _, end in filter(None, spans)), default=0.0)
-    bars = tuple(_bar(step, span, whole) for step, span in zip(steps, spans, strict=True))
-    return Timeline(bars=bars, length=whole, placed=placed)
+    length = max((end for _, end in filter(None, spans)), default=0.0)
+    bars = tuple(_bar(step, span, length) for step, span in zip(steps, spans, strict=True))
+    return Timeline(bars=bars, length=length, placed=placed)
 
 
 def _derived(steps: Sequence[StepReport]) -> list[Span | None]:
-    # Each step starts when the last of its dependencies has ended.
+    # A step starts when the last of its dependencies ends.
     by_name = {step.name: step for step in steps}
     ends: dict[str, float] = {}
     for name, _ in sorted(columns(by_name).items(), key=lambda item: item[1]):
@@ -74,16 +81,19 @@ def _begin(step: StepReport, ends: Mapping[str, float]) -> float:
 def _exact(step: StepReport, begin: float, now: float) -> Span | None:
     if step.start is None:
         return None
-    # A completed step without an end and a duration is a point.
-    open_end = now if step.result is None else step.start
-    end = step.end if step.end is not None else step.start + step.duration if step.duration is not None else open_end
+    if step.end is not None:
+        end = step.end
+    elif step.duration is not None:
+        end = step.start + step.duration
+    else:  # an active step, or a completed one of unknown length
+        end = now if step.result is None else step.start
     return step.start - begin, max(step.start, end) - begin
 
 
-def _bar(step: StepReport, span: Span | None, whole: float) -> Bar | None:
+def _bar(step: StepReport, span: Span | None, length: float) -> Bar | None:
     if span is None:
         return None
-    scale = WIDTH / whole if whole > 0 else 0.0
+    scale = WIDTH / length if length > 0 else 0.0
     begin, end = span
     width = max(MIN_WIDTH, (end - begin) * scale)
     usual = None if step.usual is None else (begin + step.usual) * scale

@@ -1,8 +1,8 @@
-"""Returns the variables of each page's template."""
+"""Computes the variables of each page's template."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from exporter.links import run_path
 from exporter.model import FAILING, Result, State
@@ -16,7 +16,7 @@ from exporter.queries.reporter import Reporter
 from exporter.web.parameters import from_pairs
 
 STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")
-"""Statuses of jobs, in the order of the page."""
+"""Statuses of jobs, in the order in which the page shows them."""
 
 ORDERS = {
     JobOrder.URGENCY: "Most urgent",
@@ -30,86 +30,82 @@ ORDERS = {
 
 JOB_PARAMETERS = ("source", "project", "job_name", "team", "status", "search", "order", "limit")
 RUN_PARAMETERS = ("source", "project", "job_name", "result", "state", "run_id", "after", "before", "limit")
-"""Parameters that links to other pages of a list keep."""
+"""Parameters that a list keeps in links to its other pages."""
 
-MIN_SHARE = 0.1
-"""Fraction of the usual duration below which no number is shown."""
+MIN_RATIO = 0.1
+"""Minimum ratio of a run's duration to the usual one that is shown as a number."""
 
 MAX_PROBLEMS = 50
-"""Maximum number of problems that are shown. Others are only counted."""
+"""Maximum number of problems that are listed. Further ones are counted."""
 
-NO_NAME = '""'
-"""Value of a form's project field for projects without a name; an empty field means any project."""
+EMPTY_PROJECT = '""'
+"""What a person types in a form for the project without a name. An empty field means any project."""
 
 Variables = dict[str, Any]
 Query = Sequence[tuple[str, str]]
-"""Parameters of a URL, without empty ones, which forms send for "any"."""
+"""Names and values of a URL's parameters, without empty values, which forms send for "any"."""
 
-
-class RedirectToRun(NamedTuple):
-    """The only run that matches has its own page."""
-
-    source: str
-    run_id: str
+RunKey = tuple[str, str]
+"""Name of a source, and ID of a run."""
 
 
 def status(reports: Reporter, query: Query) -> Variables:
     """Return the variables of the status page: problems, sources and jobs."""
     wanted = from_pairs(_with_empty_project(query), JobQuery)
     problems, jobs, sources = reports.problems(), reports.jobs(wanted), reports.sources()
-    repeated = _repeated(query, JOB_PARAMETERS)
+    kept = _kept(query, JOB_PARAMETERS)
     return {
         "problems": problems[:MAX_PROBLEMS],
         "more_problems": len(problems) - MAX_PROBLEMS,
-        "verdict": _verdict(problems, sources),
+        "summary": _summary(problems, sources),
         "sources": sources,
         "known": sum(source.jobs for source in sources),
         "list": jobs,
         "rows": [(job, sparkline(job.recent)) for job in jobs.jobs],
-        "filtered": bool(repeated.keys() - {"order", "limit"}),
+        "filtered": bool(kept.keys() - {"order", "limit"}),
         "statuses": [(word, jobs.statuses.get(word, 0)) for word in STATUSES],
         "orders": ORDERS,
         "wanted": wanted,
-        "query": repeated,
+        "query": kept,
     }
 
 
-def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tuple[str, str]:
-    """Return a word that has a look, and the headline of the page."""
+def _summary(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tuple[str, str]:
+    """Return a status for `look`, and the headline of the page."""
     counts = Counter(problem.severity for problem in problems)
     nouns = [(counts["critical"], "problem"), (counts["warning"], "warning"), (counts["info"], "note")]
     text = ", ".join(plural(count, noun) for count, noun in nouns if count)
     if counts["critical"] or counts["warning"]:
         return "critical" if counts["critical"] else "warning", text
-    # Before all sources are polled, "No problems" would be a guess.
+    # While a source has not been polled, its problems are unknown.
     if not sources or any(source.up is None for source in sources):
         return "waiting", "Not all sources have been polled yet"
     return "ok", f"No problems, {text}" if text else "No problems"
 
 
 def _with_empty_project(query: Query) -> Query:
-    return [(name, "" if (name, text) == ("project", NO_NAME) else text) for name, text in query]
+    return [(name, "" if (name, text) == ("project", EMPTY_PROJECT) else text) for name, text in query]
 
 
-def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
+def _kept(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
     return {name: text for name, text in query if name in parameters}
 
 
-def runs(reports: Reporter, query: Query) -> Variables | RedirectToRun:
-    """Return the runs that match a filter. If the filter has a run ID that exists once, redirect to the run."""
-    wanted, repeated = from_pairs(_with_empty_project(query), RunQuery), _repeated(query, RUN_PARAMETERS)
+def runs(reports: Reporter, query: Query) -> Variables | RunKey:
+    """Return the variables of the list of runs. If the query is for the ID of one run, return that run's key."""
+    wanted, kept = from_pairs(_with_empty_project(query), RunQuery), _kept(query, RUN_PARAMETERS)
     found = reports.runs(wanted)
-    # An ID without its own page, such as "..", would lead back to this page.
+    # A run whose ID cannot be in a path, such as "..", has no page of its own.
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
-        return RedirectToRun(found.runs[0].source, found.runs[0].run_id)
+        return found.runs[0].source, found.runs[0].run_id
     return {
         "list": found,
         "sources": [source.name for source in reports.sources()],
         "results": list(Result),
         "states": list(State),
-        "given": {name: repeated.get(name, "") for name in RUN_PARAMETERS},
+        "given": {name: kept.get(name, "") for name in RUN_PARAMETERS},
         "first": not wanted.cursor,
-        "query": repeated,
+        "query": kept,
     }
 
 
@@ -127,16 +123,18 @@ def run(reports: Reporter, source: str, run_id: str) -> Variables:
 
 
 def outputs(page: RunPage) -> tuple[str, ...]:
-    """Return the failed steps, whose output is linked, the root failure first; "" stands for the run's error text."""
-    failing = [step.name for step in page.steps if step.result in FAILING]
+    """Return the steps whose output is linked: those that failed, the first failure first.
+
+    "" stands for the run's error text, because a run can also fail outside its steps.
+    """
+    failed = [step.name for step in page.steps if step.result in FAILING]
     first = [page.failed_step] if page.failed_step else []
-    # A run can also fail outside of its steps.
-    whole = [""] if page.run.result in FAILING else []
-    return tuple(dict.fromkeys([*first, *failing, *whole]))
+    run = [""] if page.run.result in FAILING else []
+    return tuple(dict.fromkeys([*first, *failed, *run]))
 
 
 def tempo(page: RunPage) -> str:
-    """Return a comparison of a run's duration with the usual one; "" if one of them is unknown."""
+    """Return how a run's duration compares with the usual one; "" if one of them is unknown."""
     duration, usual = page.run.duration, page.usual
     if duration is None or usual.p50 is None or usual.p50 <= 0:
         return ""
@@ -144,18 +142,18 @@ def tempo(page: RunPage) -> str:
         return "over its budget"
     if usual.p95 is not None and duration > usual.p95:
         return "slower than 95 % of its runs"
-    share = duration / usual.p50
-    return f"{share:.1f} times the usual" if share >= MIN_SHARE else "much shorter than usual"
+    ratio = duration / usual.p50
+    return f"{ratio:.1f} times the usual" if ratio >= MIN_RATIO else "much shorter than usual"
 
 
 def strip(page: RunPage) -> Sparkline:
-    """Return the bars of the job's recent runs."""
+    """Return the chart of the job's recent runs."""
     recent = page.job.recent if page.job else ()
     return sparkline(recent, places=len(recent))
 
 
 def log(reports: Reporter, source: str, run_id: str, query: Query) -> Variables:
-    """Return the output of a step."""
+    """Return the variables of the page with a step's output."""
     return {"log": reports.log(source, run_id, dict(query).get("step", ""))}
 
 

@@ -1,4 +1,4 @@
-"""Parameters of queries for jobs and runs. `exporter.queries.records` has the results."""
+"""Parameters of queries. For the results see `exporter.queries.records`."""
 
 import enum
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ def doc(text: str) -> msgspec.Meta:
 
 
 class JobOrder(enum.StrEnum):
-    """Orders of a list of jobs. Ties are ordered by name; jobs without a value come last."""
+    """Order of a list of jobs. Equal jobs are sorted by name; jobs without the value come last."""
 
     URGENCY = "urgency"
     """The most urgent `status` first."""
@@ -40,7 +40,7 @@ Status = Literal["", "failing", "overdue", "stale", "stuck", "disabled", "ok", "
 
 
 class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs to list; "" or None for any."""
+    """Selects jobs to list. "" and None select any."""
 
     source: Annotated[str, doc("Name of the source.")] = ""
     project: Annotated[str | None, doc("The label `project`.")] = None
@@ -55,15 +55,15 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs to list; "" or None for any."""
+    """Selects runs to list. "" and None select any."""
 
     source: Annotated[str, doc("Name of the source.")] = ""
     project: Annotated[str | None, doc("The label `project`.")] = None
     job_name: Annotated[str, doc("The label `job_name`.")] = ""
     result: Annotated[Result | None, doc("Only completed runs with this result.")] = None
     state: Annotated[State | None, doc("Only active runs in this state.")] = None
-    run_id: Annotated[str, doc("Only runs with exactly this ID, in any source.")] = ""
-    after: Annotated[float | None, doc("Only runs completed, or active runs begun, at this time or later.")] = None
-    before: Annotated[float | None, doc("Only runs completed, or active runs begun, before this time.")] = None
+    run_id: Annotated[str, doc("Only runs with this ID, in any source.")] = ""
+    after: Annotated[float | None, doc("Minimum end of completed runs and minimum start of active ones.")] = None
+    before: Annotated[float | None, doc("The same as a maximum, which is itself excluded.")] = None
     limit: Annotated[Limit, doc("Runs per page, at most 500.")] = 100
-    cursor: Annotated[str, doc('Start of the page: `RunList.cursor` of the page before, "" for the first.')] = ""
+    cursor: Annotated[str, doc('`RunList.cursor` of the previous page; "" for the first page.')] = ""

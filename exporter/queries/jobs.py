@@ -1,4 +1,4 @@
-"""Builds reports of jobs for pages and JSON: pure functions of their views.
+"""Builds, selects and sorts reports of jobs. Pure functions.
 
 As in the alerts, the status of a job is its status at the source's watermark, so an outage of an API never looks like a
 missed run.
@@ -17,7 +17,7 @@ from exporter.snapshot.snapshot import Snapshot
 
 
 def job_reports(snapshot: Snapshot) -> dict[int, JobReport]:
-    """Return the reports of all served jobs by key."""
+    """Return the reports of all jobs in a snapshot, by key."""
     return {
         key: job_report(view, snapshot.watermark(view.state.source))
         for key, view in snapshot.jobs.items()
@@ -65,15 +65,14 @@ def _completed(last: LastRun) -> CompletedRun:
     return CompletedRun(run_id=last.run_id, result=last.result, end=last.order, duration=last.duration)
 
 
-def matches(job: JobReport, wanted: JobQuery) -> bool:
-    """Return whether a job matches a query, apart from its `status`."""
-    search = wanted.search.casefold()
-    # None stands for any project, "" for the project without a name
+def matches(job: JobReport, query: JobQuery) -> bool:
+    """Return whether a job matches a query, without regard to its `status`."""
+    search = query.search.casefold()
     return (
-        wanted.source in ("", job.source)
-        and wanted.project in (None, job.project)
-        and wanted.job_name in ("", job.job_name)
-        and wanted.team in ("", job.team)
+        query.source in ("", job.source)
+        and query.project in (None, job.project)  # "" is the project without a name
+        and query.job_name in ("", job.job_name)
+        and query.team in ("", job.team)
         and any(search in text.casefold() for text in (job.job_name, job.job_id, job.project))
     )
 
@@ -85,27 +84,26 @@ def count_statuses(jobs: Iterable[JobReport]) -> dict[str, int]:
 
 
 def in_order(jobs: Mapping[int, JobReport], order: JobOrder) -> list[int]:
-    """Return the keys of jobs in an order. Jobs without the value come last; equal jobs are ordered by name."""
-    value_of = ORDERS[order]
+    """Return the keys of jobs, sorted."""
 
-    def place(key: int) -> tuple[bool, float, str, str, str]:
+    def sort_key(key: int) -> tuple[bool, float, str, str, str]:
         job = jobs[key]
-        value = value_of(job)
+        value = SORT_VALUES[order](job)
         return value is None, value or 0.0, job.job_name, job.project, job.source
 
-    return sorted(jobs, key=place)
+    return sorted(jobs, key=sort_key)
 
 
-def _longest(job: JobReport) -> float | None:
+def _minus_duration(job: JobReport) -> float | None:
     return None if job.last_run is None or job.last_run.duration is None else -job.last_run.duration
 
 
-ORDERS: dict[JobOrder, Callable[[JobReport], float | None]] = {
+SORT_VALUES: dict[JobOrder, Callable[[JobReport], float | None]] = {
     JobOrder.URGENCY: lambda job: list(STATUSES).index(job.status),
     JobOrder.NAME: lambda _: 0.0,
     JobOrder.LAST_RUN: lambda job: None if job.last_run is None else -job.last_run.end,
     JobOrder.LAST_SUCCESS: lambda job: job.last_success,
     JobOrder.STREAK: lambda job: -job.streak,
-    JobOrder.DURATION: _longest,
+    JobOrder.DURATION: _minus_duration,
     JobOrder.NEXT_EXPECTED: lambda job: job.next_expected,
 }

@@ -1,4 +1,4 @@
-"""Finds current problems. Each has the name of the alert that reports it. Pure functions."""
+"""Finds current problems, each with the name of its alert. Pure functions."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from urllib.parse import urlencode
@@ -14,28 +14,26 @@ from exporter.snapshot.snapshot import ExporterView
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
-Sentence = tuple[str, float | None]
-"""Description of a problem, and since when it exists."""
+Description = tuple[str, float | None]
+"""A sentence about a problem, and since when the problem exists."""
 
-KindSentence = tuple[str, str, float | None]
-"""Kind of a problem, its description, and since when it exists."""
+JobProblem = tuple[str, str, float | None]
+"""Name of the alert, a sentence, and since when the problem exists."""
 
 
-def problems(
+def find_problems(
     sources: Sequence[SourceReport], jobs: Iterable[JobView], exporter: ExporterView, now: float
 ) -> tuple[Problem, ...]:
-    """Return all problems, the most urgent first, then the latest."""
-    by_source: dict[str, list[JobView]] = {source.name: [] for source in sources}
-    for job in jobs:
-        if not job.state.overflow:
-            by_source.setdefault(job.state.source, []).append(job)
-    found = [*_of_exporter(exporter, sum(job.state.folded for group in by_source.values() for job in group))]
+    """Return all problems: the most urgent first, and the latest first among equally urgent ones."""
+    jobs = [job for job in jobs if not job.state.overflow]
+    found = [*_exporter_problems(exporter, folded=sum(job.state.folded for job in jobs))]
     for source in sources:
-        found += [*_of_source(source, now), *_of_jobs(by_source[source.name], source.watermark)]
-    return tuple(sorted(found, key=_urgency))
+        jobs_of_source = [job for job in jobs if job.state.source == source.name]
+        found += [*_source_problems(source, now), *_job_problems(jobs_of_source, source.watermark)]
+    return tuple(sorted(found, key=_sort_key))
 
 
-def _urgency(problem: Problem) -> tuple[int, int, float, str]:
+def _sort_key(problem: Problem) -> tuple[int, int, float, str]:
     severity, kind = SEVERITIES.index(problem.severity), conditions.urgency(problem.kind)
     return severity, kind, -(problem.since or 0.0), problem.subject
 
@@ -43,15 +41,15 @@ def _urgency(problem: Problem) -> tuple[int, int, float, str]:
 # --- the exporter ---
 
 
-def _of_exporter(exporter: ExporterView, folded: int) -> Iterator[Problem]:
+def _exporter_problems(exporter: ExporterView, folded: int) -> Iterator[Problem]:
     if exporter.state_error:
         sentence = f"The state cannot be written, so nothing is counted: {exporter.state_error}."
         yield _problem("JobrunExporterStateNotCommitting", sentence)
     if exporter.reload is not None and exporter.reload.error:
         sentence = f"The config was refused and the old one stays active: {exporter.reload.error}"
         yield _problem("JobrunExporterConfigReloadFailed", sentence)
-    for place in exporter.unmatched:
-        sentence = f"objectives[{place}] in the config matches no job, so it has no effect."
+    for index in exporter.unmatched:
+        sentence = f"objectives[{index}] in the config matches no job, so it has no effect."
         yield _problem("JobrunObjectiveMatchesNothing", sentence)
     if folded:
         sentence = f"{folded} jobs are counted together as __other__: there are more series than metrics.max_series."
@@ -73,8 +71,8 @@ def _problem(kind: str, sentence: str, since: float | None = None, source: str =
 # --- sources ---
 
 
-def _down(source: SourceReport, _now: float) -> Sentence | None:
-    # A poll that reads some of its customers or projects does not page. If the others stay unread, the gap is reported.
+def _down(source: SourceReport, _now: float) -> Description | None:
+    # A poll that could read only some customers or projects does not page. If the others stay unread, `_gap` does.
     if source.up is not False or (source.last_success is not None and source.last_success == source.last_poll):
         return None
     if not source.last_error:
@@ -82,7 +80,7 @@ def _down(source: SourceReport, _now: float) -> Sentence | None:
     return f"The last poll failed ({source.last_reason}): {source.last_error}.", source.last_success
 
 
-def _stale(source: SourceReport, _now: float) -> Sentence | None:
+def _stale(source: SourceReport, _now: float) -> Description | None:
     if source.up is not True or not conditions.is_too_far_behind(source.lag, source.poll_interval):
         return None
     if source.lag is None:
@@ -90,7 +88,7 @@ def _stale(source: SourceReport, _now: float) -> Sentence | None:
     return f"Runs of the last {_age(source.lag)} are not read completely.", source.watermark
 
 
-def _gap(source: SourceReport, now: float) -> Sentence | None:
+def _gap(source: SourceReport, now: float) -> Description | None:
     if not source.unobserved or not conditions.is_recent(source.last_unobserved, conditions.GAP_SHOWN, now):
         return None
     latest = source.unobserved[0]
@@ -98,26 +96,26 @@ def _gap(source: SourceReport, now: float) -> Sentence | None:
     return f"Runs in a period of {length} were never read: the API no longer shows them.", latest.start
 
 
-def _truncated(source: SourceReport, now: float) -> Sentence | None:
+def _truncated(source: SourceReport, now: float) -> Description | None:
     if not conditions.is_recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
         return None
     return "The API truncated responses, which were fetched again in parts. Nothing is lost.", source.last_truncated
 
 
-def _unreadable(source: SourceReport, _now: float) -> Sentence | None:
+def _unreadable(source: SourceReport, _now: float) -> Description | None:
     if not source.scopes_unreadable:
         return None
     return f"No permission to read {source.scopes_unreadable} scopes: {', '.join(source.unreadable)}.", None
 
 
-def _rate_limit(source: SourceReport, now: float) -> Sentence | None:
+def _rate_limit(source: SourceReport, now: float) -> Description | None:
     budget = source.budget
     if not conditions.is_rate_limit_low(budget.remaining, budget.limit, budget.reset, now):
         return None
     return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit resets.", None
 
 
-def _credential(source: SourceReport, now: float) -> Sentence | None:
+def _credential(source: SourceReport, now: float) -> Description | None:
     expiry = source.credential_expiry
     ended = conditions.is_not_renewed(expiry, source.last_poll)
     if expiry is None or not (ended or conditions.is_not_replaced(expiry, source.credential_since, now)):
@@ -127,7 +125,7 @@ def _credential(source: SourceReport, now: float) -> Sentence | None:
     return f"The credential in use expired {_age(now - expiry)} ago.", expiry
 
 
-SOURCE_KINDS: dict[str, Callable[[SourceReport, float], Sentence | None]] = {
+SOURCE_PROBLEMS: dict[str, Callable[[SourceReport, float], Description | None]] = {
     "JobrunSourceDown": _down,
     "JobrunSourceStale": _stale,
     "JobrunSourceCoverageGap": _gap,
@@ -138,8 +136,8 @@ SOURCE_KINDS: dict[str, Callable[[SourceReport, float], Sentence | None]] = {
 }
 
 
-def _of_source(source: SourceReport, now: float) -> Iterator[Problem]:
-    for kind, find in SOURCE_KINDS.items():
+def _source_problems(source: SourceReport, now: float) -> Iterator[Problem]:
+    for kind, find in SOURCE_PROBLEMS.items():
         found = find(source, now)
         if found is not None:
             yield _problem(kind, *found, source.name)
@@ -148,21 +146,21 @@ def _of_source(source: SourceReport, now: float) -> Iterator[Problem]:
 # --- jobs ---
 
 
-def _of_jobs(jobs: list[JobView], watermark: float | None) -> Iterator[Problem]:
-    yield from map(_together, _groups(jobs))
+def _job_problems(jobs: list[JobView], watermark: float | None) -> Iterator[Problem]:
+    yield from map(_failing_together, _outages(jobs))
     for job in jobs:
         for find in (_failures, _expectations, _durations):
-            yield from (_of_job(job, *found) for found in find(job, watermark))
+            yield from (_job_problem(job, *found) for found in find(job, watermark))
 
 
-def _groups(jobs: list[JobView]) -> Iterator[list[JobView]]:
-    """Yield the failing jobs of a source, or of its projects, that began to fail at about the same time."""
+def _outages(jobs: list[JobView]) -> Iterator[list[JobView]]:
+    """Yield groups of failing jobs of one source or project, of which many began to fail at about the same time."""
     projects: dict[str, list[JobView]] = {}
     for job in jobs:
         projects.setdefault(job.state.project, []).append(job)
-    hit = [group for group in projects.values() if _failing(group)]
+    affected = [group for group in projects.values() if _failing(group)]
     # If several projects are affected, it is a problem of their source.
-    for group in [jobs] if len(hit) > 1 and _many(jobs) else hit:
+    for group in [jobs] if len(affected) > 1 and _many(jobs) else affected:
         if _many(group):
             yield _failing(group)
 
@@ -176,7 +174,7 @@ def _many(jobs: list[JobView]) -> bool:
     return conditions.are_many_failing((each for each in since if each is not None), len(jobs))
 
 
-def _together(failing: list[JobView]) -> Problem:
+def _failing_together(failing: list[JobView]) -> Problem:
     source, projects = failing[0].state.source, {job.state.project for job in failing}
     project = projects.pop() if len(projects) == 1 else ""
     where = {"source": source, "project": project} if project else {"source": source}
@@ -191,7 +189,7 @@ def _together(failing: list[JobView]) -> Problem:
     )
 
 
-def _failures(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
+def _failures(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
     state, failure = job.state, job.state.last_failure
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
@@ -206,7 +204,7 @@ def _failures(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
         yield "JobrunFailureRecovered", f"A run failed{step}{error}, and a later run succeeded.", failure.end
 
 
-def _expectations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
+def _expectations(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
     success, now = job.state.last_success, watermark or 0.0
     if conditions.is_stale(job, watermark):
         since = "yet" if success is None else f"for {_age(now - success)}"
@@ -217,7 +215,7 @@ def _expectations(job: JobView, watermark: float | None) -> Iterator[KindSentenc
         yield "JobrunOverdue", sentence, job.next_expected
 
 
-def _durations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
+def _durations(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
     for state in conditions.stuck_in(job, watermark):
         length = _age(conditions.active_for(job, watermark, state) or 0.0)
         word = "waiting" if state is State.PENDING else "running"
@@ -229,15 +227,15 @@ def _durations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
         yield "JobrunRunSlow", f"The last run succeeded but took {took}; the limit is {budget}.", last.end
 
 
-WITH_RUN = ("JobrunFailingRepeatedly", "JobrunLastRunFailed", "JobrunFailureRecovered")
-"""Kinds that link to the last failed run."""
+ABOUT_FAILED_RUN = ("JobrunFailingRepeatedly", "JobrunLastRunFailed", "JobrunFailureRecovered")
+"""Alerts whose problems link to the last failed run."""
 
 
-def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Problem:
+def _job_problem(job: JobView, kind: str, sentence: str, since: float | None) -> Problem:
     state = job.state
     labels = {"source": state.source, "project": state.project, "job_name": state.name}
-    failure = state.last_failure if kind in WITH_RUN else None
-    learned = kind == "JobrunNoRecentSuccess" and "freshness" in job.learned  # may be wrong, so it never pages
+    failure = state.last_failure if kind in ABOUT_FAILED_RUN else None
+    learned = kind == "JobrunNoRecentSuccess" and "freshness" in job.learned  # never pages, because it may be wrong
     return Problem(
         severity=capped("warning" if learned else KINDS[kind].severity, job.page),
         kind=kind,
@@ -251,6 +249,6 @@ def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Prob
 
 
 def _age(seconds: float) -> str:
-    # A long time is rounded, because its seconds do not matter.
+    # The seconds of a long time do not matter.
     step = HOUR if seconds >= DAY else MINUTE if seconds >= HOUR else 1
     return format_duration(round(max(0.0, seconds) / step) * step)

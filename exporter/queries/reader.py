@@ -1,4 +1,4 @@
-"""Reads runs from the state on separate connections, so that pages and transactions never wait for each other."""
+"""Reads the state on its own connections, so that queries and transactions never wait for each other."""
 
 import math
 import os
@@ -26,13 +26,13 @@ TIMEOUT = 5.0
 """Seconds that a query may take."""
 
 LOCK_TIMEOUT = 2.0
-"""Seconds that a query may wait for a lock, as part of TIMEOUT."""
+"""Seconds of TIMEOUT that a query may wait for a lock."""
 
 STEPS_PER_CHECK = 20_000
-"""Number of SQLite's steps between two checks of the time."""
+"""Number of instructions of SQLite's virtual machine between two checks of the time."""
 
 UNREADABLE_JOURNAL = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-"""SQLite's error codes if the index of the journal cannot be created."""
+"""SQLite's error codes for a journal whose index cannot be created."""
 
 
 class Reader:
@@ -47,7 +47,7 @@ class Reader:
         self.complete = True
 
     def close(self) -> None:
-        """Nothing to do: each query closes its connection."""
+        """Do nothing, because each query closes its connection."""
 
     @contextmanager
     def state(self) -> Iterator["StoredState"]:
@@ -72,9 +72,9 @@ class Reader:
             database.close()
 
     def _connect(self) -> sqlite3.Connection:
-        """Open a read-only connection, and set `complete`: whether it also reads the journal."""
-        # On a read-only disk the journal's index cannot be created, so the state is read without its journal. That is
-        # safe only if nobody writes the state. If the folder is writable, the state may be in use, and half of a
+        """Return a read-only connection, and set `complete`: whether the connection also reads the journal."""
+        # On a read-only disk the journal's index cannot be created, so the state is read without the journal. This is
+        # safe only if no process writes the state. A folder that is writable may be in use, and then a part of a
         # transaction could be read.
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         for address in (uri, f"{uri}&immutable=1") if os.path.isfile(self._path) else ():  # noqa: PTH113  # raises nothing
@@ -99,18 +99,18 @@ class Reader:
             return database
         raise StateError(f"{self._path}: there is no state, or it cannot be read")
 
-    def runs(self, wanted: RunSelection, limit: int, after: Place | None = None) -> list[ListedRun]:
-        """Return a part of the list of all runs: at most `limit` runs that follow the place `after`."""
+    def runs(self, selection: RunSelection, limit: int, after: Place | None = None) -> list[ListedRun]:
+        """Return at most `limit` runs that come after a place in the list; without `after` the first ones."""
         with self._view() as database:
-            return list_runs(database, wanted, limit, after)
+            return list_runs(database, selection, limit, after)
 
     def run(self, source: str, run_id: str) -> StoredRun | None:
-        """Return one run; None if the state does not have it."""
+        """Return a run; None if the state does not have it."""
         found = self.runs(RunSelection(sources=[source], run_id=run_id), 1)
         return found[0].row if found else None
 
     def recent(self, jobs: Collection[int], limit: int) -> dict[int, tuple[CompletedRun, ...]]:
-        """Return the latest completed runs of jobs, by the key of the job, oldest first."""
+        """Return the latest completed runs of each job, oldest first, by the job's key."""
         query = (
             f"SELECT run_id, result, {ENDED}, duration FROM runs "  # noqa: S608  # constants
             f"WHERE job = ? AND mark <> 0 AND result IS NOT NULL ORDER BY {ENDED} DESC LIMIT ?"
@@ -140,7 +140,7 @@ class Reader:
 
 
 def reader_of(path: Path, url: str | None) -> Reader:
-    """Return a reader of a file, without a time limit, or of a shared database."""
+    """Return a reader of a database, or, if `url` is None, of a file. Its queries have no time limit."""
     if url is None:
         return Reader(path, timeout=math.inf)
     if reason := problem_of_url(url):
@@ -150,7 +150,7 @@ def reader_of(path: Path, url: str | None) -> Reader:
 
 
 class StoredState:
-    """The state as it was when it was opened."""
+    """The stored state at one time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -166,12 +166,12 @@ class StoredState:
 
     def runs_of(self, job: int) -> list[StoredRun]:
         """Return all runs of a job, newest first."""
-        # Two queries, because each uses another index.
+        # Completed and active runs have different indexes, so there are two queries.
         completed, active = "job = ? AND mark <> 0", "source IN (SELECT key FROM sources) AND mark = 0 AND job = ?"
         rows = [
             to_stored(row)
-            for wanted in (completed, active)
-            for row in self._database.execute(f"SELECT {COLUMNS} FROM runs WHERE {wanted}", (job,))  # noqa: S608  # constants
+            for condition in (completed, active)
+            for row in self._database.execute(f"SELECT {COLUMNS} FROM runs WHERE {condition}", (job,))  # noqa: S608  # constants
         ]
         return sorted(rows, key=lambda row: (row.ended_at, row.run.run_id), reverse=True)
 

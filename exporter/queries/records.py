@@ -1,10 +1,10 @@
-"""Results of queries, which pages and JSON show. All are frozen.
+"""Results of queries. Pages and `/api/v1` show them.
 
-Names, IDs, texts and URLs come from vendors and may be hostile: escape them wherever they are shown.
+Names, IDs, texts and URLs come from vendors and may be hostile. Escape them wherever they are shown.
 """
 
-# The OpenAPI document shows these docstrings and descriptions. Times are Unix seconds, and durations are seconds. None,
-# and "" for texts, means unknown or absent.
+# The OpenAPI document contains these docstrings and descriptions. Times are Unix seconds, and durations are seconds. A
+# value that is unknown or does not exist is None, or "" if it is a text.
 
 from typing import Annotated
 
@@ -52,7 +52,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     watermark: Annotated[float | None, doc("All completed runs up to this time are counted.")] = None
     lag: Annotated[float | None, doc("Seconds by which the watermark is behind the current time.")] = None
     baseline: Annotated[float | None, doc("Runs that completed up to this time are not counted.")] = None
-    unobserved_seconds: Annotated[float, doc("Total time whose runs can never be read.")] = 0.0
+    unobserved_seconds: Annotated[float, doc("Total length of the time ranges whose runs can never be read.")] = 0.0
     unobserved: Annotated[tuple[Range, ...], doc("The latest unobserved ranges, newest first, at most 20.")] = ()
     truncated: Annotated[int, doc("Truncated responses, which were fetched again in parts.")] = 0
     last_truncated: Annotated[float | None, doc("When a response was last truncated.")] = None
@@ -75,7 +75,9 @@ class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     result: Result
-    end: Annotated[float, doc("When it ended, or when its completion was first seen if the vendor reports no end.")]
+    end: Annotated[
+        float, doc("When it ended, or, if the vendor does not report this, when it was first seen completed.")
+    ]
     duration: float | None = None
 
 
@@ -161,7 +163,7 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
             "(expired, counted as unknown)."
         ),
     ]
-    endings: Annotated[int, doc("How often it was counted. A reopened run can complete more than once.")] = 0
+    endings: Annotated[int, doc("How often it was counted. A run that is reopened can complete more than once.")] = 0
     seen: Annotated[float, doc("When it last changed.")]
     url: Annotated[str, doc("Link to its page of the exporter; a path unless `web.external_url` is set.")]
     vendor_url: Annotated[str, doc("Link to the run at its vendor.")] = ""

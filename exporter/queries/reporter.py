@@ -1,8 +1,9 @@
-"""Answers queries: jobs and sources from the latest snapshot, runs from the state on disk.
+"""Answers queries: for jobs and sources from the latest snapshot, for runs from the stored state.
 
-Queries never wait for a poll or a transaction, and never delay them.
+Queries and polls never wait for each other.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from exporter.queries import runs
 from exporter.queries.errors import QueryError
 from exporter.queries.filters import MAX_LIMIT, JobQuery, RunQuery
 from exporter.queries.jobs import count_statuses, in_order, job_report, job_reports, matches
-from exporter.queries.problems import problems
+from exporter.queries.problems import find_problems
 from exporter.queries.reader import Reader
 from exporter.queries.records import (
     RECENT,
@@ -50,9 +51,15 @@ MAX_OUTPUT = 200_000
 
 @dataclass(kw_only=True)
 class Reporter:
-    """Answers queries. All methods raise QueryError. Thread-safe; it reads from disk, so it blocks an event loop.
+    """Answers queries. All methods may raise QueryError, and block to read from disk. Thread-safe.
 
-    The functions return current values.
+    Attributes:
+        snapshot: Returns the latest snapshot.
+        reader: Reads runs.
+        vendors: Queries of vendors' APIs.
+        config: Returns the current config.
+        polled_sources: Returns the current sources by name.
+        clock: Returns Unix seconds.
     """
 
     snapshot: Callable[[], Snapshot]
@@ -74,55 +81,54 @@ class Reporter:
         now = self.now
         return tuple(source_report(view, now) for view in self.snapshot().sources.values())
 
-    def jobs(self, wanted: JobQuery) -> JobList:
+    def jobs(self, query: JobQuery) -> JobList:
         """Return a page of jobs."""
-        self._check(wanted.source, wanted.limit, wanted.page)
-        matching = {key: job for key, job in job_reports(self.snapshot()).items() if matches(job, wanted)}
-        chosen = {key: job for key, job in matching.items() if wanted.status in ("", job.status)}
-        first = (wanted.page - 1) * wanted.limit
-        shown = {key: chosen[key] for key in in_order(chosen, wanted.order)[first : first + wanted.limit]}
+        self._check(query.source, query.limit, query.page)
+        with_any_status = {key: job for key, job in job_reports(self.snapshot()).items() if matches(job, query)}
+        found = {key: job for key, job in with_any_status.items() if query.status in ("", job.status)}
+        first = (query.page - 1) * query.limit
+        page = {key: found[key] for key in in_order(found, query.order)[first : first + query.limit]}
         return JobList(
-            jobs=self._with_recent(shown) if wanted.recent else tuple(shown.values()),
-            total=len(chosen),
-            page=wanted.page,
-            pages=max(1, -(-len(chosen) // wanted.limit)),
-            statuses=count_statuses(matching.values()),
+            jobs=self._with_recent(page) if query.recent else tuple(page.values()),
+            total=len(found),
+            page=query.page,
+            pages=max(1, math.ceil(len(found) / query.limit)),
+            statuses=count_statuses(with_any_status.values()),
         )
 
     def _with_recent(self, jobs: Mapping[int, JobReport]) -> tuple[JobReport, ...]:
-        with _readable():
+        with _reading():
             recent = self.reader.recent(jobs.keys(), RECENT) if jobs else {}
         return tuple(msgspec.structs.replace(job, recent=recent.get(key, ())) for key, job in jobs.items())
 
     def problems(self) -> tuple[Problem, ...]:
         """Return current problems, the most urgent first."""
         snapshot = self.snapshot()
-        return problems(self.sources(), snapshot.jobs.values(), snapshot.exporter, self.now)
+        return find_problems(self.sources(), snapshot.jobs.values(), snapshot.exporter, self.now)
 
     # --- runs ---
 
-    def runs(self, wanted: RunQuery) -> RunList:
+    def runs(self, query: RunQuery) -> RunList:
         """Return a page of runs."""
-        self._check(wanted.source, wanted.limit)
-        known = self.snapshot().records
+        self._check(query.source, query.limit)
         selection = RunSelection(
-            sources=[wanted.source] if wanted.source else self._settings().keys(),
-            jobs=_keys(known.values(), wanted),
-            result=wanted.result,
-            state=wanted.state,
-            run_id=wanted.run_id or None,
-            after=wanted.after,
-            before=wanted.before,
+            sources=[query.source] if query.source else self._settings().keys(),
+            jobs=_matching_jobs(self.snapshot().records.values(), query),
+            result=query.result,
+            state=query.state,
+            run_id=query.run_id or None,
+            after=query.after,
+            before=query.before,
         )
-        place = runs.decode_cursor(wanted.cursor) if wanted.cursor else None
-        with _readable():
-            # One more run than the limit shows whether there is a next page.
-            found = self.reader.runs(selection, wanted.limit + 1, place)
-        more = len(found) > wanted.limit and not wanted.run_id
-        found = found[: wanted.limit]
+        after = runs.decode_cursor(query.cursor) if query.cursor else None
+        with _reading():
+            # One additional run shows whether there is another page.
+            found = self.reader.runs(selection, query.limit + 1, after)
+        has_next = len(found) > query.limit and not query.run_id
+        page = found[: query.limit]
         return RunList(
-            runs=self._run_reports(each.row for each in found),
-            cursor=runs.encode_cursor(found[-1].place) if more else "",
+            runs=self._run_reports(each.row for each in page),
+            cursor=runs.encode_cursor(page[-1].place) if has_next else "",
         )
 
     def _check(self, source: str, limit: int, page: int = 1) -> None:
@@ -140,14 +146,14 @@ class Reporter:
     def _run_reports(self, rows: Iterable[StoredRun]) -> tuple[RunReport, ...]:
         known, settings = self.snapshot().records, self._settings()
         external_url = self.config().web.external_url
-        # A run may be newer than the snapshot, so that its job is unknown, and a reload may remove its source.
+        # The job of a run that is newer than the snapshot may be unknown. A reload may have removed the run's source.
         pairs = [(row, known[row.job]) for row in rows if row.job in known and known[row.job].source in settings]
         return tuple(runs.run_report(row, job, settings[job.source], external_url) for row, job in pairs)
 
     def _find(self, source: str, run_id: str) -> tuple[StoredRun, JobState, SourceSettings]:
         settings = self._settings().get(source)
         if settings is not None:
-            with _readable():
+            with _reading():
                 row = self.reader.run(source, run_id)
             job = None if row is None else self.snapshot().records.get(row.job)
             if row is not None and job is not None:
@@ -158,10 +164,10 @@ class Reporter:
         """Return one run with its job, steps and previous runs. `live`: fetch steps from the API."""
         row, job, settings = self._find(source, run_id)
         snapshot, web = self.snapshot(), self.config().web
-        with _readable():
+        with _reading():
             successes = self.reader.successes(job.key, USUAL_RUNS)
-            # all completed runs precede an active run
-            before = float("inf") if row.mark is CountState.OPEN else row.ended_at
+            # All completed runs are earlier than an active one.
+            before = math.inf if row.mark is CountState.OPEN else row.ended_at
             previous = self.reader.before(job.key, before, RECENT)
         view = snapshot.jobs.get(job.key)
         report = None if view is None else job_report(view, snapshot.watermark(source))
@@ -180,7 +186,7 @@ class Reporter:
         )
 
     def _steps(self, source: str, row: StoredRun, *, live: bool) -> tuple[Sequence[Step], str, str]:
-        """Return the steps of a run, their origin (`api` or `state`), and why the API did not return them."""
+        """Return the steps of a run, where they come from (`api` or `state`), and why the API did not return them."""
         stored, error = runs.stored_steps(row.step_results), ""
         if live:
             try:
@@ -196,10 +202,10 @@ class Reporter:
         return source
 
     def log(self, source: str, run_id: str, step: str) -> LogReport:
-        """Return the output of a step from the API; for the step "" the run's error text."""
+        """Return the output of a step, fetched from the API. The step "" stands for the run's error text."""
         if not self.config().web.logs:
             raise QueryError(403, "output and error texts are shown only with web.logs: true in the config")
-        row, _, _ = self._find(source, run_id)  # only known runs, so that users cannot probe the API
+        row, _, _ = self._find(source, run_id)  # users can only query known runs, and thus not probe the API
         log = self.vendors.log(self._source(source), row.run, step)
         return LogReport(
             source=source,
@@ -210,20 +216,21 @@ class Reporter:
         )
 
 
-def _keys(jobs: Iterable[JobState], wanted: RunQuery) -> frozenset[int] | None:
-    if wanted.project is None and not wanted.job_name:
+def _matching_jobs(jobs: Iterable[JobState], query: RunQuery) -> frozenset[int] | None:
+    """Return the keys of the jobs that a query selects; None for any."""
+    if query.project is None and not query.job_name:
         return None
     return frozenset(
         job.key
         for job in jobs
-        if wanted.source in ("", job.source)
-        and wanted.project in (None, job.project)
-        and wanted.job_name in ("", job.name)
+        if query.source in ("", job.source)
+        and query.project in (None, job.project)
+        and query.job_name in ("", job.name)
     )
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _reading() -> Iterator[None]:
     try:
         yield
     except StateError as error:

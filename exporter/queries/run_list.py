@@ -1,7 +1,7 @@
-"""Reads parts of the list of all runs: active runs first, then completed ones, newest first.
+"""Reads a page of the list of all runs: active runs first, then completed ones, newest first.
 
-The list merges *streams*, one per source and result, or one per job. Each stream has the order of an index, so the cost
-of a part does not depend on the number of runs.
+The list merges *streams*, one per source and result, or one per job. Each stream is sorted by an index, so the cost of
+a page does not depend on the number of runs.
 """
 
 import heapq
@@ -17,11 +17,11 @@ from exporter.state.database import Database
 from exporter.state.schema import COLUMNS, ENDED, StoredRun, to_stored
 
 FEW_JOBS = 100
-"""Up to this many jobs have their own streams. For more jobs, the streams of all jobs are filtered."""
+"""Maximum number of jobs that get one stream each. For more jobs, the streams of their sources are filtered."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A run's place in the list. `at`: its end, or the start of an active run. `source`: key of the source."""
+    """Where a run is in the list. `at`: its end; the start of an active run. `source`: key of its source."""
 
     open: bool
     at: float
@@ -30,7 +30,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class RunSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Selection of runs; None stands for any value. `sources`: names. `jobs`: keys."""
+    """Selects runs. None selects any. `sources`: names. `jobs`: keys."""
 
     sources: Collection[str] | None = None
     jobs: Collection[int] | None = None
@@ -49,7 +49,7 @@ class ListedRun(msgspec.Struct, frozen=True):
 
 
 class _Stream(msgspec.Struct, frozen=True):
-    """Rows in the order of one index. `at`: the SQL expression of that order."""
+    """Rows that one index sorts. `at`: the SQL expression that they are sorted by."""
 
     open: bool
     source: int
@@ -59,15 +59,15 @@ class _Stream(msgspec.Struct, frozen=True):
 
 
 def list_runs(database: Database, wanted: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
-    """Return at most `limit` runs that follow the place `after`."""
+    """Return at most `limit` runs that come after a place in the list; without `after` the first ones."""
     sources = database.execute("SELECT key, name FROM sources")
     keys = [key for key, name in sources if wanted.sources is None or name in wanted.sources]
     if wanted.run_id is not None:
         return list(_by_id(database, sorted(keys), wanted))
     streams = [*_active_streams(keys, wanted), *_completed_streams(database, keys, wanted)]
-    left = [stream for stream in streams if after is None or stream.open <= after.open]
-    rows = [_rows(database, stream, wanted, after, limit) for stream in left]
-    return list(itertools.islice(heapq.merge(*rows, key=_order, reverse=True), limit))
+    remaining = [stream for stream in streams if after is None or stream.open <= after.open]
+    rows = [_rows(database, stream, wanted, after, limit) for stream in remaining]
+    return list(itertools.islice(heapq.merge(*rows, key=_sort_key, reverse=True), limit))
 
 
 def _by_id(database: Database, keys: Iterable[int], wanted: RunSelection) -> Iterator[ListedRun]:
@@ -92,7 +92,7 @@ def _fits(found: ListedRun, wanted: RunSelection) -> bool:
 def _active_streams(keys: Iterable[int], wanted: RunSelection) -> Iterator[_Stream]:
     if wanted.result is not None:
         return
-    jobs, arguments = _among(wanted.jobs)
+    jobs, arguments = _in_jobs(wanted.jobs)
     state, more = ("", ()) if wanted.state is None else (" AND state = ?", (wanted.state.value,))
     for key in keys:
         yield _Stream(True, key, "origin", f"source = ? AND mark = 0{jobs}{state}", (key, *arguments, *more))
@@ -108,14 +108,14 @@ def _completed_streams(database: Database, keys: Collection[int], wanted: RunSel
             if row is not None and row[0] in keys:
                 yield _Stream(False, row[0], ENDED, f"job = ? AND mark <> 0{result}", (job, *more))
         return
-    # The index sorts by result before end, so each result has its own stream. Expired runs have no result.
-    jobs, arguments = _among(wanted.jobs)
+    # The index sorts by result first, so each result needs its own stream. Expired runs have no result.
+    jobs, arguments = _in_jobs(wanted.jobs)
     for key, result_ in itertools.product(keys, (*Result, None) if wanted.result is None else (wanted.result,)):
         of_result, value = ("result IS NULL", ()) if result_ is None else ("result = ?", (result_.value,))
         yield _Stream(False, key, ENDED, f"source = ? AND {of_result} AND mark <> 0{jobs}", (key, *value, *arguments))
 
 
-def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
+def _in_jobs(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
     if jobs is None:
         return "", ()
     return " AND job IN (SELECT value FROM json_each(?))", (msgspec.json.encode(sorted(jobs)).decode(),)
@@ -124,14 +124,14 @@ def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
 def _rows(
     database: Database, stream: _Stream, wanted: RunSelection, after: Place | None, limit: int
 ) -> Iterator[ListedRun]:
-    # This is a generator, so that rows that the merge does not reach are never decoded.
+    # A generator decodes only the rows that the merge takes.
     conditions, arguments = [stream.where], list(stream.arguments)
     for condition, bound in ((">= ?", wanted.after), ("< ?", wanted.before)):
         if bound is not None:
             conditions.append(f"{stream.at} {condition}")
             arguments.append(bound)
     if after is not None and after.open == stream.open:
-        condition, more = _behind(stream, after)
+        condition, more = _after(stream, after)
         conditions.append(condition)
         arguments += more
     query = (
@@ -142,8 +142,8 @@ def _rows(
         yield _listed(stream.source, row)
 
 
-def _behind(stream: _Stream, place: Place) -> tuple[str, Sequence[object]]:
-    # As in `_order`: the run is earlier, or at the same time with a smaller source or run ID.
+def _after(stream: _Stream, place: Place) -> tuple[str, Sequence[object]]:
+    # The order of `_sort_key`: the run is earlier, or equally late with a smaller source or run ID.
     if stream.source < place.source:
         return f"{stream.at} <= ?", (place.at,)
     if stream.source > place.source:
@@ -151,7 +151,7 @@ def _behind(stream: _Stream, place: Place) -> tuple[str, Sequence[object]]:
     return f"{stream.at} <= ? AND ({stream.at} < ? OR run_id < ?)", (place.at, place.at, place.run_id)
 
 
-def _order(found: ListedRun) -> tuple[bool, float, int, str]:
+def _sort_key(found: ListedRun) -> tuple[bool, float, int, str]:
     return msgspec.structs.astuple(found.place)
 
 

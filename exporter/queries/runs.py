@@ -1,4 +1,4 @@
-"""Runs as pages and JSON show them: pure functions of their rows."""
+"""Builds reports of runs and steps. Pure functions."""
 
 import base64
 import binascii
@@ -24,20 +24,20 @@ MARKS = {
     CountState.BASELINE: "baseline",
     CountState.EXPIRED: "given_up",
 }
-"""Words for how a run is counted."""
+"""Values of `RunReport.mark`."""
 
-OF_RUN = tuple(name for name in RunReport.__struct_fields__ if name in Run.__struct_fields__)
-"""Fields of a report that are those of the run."""
+RUN_FIELDS = tuple(name for name in RunReport.__struct_fields__ if name in Run.__struct_fields__)
+"""Fields that a report copies from the run."""
 
 STEP_RESULTS = msgspec.json.Decoder(list[tuple[str, Result | None, float | None]])
 PLACE = msgspec.json.Decoder(Place)
 
 
 def run_report(row: StoredRun, job: JobState, settings: SourceSettings, external_url: str) -> RunReport:
-    """Return a run as lists show it."""
+    """Return the report of a run."""
     run = row.run
     return RunReport(
-        **{name: getattr(run, name) for name in OF_RUN},
+        **{name: getattr(run, name) for name in RUN_FIELDS},
         source=job.source,
         project=job.project,
         job_name=job.name,
@@ -50,12 +50,12 @@ def run_report(row: StoredRun, job: JobState, settings: SourceSettings, external
 
 
 def mark_of(row: StoredRun) -> str:
-    """Return the word for how a run is counted."""
+    """Return how a run is counted: a value of `RunReport.mark`."""
     return "late" if row.late and row.mark is CountState.COUNTED else MARKS[row.mark]
 
 
 def encode_cursor(place: Place) -> str:
-    """Return a place in the list as a text for links."""
+    """Return a place in the list as a cursor."""
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
 
 
@@ -68,25 +68,25 @@ def decode_cursor(text: str) -> Place:
 
 
 def stored_steps(text: str | None) -> list[Step]:
-    """Return the steps of a run as the state holds them."""
+    """Return the steps in a row's `step_results`."""
     rows = STEP_RESULTS.decode(text) if text else []
     return [Step(name=name, result=result, duration=duration) for name, result, duration in rows]
 
 
 def step_reports(steps: Iterable[Step], usual: Mapping[str, float]) -> tuple[StepReport, ...]:
-    """Return steps as pages show them. `usual`: usual durations by name."""
+    """Return the reports of steps. `usual`: usual duration of each step by name."""
     return tuple(StepReport(**msgspec.structs.asdict(step), usual=usual.get(step.name)) for step in steps)
 
 
 def failed_step(steps: Sequence[Step], run_id: str, job: JobState) -> str:
     """Return the step that failed first."""
-    # The record has the failed step of the job's last failure. It was computed from more data than the state stores.
+    # For the job's last failure the record has the step. It was computed from more data than the state stores.
     known = job.last_failure
     return known.failed_step if known and known.run_id == run_id and known.failed_step else root_failure(steps)
 
 
 def usual(durations: Iterable[float | None], budget: float | None) -> Usual:
-    """Return how long runs usually take."""
+    """Return the usual durations of runs. `budget`: maximum duration of a run."""
     known = sorted(duration for duration in durations if duration is not None)
     if not known:
         return Usual(budget=budget)
@@ -95,7 +95,7 @@ def usual(durations: Iterable[float | None], budget: float | None) -> Usual:
 
 
 def usual_steps(texts: Iterable[str | None]) -> dict[str, float]:
-    """Return the usual duration of each step by name, from the steps of runs as the state holds them."""
+    """Return the usual duration of each step by name. `texts`: `step_results` of several runs."""
     durations: dict[str, list[float]] = {}
     for text in texts:
         for step in stored_steps(text):

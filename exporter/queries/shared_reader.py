@@ -9,11 +9,11 @@ from exporter.state.connections import READING, Found, Pool, Session
 from exporter.state.database import Database
 
 IN_JSON_LIST = "IN (SELECT value FROM json_each(?))"
-"""SQLite's condition for a value in a list, where the list is one JSON value."""
+"""SQLite's condition that a value is in a JSON list."""
 
 
 class SharedReader(Reader):
-    """Reads the state that replicas share. Thread-safe: each query has a consistent view of its own."""
+    """Reads the state that replicas share. Thread-safe: each query has its own consistent view."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -26,11 +26,11 @@ class SharedReader(Reader):
     @contextmanager
     def _view(self) -> Iterator[Database]:
         with self._pool.transaction(READING) as session:
-            yield _Translated(session)
+            yield _Translator(session)
 
 
-class _Translated:
-    """Runs statements that are written for SQLite."""
+class _Translator:
+    """Runs statements of SQLite in PostgreSQL."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

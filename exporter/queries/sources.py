@@ -1,4 +1,4 @@
-"""Builds reports of sources for pages and JSON: a pure function of their views."""
+"""Builds reports of sources. Pure functions."""
 
 from exporter.counting.records import SourceState
 from exporter.metrics.families import STEPS_LOST, TRUNCATED, UNMAPPED
@@ -14,7 +14,7 @@ def source_report(view: SourceView, now: float) -> SourceReport:
     state, status, watermark, unreadable = view.state, view.status, view.watermark, view.unreadable
     limits = status.rate_limit
     # After the reset, the number of remaining requests is unknown.
-    over = limits.reset is not None and limits.reset < now
+    is_reset = limits.reset is not None and limits.reset < now
     return SourceReport(
         name=view.name,
         provider=view.provider,
@@ -48,8 +48,8 @@ def source_report(view: SourceView, now: float) -> SourceReport:
         budget=BudgetReport(
             requests_per_minute=view.requests_per_minute,
             limit=limits.limit,
-            remaining=None if over else limits.remaining,
-            reset=None if over else limits.reset,
+            remaining=None if is_reset else limits.remaining,
+            reset=None if is_reset else limits.reset,
         ),
     )
 

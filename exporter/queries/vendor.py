@@ -1,4 +1,4 @@
-"""Queries of pages that only a vendor's API can answer: a few at a time, with short waits."""
+"""Sends queries to vendors' APIs while a person waits: few at a time, and with short timeouts."""
 
 import threading
 import time
@@ -14,12 +14,12 @@ from exporter.queries.errors import QueryError
 from exporter.sources.source import Source, StepLog
 
 BUDGET_WAIT = 3.0
-"""Seconds that a request may wait for the source's budget."""
+"""Maximum seconds that a request may wait for the source's budget."""
 
 STEPS_SECONDS, LOG_SECONDS = 4.0, 15.0
-"""Seconds that a page waits for steps, and for output. A page without steps is still useful."""
+"""Maximum seconds to wait for steps, and for output. The first is short, because a page is useful without steps."""
 
-# There are few threads, so that people who reload a page do not use up a budget that polls need.
+# Few threads, so that a person who reloads a page often cannot use up the budget that polls need.
 THREADS = 3
 MAX_STEPS, MAX_LOGS = 6, 2
 """Maximum number of queries in progress."""
@@ -30,12 +30,13 @@ CACHE_SECONDS, ACTIVE_CACHE_SECONDS = 60.0, 10.0
 MAX_CACHED = 200
 """Maximum number of runs whose steps are cached. Output is never cached."""
 
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 Key = tuple[str, str]
+"""Name of a source, and ID of a run."""
 
 
 class VendorQueries:
-    """Queries of vendors' APIs. Thread-safe. `waiting`: context that is entered while a thread waits for a response."""
+    """Sends queries to vendors' APIs. Thread-safe. `waiting`: context of a thread that waits for a response."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class VendorQueries:
     ) -> None:
         self._monotonic, self._waiting = monotonic, waiting
         self._steps_seconds, self._log_seconds = steps_seconds, log_seconds
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ask")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vendor")
         self._lock = threading.RLock()
         self._running: dict[Key, Future[Sequence[Step]]] = {}
         self._logs: set[Future[StepLog]] = set()
@@ -62,9 +63,9 @@ class VendorQueries:
                 return steps
             future = self._running.get(key)
             if future is None:
-                _refuse(len(self._running) >= MAX_STEPS)
+                _check_limit(len(self._running), MAX_STEPS)
                 future = self._running[key] = self._threads.submit(_query, source.steps, run)
-                # If the query is done already, this calls back in this thread, so the lock must be reentrant.
+                # If the query has ended already, the callback runs in this thread, so the lock must be reentrant.
                 future.add_done_callback(lambda done: self._cache_result(key, run, done))
         with self._waiting():
             return _result(future, self._steps_seconds)
@@ -82,7 +83,7 @@ class VendorQueries:
     def log(self, source: Source, run: Run, step: str) -> StepLog:
         """Return the output of a step. Raises QueryError."""
         with self._lock:
-            _refuse(len(self._logs) >= MAX_LOGS)
+            _check_limit(len(self._logs), MAX_LOGS)
             future = self._threads.submit(_query, source.log, run, step)
             self._logs.add(future)
             future.add_done_callback(self._logs.discard)
@@ -90,24 +91,24 @@ class VendorQueries:
             return _result(future, self._log_seconds)
 
     def close(self) -> bool:
-        """Start no more queries. Return False if a query is still in progress."""
+        """Start no more queries. Return whether all have ended."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             return not (self._running or self._logs)
 
 
-def _refuse(busy: bool) -> None:  # noqa: FBT001  # its only argument
-    if busy:
+def _check_limit(running: int, limit: int) -> None:
+    if running >= limit:
         raise QueryError(503, "too many requests to the vendors' APIs at once")
 
 
-def _query(ask: Callable[..., Answer], *about: object) -> Answer:
+def _query(method: Callable[..., Response], *arguments: object) -> Response:
     # These requests get only a part of the source's budget, so that pages never delay a poll.
     with for_a_person():
-        return ask(*about, patience=BUDGET_WAIT)
+        return method(*arguments, patience=BUDGET_WAIT)
 
 
-def _result(future: Future[Answer], seconds: float) -> Answer:
+def _result(future: Future[Response], seconds: float) -> Response:
     try:
         return future.result(seconds)
     except TimeoutError:

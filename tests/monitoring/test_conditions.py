@@ -13,7 +13,7 @@ from exporter.counting.records import JobState, LastFailure, LastRun
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Level
 from exporter.model import Job, Result, State
-from exporter.queries.problems import problems
+from exporter.queries.problems import find_problems
 from exporter.queries.records import BudgetReport, Range, SourceReport
 from exporter.snapshot.conditions import KINDS, MANY_JOBS, NOT_ON_PAGE
 from exporter.snapshot.job import JobView
@@ -311,7 +311,7 @@ def on_the_page(world, minute):
     sources = (*now.sources, source("sp", watermark=60.0 * minute, lag=0.0)) if now.jobs else now.sources
     exporter = ExporterView(unmatched=now.unmatched, reload=Reload(error=now.refused))
     found = {kind: set() for kind in CONDITIONS}
-    for problem in problems(sources, now.jobs, exporter, 60.0 * minute):
+    for problem in find_problems(sources, now.jobs, exporter, 60.0 * minute):
         names = {"source": problem.source, "project": problem.project, "job_name": problem.job_name}
         labels = ", ".join(f'{label}="{each}"' for label, each in names.items() if each)
         found[problem.kind].add(labels)
