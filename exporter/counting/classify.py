@@ -1,4 +1,4 @@
-"""Decides what a row of a run means, given what is known of the run."""
+"""Decides what a row of a run means: whether it is new, and whether the run counts now."""
 
 import enum
 from collections.abc import Collection
@@ -11,11 +11,11 @@ END_TOLERANCE = 1.0
 """Seconds by which a reported end may be too early, because some APIs truncate times to whole seconds."""
 
 TRUNCATION_TOLERANCE = 0.001
-"""Seconds by which the end of one completion may differ between responses, because some have fewer digits."""
+"""Seconds by which the end of a completion may differ between responses, because some have fewer digits."""
 
 
 class CountState(enum.IntEnum):
-    """How a run is recorded: active, counted, completed before the baseline, or expired."""
+    """How a run is recorded. OPEN: active. COUNTED: completed. BASELINE: not counted. EXPIRED: counted as unknown."""
 
     OPEN = 0
     COUNTED = 1
@@ -24,7 +24,7 @@ class CountState(enum.IntEnum):
 
 
 class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What the state knows about a run. `earlier`: ends of the counted earlier completions of a reopened run."""
+    """A run and how it is recorded. `earlier`: the ends of earlier completions, if the run was reopened."""
 
     run: Run
     mark: CountState
@@ -32,7 +32,13 @@ class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What a row of a run means. `keep`: the new record of the run; None if it does not change."""
+    """The meaning of a row.
+
+    Attributes:
+        disposition: The row's value of the label `disposition`.
+        counts: Whether the run's completion counts now.
+        keep: The new record of the run; None if it does not change.
+    """
 
     disposition: Disposition
     counts: bool = False
@@ -40,14 +46,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """The data that classifies a row, besides the run.
+    """What is known about a run's job and scope when a row is classified.
 
     Attributes:
         baseline: Unix time. Runs of the job that completed before it are not counted.
         watermark: The scope's watermark before this batch; None for its first batch.
-        settled: Whether a poll has shown every run that had completed at the baseline. A completed run that is new then
-            completed after the baseline, so it counts.
-        included_later: Whether the job was excluded by the config when its source was first read.
+        settled: Whether an earlier poll has shown all runs that completed before the baseline. Then a completed run
+            that is unknown completed after it.
+        included_later: Whether the config excluded the job when its source was first read.
         forgotten: Runs that completed before this time may have been counted and pruned.
         reopens: Whether a completed run can become active again under its ID.
         max_run_age: How long an active run is followed, in seconds.
@@ -65,7 +71,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 def with_plausible_times(run: Run, now: float) -> Run:
     """Return a run without times that are in the future, and with an end that is not before its start."""
     # A run with an end in the future would stay the job's last run until that time. An end before the start comes from
-    # another clock. It could be before the baseline although the run started after it.
+    # another clock, and could be before the baseline although the run started after the baseline.
     latest = now + FUTURE_MARGIN
     start = None if run.start is not None and run.start > latest else run.start
     end = None if run.end is not None and run.end > latest else run.end
@@ -78,9 +84,9 @@ def with_plausible_times(run: Run, now: float) -> Run:
 
 
 def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
-    """Return what a row of a run means, given what is known of the run."""
+    """Return what a row of a run means. `known`: the record of the run; None if the run is unknown."""
     if known is not None and run.result is not None and known.run.result is not None and run.end is None:
-        run = msgspec.structs.replace(run, end=known.run.end)  # this row has no end
+        run = msgspec.structs.replace(run, end=known.run.end)  # this row has no end, but an earlier one had
     if run.after_end:
         run = msgspec.structs.replace(run, after_end=False)
         if (
@@ -110,13 +116,14 @@ def _classify_unknown(run: Run, context: Context) -> Decision:
 
 
 def _is_after_baseline(run: Run, context: Context) -> bool:
-    """Return whether a run that was never seen active completed after the baseline."""
-    # Without an end the start decides. A run that started after the baseline also completed after it. A run that
-    # started before it would have been shown as active at the baseline.
+    """Return whether a completed run that was never seen active completed after the baseline."""
     if run.end is not None:
-        # The vendor may truncate ends to whole seconds. The run was not among the baseline runs, so it ended later.
+        # The vendor may truncate ends to whole seconds. In a settled scope the run would be known if it had completed
+        # before the baseline.
         may_be_cut = context.settled and run.end == int(run.end)
         return run.end > context.baseline - (END_TOLERANCE if may_be_cut else 0.0)
+    # Without an end the start decides. A run that started after the baseline also completed after it. A run that
+    # started before it would have been seen active at the baseline.
     begun = run.created if run.start is None else run.start
     if begun is not None:
         return begun > context.baseline
@@ -137,20 +144,20 @@ def _classify_active(known: RunRecord, run: Run, context: Context) -> Decision:
     if is_cleaning_up(known, reopens=context.reopens):
         return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.COUNTED))
     if context.reopens and _contains_end(run.end, known.earlier):
-        # Either the response that showed it as active was stale, or this one is. This completion was counted before,
-        # so it must not count again. A run that was really reopened will be shown as active again.
+        # This completion was counted before, so it must not count again: either the response that showed the run as
+        # active was stale, or this one is. If the run was really reopened, it will be shown as active again.
         earlier = tuple(end for end in known.earlier if not _contains_end(run.end, (end,)))
         return Decision(
             disposition=Disposition.DUPLICATE, keep=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
         )
     if run.end is not None and run.end <= context.baseline - END_TOLERANCE:
-        # The row that showed it as active was stale.
+        # The run completed before the baseline, so the row that showed it as active was stale.
         return Decision(disposition=Disposition.BASELINE, keep=_with_run(known, run, CountState.BASELINE))
     return Decision(disposition=Disposition.UPDATED, counts=True, keep=_with_run(known, run, CountState.COUNTED))
 
 
 def _keep_completion(known: RunRecord, run: Run) -> Decision:
-    """Return the decision for a completed run that is active again only to clean up: its next end does not count."""
+    """Return the decision for a completed run that is active again only to clean up, so its next end does not count."""
     completion = 0.0 if known.run.end is None else known.run.end
     return Decision(
         disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=(completion,))
@@ -158,7 +165,7 @@ def _keep_completion(known: RunRecord, run: Run) -> Decision:
 
 
 def is_cleaning_up(known: RunRecord, *, reopens: bool) -> bool:
-    """Return whether an active run completed before, and its next end is not another completion."""
+    """Return whether an active run has completed already and only cleans up, so its next end is no completion."""
     return known.mark is CountState.OPEN and bool(known.earlier) and not reopens
 
 
@@ -180,7 +187,7 @@ def _classify_completed(known: RunRecord, run: Run, context: Context) -> Decisio
 
 
 def _is_another_completion(known: RunRecord, run: Run, context: Context) -> bool:
-    """Return whether a run that can be reopened completed again, which its end shows."""
+    """Return whether the end of a run that can be reopened shows that the run completed again."""
     if known.run.result is None:
         return False  # it was too old at the baseline, so this is its first completion
     if run.end is None or known.run.end is None or _contains_end(run.end, (*known.earlier, known.run.end)):
@@ -189,7 +196,7 @@ def _is_another_completion(known: RunRecord, run: Run, context: Context) -> bool
 
 
 def _contains_end(end: float | None, ends: Collection[float]) -> bool:
-    """Return whether an end equals one of these, exactly or truncated to milliseconds or whole seconds."""
+    """Return whether an end equals one of `ends`, if both or one of them may be truncated."""
     return end is not None and any(
         abs(end - other) < TRUNCATION_TOLERANCE or (int(end) == int(other) and int(end) in (end, other))
         for other in ends
@@ -197,6 +204,7 @@ def _contains_end(end: float | None, ends: Collection[float]) -> bool:
 
 
 def _with_run(known: RunRecord, run: Run, mark: CountState) -> RunRecord:
+    """Return a new record of a run that keeps the ends of its earlier completions."""
     return RunRecord(run=run, mark=mark, earlier=known.earlier)
 
 

@@ -11,7 +11,7 @@ from exporter.counting.series import Exemplar
 from exporter.model import FAILING, Result, Run, Step
 
 MAX_ERROR_TYPES = 50
-"""Error types per job. Further ones are counted under `__other__`."""
+"""Maximum number of error types per job. Further ones are counted under `__other__`."""
 
 
 class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,10 +59,10 @@ def count_expired(job: JobState) -> None:
 
 
 def as_counted(record: RunRecord, error_type: str) -> Run:
-    """Return a completed run with the label of its error; if it was reopened, without a queue time."""
+    """Return a completed run as it is counted: with this error type, and with a queue time only if it is right."""
     if not record.earlier and record.run.error_type == error_type:
         return record.run
-    # Queue time is measured from creation, and a reopened run was created before its first completion.
+    # The queue time of a reopened run is wrong: it is measured from before the first completion.
     waited = None if record.earlier else record.run.queue_duration
     return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
 
@@ -119,17 +119,17 @@ def seed_step(job: JobState, name: str) -> None:
 
 def root_failure(steps: Sequence[Step]) -> str:
     """Return the name of the step that failed first, or "" if no step failed."""
-    # A failed step with a failed ancestor is a consequence. Among the other failed steps the one that ended first is
-    # the root failure; if ends are unknown, the first in the vendor's order.
+    # A failed step with a failed ancestor is a consequence. Of the other failed steps, the one that ended first is the
+    # root failure; if their ends are unknown, the first one in the vendor's order.
     by_name = {step.name: step for step in steps}
-    roots = [step for step in steps if step.result in FAILING and not _failed_before(step, by_name)]
+    roots = [step for step in steps if step.result in FAILING and not _has_failed_ancestor(step, by_name)]
     if not roots:
         return next((step.name for step in steps if step.result in FAILING), "")
     return min(roots, key=lambda step: float("inf") if step.end is None else step.end).name
 
 
-def _failed_before(step: Step, by_name: dict[str, Step]) -> bool:
-    """Return whether an ancestor failed. The dependencies may be circular."""
+def _has_failed_ancestor(step: Step, by_name: dict[str, Step]) -> bool:
+    """Return whether a step that this one depends on has failed. Dependencies may be circular."""
     waiting, seen = list(step.dependencies), {step.name}
     while waiting:
         name = waiting.pop()

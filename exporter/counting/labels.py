@@ -1,4 +1,4 @@
-"""Makes labels of texts from vendors and users."""
+"""Turns texts from vendors and users into label values."""
 
 from exporter.model import Job
 
@@ -9,7 +9,7 @@ MAX_URL = 1000
 """Maximum length of an address in a label."""
 
 OTHER = "__other__"
-"""Label value of the job, step or error type that collects what exceeds a limit."""
+"""Name of the job, step or error type that collects the counts beyond a limit."""
 
 
 def clean(name: str) -> str:
@@ -24,7 +24,7 @@ def clean_url(url: str) -> str:
 
 
 def label_of(job: Job) -> str:
-    """Return a job's name as a label. Another job may have the same name."""
+    """Return a job's name as a label value. Another job may have the same."""
     return clean(job.name) or "unknown"
 
 

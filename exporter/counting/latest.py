@@ -1,4 +1,4 @@
-"""Updates the parts of a job's record that gauges show: last run, last failure, last steps and streak."""
+"""Updates what gauges show of a job: its last run, last failure, last steps and streak."""
 
 from collections.abc import Sequence
 
@@ -32,10 +32,10 @@ class Latest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def note_completion(job: JobState, run: Run, seen: float) -> bool:
-    """Update the last-run gauges with a newly completed run, which may be older than runs seen before.
+    """Update the last runs and the streak with a new completion, which may have happened before known ones.
 
-    `seen` is the time at which the completion was first seen. It replaces an unknown end. Return whether the streak
-    must be recounted from the rows, because the run is a success that ended before known failures.
+    Return whether the streak must be recounted from the rows: the run is a success that ended before known failures.
+    `seen`: when the completion was first seen, which replaces an unknown end.
     """
     result = run.result or Result.UNKNOWN
     order = seen if run.end is None else run.end
@@ -53,7 +53,7 @@ def note_completion(job: JobState, run: Run, seen: float) -> bool:
 
 
 def note_last(job: JobState, run: Run, seen: float) -> None:
-    """Update the last-run gauges with a completed run that is new or has changed."""
+    """Update the last run and the last failure with a completed run that is new or has changed."""
     result, order = run.result or Result.UNKNOWN, seen if run.end is None else run.end
     if run.start is not None and (job.last_start is None or run.start > job.last_start):
         job.last_start = run.start
@@ -78,7 +78,7 @@ def as_last_failure(run: Run, order: float, *, failed_step: str = "") -> LastFai
 
 
 def set_streak(job: JobState, streak: Streak, forgotten: float | None) -> None:
-    """Set a recounted streak. It may lack runs that completed before `forgotten`, because they may be pruned."""
+    """Set a streak that was counted from rows. Rows of runs that completed before `forgotten` may be pruned."""
     began = job.failing_since if job.last_success is None else job.last_success
     if streak.last_success is None and began is not None and _is_pruned(began, forgotten):
         job.streak = max(job.streak, streak.failures)
@@ -88,7 +88,7 @@ def set_streak(job: JobState, streak: Streak, forgotten: float | None) -> None:
 
 
 def set_last_runs(job: JobState, latest: Latest, forgotten: float | None) -> None:
-    """Set the last-run gauges from a job's rows, after a completed run changed."""
+    """Set the last run and the last failure from a job's rows, after a completed run changed."""
     last, failure = job.last_run, job.last_failure
     if latest.last_run is not None or last is None or not _is_pruned(last.order, forgotten):
         job.last_run = latest.last_run
@@ -103,13 +103,13 @@ def _is_pruned(order: float, forgotten: float | None) -> bool:
 
 
 def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:
-    """Update the gauges of the steps of a job's latest runs."""
+    """Update the last steps, and the failed step of the last failure."""
     order = seen if run.end is None else run.end
     if job.last_steps is None or job.last_steps.order <= order:
         results: dict[str, int] = {}
         for step in steps:
-            word = (step.result or Result.UNKNOWN).value
-            results[word] = results.get(word, 0) + 1
+            result = (step.result or Result.UNKNOWN).value
+            results[result] = results.get(result, 0) + 1
         job.last_steps = LastSteps(run_id=run.run_id, order=order, results=results)
     if job.last_failure is not None and job.last_failure.run_id == run.run_id:
         job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=clean(root_failure(steps)))

@@ -1,7 +1,7 @@
 """Records of jobs and sources: counters, histograms and the data of gauges.
 
-The state stores one JSON document per job or source. A transaction works on copies of the records that it changes, and
-replaces the committed records after the copies are on disk. A committed record is never changed.
+The state stores one JSON document per record. A transaction changes copies, which replace the committed records after
+they are on disk. A committed record is never changed.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -15,7 +15,7 @@ from exporter.model import Job, Result, State
 
 
 class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """The completed run with the latest end. `order`: its end, or when its completion was first seen if it has none."""
+    """The completed run with the latest end. `order`: its end or, if unknown, when its completion was first seen."""
 
     run_id: str
     result: Result
@@ -26,7 +26,7 @@ class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only
 
 
 class LastFailure(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The failed run with the latest end."""
+    """The failed run with the latest end. `order`: as for `LastRun`."""
 
     run_id: str
     order: float
@@ -36,7 +36,7 @@ class LastFailure(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
 
 
 class LastSteps(msgspec.Struct, frozen=True, kw_only=True):
-    """The results of the steps of the latest run whose steps are known."""
+    """Number of steps per result, of the latest run whose steps are known. `order`: as for `LastRun`."""
 
     run_id: str
     order: float
@@ -44,7 +44,7 @@ class LastSteps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Record with counters and histograms, by family and then by label values joined with SEPARATOR."""
+    """A record's counters and histograms, by family and then by label values joined with SEPARATOR."""
 
     counts: dict[str, dict[str, Count]] = {}
     distributions: dict[str, dict[str, Distribution]] = {}
@@ -75,16 +75,17 @@ class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
         # A database failover may lose commits whose values scrapes have read.
         for family, series in known.counts.items():
             for labels, count in series.items():
-                own = self.counts.setdefault(family, {}).setdefault(labels, Count())
+                own = self.count(family, labels, amount=0)
                 own.value, own.released = max(own.value, count.value), own.released or count.released
         for family, distributions in known.distributions.items():
             for labels, each in distributions.items():
-                ours = self.distribution(family, *labels.split(SEPARATOR), bounds=each.bounds)
-                ours.counts, ours.sum = [*map(max, ours.counts, each.counts)], max(ours.sum, each.sum)
-                ours.released = ours.released or each.released
+                own_durations = self.distribution(family, labels, bounds=each.bounds)
+                own_durations.counts = [*map(max, own_durations.counts, each.counts)]
+                own_durations.sum = max(own_durations.sum, each.sum)
+                own_durations.released = own_durations.released or each.released
 
     def expose(self) -> None:
-        """Expose all series at their value from now on."""
+        """Expose the values of all series from now on."""
         for table in (self.counts, self.distributions):
             for series in table.values():
                 for each in series.values():
@@ -104,7 +105,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         baseline: Runs that completed up to this time are not counted, unless they were seen active.
         listed: Whether the vendor lists the job. A listed job stays until it is no longer listed.
         missing_since: Since when the vendor has not listed the job.
-        last_start: Latest start of all completed runs. The run that completed last may have started earlier.
+        last_start: Latest start of a completed run, which need not be the run that completed last.
         expected_since: When the schedule last changed or the job was enabled again. Earlier due times do not count.
         streak: Failed runs since the last success.
         folded: True if the job is counted under the source's `__other__` job.
@@ -112,7 +113,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         excluded: True while the config excludes the job.
         gone: True after the job expired: it has no series.
         gone_since: When the job expired.
-        folded_steps: Steps that are counted under `__other__`.
+        folded_steps: Names of steps that are counted under `__other__`.
         learned: What was learned from its past runs.
     """
 
@@ -157,7 +158,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
-    """Active run. `state` is None while its status is unmapped."""
+    """An active run. `state` is None while its status is unmapped; `origin` is the time from which its age counts."""
 
     run_id: str
     job: int
@@ -209,7 +210,7 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """Status of a source after its last poll.
 
     Attributes:
-        up: Whether the last poll read every readable scope, at least one; None before the first.
+        up: Whether the last poll could read all readable scopes, and there was one; None before the first poll.
         outcome: `success`, `partial` or `error`; "" before the first poll.
         reason: Reason of the last poll's error; "" if it had none.
         error: Text of the error.
@@ -250,10 +251,10 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
         checkpoints: Positions at which the source continues to read.
         unobserved: Start and end of each time range that was never read.
-        pending_unobserved: Seconds of these ranges that are added to the counter once a scrape has read its value.
-        listed: Time of the last list of scopes of which each scope has a record here.
+        pending_unobserved: Seconds of these ranges that are added to their counter after a scrape has read its value.
+        listed: Time of the last list of scopes after which each listed scope had a record.
         last_sweep: When the sweep window was last read.
-        clock_checked: Whether `baseline` has been corrected by the API's clock.
+        clock_checked: Whether `baseline` was corrected after the API's clock had jumped.
         forgotten: Runs that ended before this time have been pruned.
         last_truncated: When a response was last truncated.
         last_unobserved: When an unobserved range was last found.
@@ -285,9 +286,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
 
 
 def with_bounds(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobState:
-    """Return the record with these exposed bounds by family; the same object if nothing changes."""
-    # Observations between two old bounds stay in the bucket of the upper one, because their exact values are unknown.
-    # So no bucket ever falls, even if a bound was missing for a while.
+    """Return the record with these exposed bounds, given by family; the same object if nothing changes."""
     changed = {
         (family, labels): distribution.with_bounds(layouts[family])
         for family, series in job.distributions.items()

@@ -1,4 +1,4 @@
-"""The part of a source's configuration that the ledger needs, independent of the vendor."""
+"""The part of a source's config that the ledger needs, the same for all vendors."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -43,22 +43,22 @@ def included_since(history: Sequence[Filter], job_name: str) -> float | None:
 
 
 class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
-    """A source's rules.
+    """How the ledger treats a source.
 
     Attributes:
         name: The source's name, which is the label `source`.
-        identity: The API and account. A state refuses another identity under the same name.
+        identity: The API and account. The state refuses another identity under the same name.
         results: Results whose series every job has from the start.
         attempts: Whether the vendor reports attempts.
         steps: `all`, `failed` or `off`.
         reopens: Whether a completed run can become active again under its ID.
         max_run_age: How long an active run is followed, in seconds.
-        reach: How far back the API shows runs, in seconds.
+        reach: Maximum age of the runs that the API shows, in seconds.
         poll_interval: Configured seconds between polls.
-        settle: Seconds that a watermark is behind the last complete reading.
+        settle: Seconds by which a watermark stays behind the time of the poll.
         include: Patterns of included jobs.
         exclude: Patterns of excluded jobs.
-        max_series: Limit for the series of all jobs. The series of overflow jobs do not count.
+        max_series: Limit for the series of all jobs, without overflow jobs.
         series_of: Returns how many series a job needs, with or without step histograms.
         run_buckets: Returns the bounds of a job's run durations, in seconds.
         never_expires: Returns whether a job without runs is kept because it has an objective.
@@ -90,11 +90,11 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return not job.gone and (job.overflow or self.wants(label_of(job.job)))
 
     def weight(self, job: JobState, *, step_histograms: bool) -> int:
-        """Return how many series of `max_series` a job uses: 0 for the overflow job and for jobs not served."""
+        """Return how many series of `max_series` a job uses. The overflow job and jobs that are not served use none."""
         return self.series_of(job, step_histograms) if self.shows(job) and not job.overflow else 0
 
     def filter_since(self, since: float) -> Filter:
-        """Return the current patterns with the time since which they apply."""
+        """Return the current patterns as a filter that applies since this time."""
         return Filter(since=since, include=self.include, exclude=self.exclude)
 
     def wants_steps(self, result: Result | None) -> bool:

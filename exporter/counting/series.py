@@ -13,7 +13,7 @@ MAX_BOUNDS = 200
 
 
 class Exemplar(msgspec.Struct, frozen=True, gc=False):
-    """Run ID attached to a counter or bucket. `timestamp`: the end of the run."""
+    """The ID of a run, attached to a counter or bucket. `timestamp`: the end of the run."""
 
     run_id: str
     value: float
@@ -21,7 +21,7 @@ class Exemplar(msgspec.Struct, frozen=True, gc=False):
 
 
 class Count(msgspec.Struct, omit_defaults=True):
-    """Counter series. If its family is zero-first, it is exposed as 0 until `released`."""
+    """A counter series. If its family is zero-first, it is exposed as 0 until `released` is set."""
 
     value: float = 0.0
     released: bool = False
@@ -38,9 +38,9 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 
     Attributes:
         bounds: All bounds it ever had, in seconds, so that no bucket falls if the config is changed back.
-        counts: Observations per bucket, not cumulative: one more than `bounds`, for observations above the last bound.
+        counts: Number of observations per bucket, not cumulative. The last bucket is for values above all bounds.
         sum: Sum of the observations, in seconds.
-        released: Whether the values are exposed.
+        released: Whether the values are exposed. Before, a zero-first histogram is exposed as 0.
         exemplars: The newest exemplar of each bucket, by the index in `counts`.
         layout: The exposed bounds; None if all are exposed.
     """
@@ -82,8 +82,8 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     def with_bounds(self, layout: Sequence[float]) -> "Distribution":
         """Return the histogram with other exposed bounds.
 
-        Observations stay in the bucket of their old upper bound, because their exact values are unknown. So no bucket
-        ever falls, even if a bound was missing for a while.
+        Observations stay in the bucket of their old upper bound, because their exact values are unknown. All old bounds
+        are remembered, so that no bucket falls if a bound is removed and added again.
         """
         known = sorted({*self.bounds, *layout})
         new = self._with_bounds(known if len(known) <= MAX_BOUNDS else layout)

@@ -1,9 +1,8 @@
 """Learns when a job usually starts from its past starts: pure functions on timestamps.
 
-There are two kinds of cadence: the same times of the same weekdays (`weekly`), and equal intervals (`interval`). Jobs
-that start for other reasons (events, people) or too rarely have no cadence. Both functions read only the latest weeks,
-so that a changed schedule is learned again. Both ignore a few outliers, so that one outage, one missed run or one
-manual run changes nothing.
+There are two kinds of cadence: the same times on the same weekdays (`weekly`), and equal intervals (`interval`). A job
+that is started by events or people, or rarely, has none. Both functions use only the latest weeks, so that they learn a
+changed schedule. They ignore a few outliers, so that an outage, a missed run or a manual run changes nothing.
 """
 
 import bisect
@@ -16,36 +15,37 @@ import msgspec
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 WEEK = 7 * DAY
 MONDAY = 4 * DAY
-"""A time at which a week began, UTC."""
+"""A Unix time at which a week began, in UTC."""
 
-OCCASION = 5 * MINUTE
-"""Starts that are closer together than this, such as a fan-out or a quick retry, count as one."""
+MIN_GAP = 5 * MINUTE
+"""Starts that follow each other faster than this, such as a fan-out or a quick retry, count as one."""
 
 NEAR = 65 * MINUTE
-"""A start this close to a usual time belongs to it: daylight saving time shifts starts by an hour."""
+"""A start this close to a usual time belongs to it, because daylight saving time shifts starts by an hour."""
 
 SPAN = WEEK - 3 * HOUR
-"""Minimum time that the starts must span: each weekday once. Some APIs show a few minutes less than a week."""
+"""Minimum time from the first start to the last: about a week, because some APIs show a few minutes less."""
 
 WINDOW = 28 * DAY
 """Starts older than this are ignored when usual times are learned."""
 
-SELDOM = 110 * MINUTE
-"""If starts are usually further apart than this, `weekly` is tried first; otherwise `interval`."""
+RARE = 110 * MINUTE
+"""If a job usually starts less often than this, `weekly` is tried first; otherwise `interval`."""
 
-LEAST_GAPS = 8
-FEWEST_STARTS = 3
-PATIENCE = 10 * MINUTE
+MIN_INTERVALS, MIN_STARTS = 8, 3
+"""Minimum number of intervals, and of starts near one usual time, from which a cadence is learned."""
+
+MIN_PATIENCE = 10 * MINUTE
+"""Minimum `Cadence.patience` of equal intervals."""
 
 
 class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """When a job usually starts.
 
     Attributes:
-        times: Usual starts in seconds since the start of the week (Monday, UTC), sorted; empty if there is a
-            `distance`.
-        distance: The usual seconds between two starts, if there are no usual times.
-        patience: Seconds by which a start may usually be later.
+        times: Usual starts of a weekly cadence, in seconds since Monday 00:00 UTC, sorted.
+        distance: Usual seconds between two starts, if `times` is empty.
+        patience: Seconds by which starts are usually late at most.
     """
 
     times: tuple[float, ...] = ()
@@ -53,12 +53,12 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     patience: float
 
     def latest(self, after: float) -> float:
-        """Return the time by which the next start usually happens after the start at `after`."""
+        """Return the time by which the start after the one at `after` usually has happened."""
         if not self.times:
             return after + self.distance + self.patience
-        moment = after + NEAR
-        week = moment - (moment - MONDAY) % WEEK
-        place = bisect.bisect_right(self.times, moment - week)
+        timestamp = after + NEAR
+        week = timestamp - (timestamp - MONDAY) % WEEK
+        place = bisect.bisect_right(self.times, timestamp - week)
         if place == len(self.times):
             place, week = 0, week + WEEK
         return week + self.times[place] + self.patience
@@ -79,20 +79,20 @@ def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence 
         activity: Times at which it completed runs in the last days, sorted. Used if `starts` span less than a week.
     """
     known = occasions(starts)
-    if len(known) < FEWEST_STARTS:
+    if len(known) < MIN_STARTS:
         return None
     if activity and known[-1] - known[0] < SPAN:
         return interval(occasions(activity)) if is_regular(_gaps(starts)) else None
-    if median(_gaps(known)) < SELDOM:
+    if median(_gaps(known)) < RARE:
         return interval(known) or weekly(known)
     return weekly(known) or interval(known)
 
 
 def occasions(starts: Sequence[float]) -> list[float]:
-    """Return the starts without those that closely follow another start."""
+    """Return the starts, without any that follows another one within MIN_GAP."""
     kept: list[float] = []
     for start in starts:
-        if not kept or start - kept[-1] >= OCCASION:
+        if not kept or start - kept[-1] >= MIN_GAP:
             kept.append(start)
     return kept
 
@@ -101,33 +101,33 @@ def occasions(starts: Sequence[float]) -> list[float]:
 
 
 def interval(starts: Sequence[float]) -> Cadence | None:
-    """Return the cadence of a job that starts at equal intervals all week."""
+    """Return the cadence of a job that starts at equal intervals all week; None if it does not."""
     recent = bisect.bisect_left(starts, starts[-1] - WEEK) - 1
-    starts = _without_reruns(starts[max(0, min(recent, len(starts) - LEAST_GAPS - 5)) :])
+    starts = _without_reruns(starts[max(0, min(recent, len(starts) - MIN_INTERVALS - 5)) :])
     gaps = _gaps(starts)
-    if len(gaps) < LEAST_GAPS or starts[-1] - starts[0] < SPAN or not is_regular(gaps):
+    if len(gaps) < MIN_INTERVALS or starts[-1] - starts[0] < SPAN or not is_regular(gaps):
         return None
     usual, longest = median(gaps), typical_maximum(gaps)
     if longest > 2 * usual:
         return None
-    slack = max(PATIENCE, 0.1 * usual, NEAR if usual >= SELDOM else 0.0) + _spread(gaps)
+    slack = max(MIN_PATIENCE, 0.1 * usual, NEAR if usual >= RARE else 0.0) + _spread(gaps)
     return Cadence(distance=usual, patience=longest - usual + slack)
 
 
 def is_regular(gaps: Sequence[float]) -> bool:
-    """Return whether most intervals are about equal. Intervals between random events are not."""
-    if len(gaps) < LEAST_GAPS:
+    """Return whether most gaps between starts are about equal. Gaps between random events are not."""
+    if len(gaps) < MIN_INTERVALS:
         return False
     return _spread(gaps) <= 0.35 * median(gaps)
 
 
 def typical_maximum(values: Sequence[float]) -> float:
-    """Return the largest value without outliers. One of 6 values is an outlier, two of 20, three of 60."""
+    """Return the largest value without outliers: without one of 6 values, two of 20 or three of 60."""
     return sorted(values)[-1 - sum(len(values) >= enough for enough in (6, 20, 60))]
 
 
 def _without_reruns(starts: Sequence[float]) -> list[float]:
-    """Return the starts without those that follow another start much too closely, unless that is usual."""
+    """Return the starts, without any that follows another one much sooner than usual. If these are many, return all."""
     gaps = _gaps(starts)
     usual = median(gaps) if gaps else 0.0
     kept: list[float] = []
@@ -144,20 +144,20 @@ def _gaps(starts: Sequence[float]) -> list[float]:
 # --- usual times ---
 
 
-class _Time(msgspec.Struct, frozen=True):
-    """A time of day at which a job starts on some weekdays, in seconds since the start of the week."""
+class _UsualTime(msgspec.Struct, frozen=True):
+    """A usual time of day. `starts`: its times on the job's weekdays, in seconds since Monday 00:00 UTC."""
 
     starts: tuple[float, ...]
     lateness: float
 
 
 def weekly(starts: Sequence[float]) -> Cadence | None:
-    """Return the cadence of a job that starts at the same times of the same weekdays."""
+    """Return the cadence of a job that starts at the same times on the same weekdays; None if it does not."""
     starts = starts[bisect.bisect_left(starts, starts[-1] - WINDOW) :]
     near = min(NEAR, median(_gaps(starts)) / 2) if len(starts) > 1 else NEAR
-    found = [time for middle in _middles(starts, near) if (time := _time(starts, middle, near)) is not None]
-    times, lateness = _apart(found)
-    if not times or not _explain([moment for time in found for moment in time.starts], starts):
+    found = [time for middle in _middles(starts, near) if (time := _usual_time(starts, middle, near)) is not None]
+    times, lateness = _distinct(found)
+    if not times or not _explain([start for time in found for start in time.starts], starts):
         return None
     return Cadence(times=times, patience=lateness + NEAR)
 
@@ -170,35 +170,35 @@ def _middles(starts: Sequence[float], near: float) -> list[float]:
     first = next((at + 1 for at, (one, other) in enumerate(pairwise(around)) if other - one > split), None)
     if first is None:
         return []
-    crowds: list[list[float]] = []
+    clusters: list[list[float]] = []
     for time in around[first : first + len(times)]:
-        if crowds and time - crowds[-1][-1] <= split:
-            crowds[-1].append(time)
+        if clusters and time - clusters[-1][-1] <= split:
+            clusters[-1].append(time)
         else:
-            crowds.append([time])
-    fit = [crowd for crowd in crowds if len(crowd) >= FEWEST_STARTS and crowd[-1] - crowd[0] <= 3 * HOUR]
-    return [median(crowd) % DAY for crowd in fit]
+            clusters.append([time])
+    fit = [cluster for cluster in clusters if len(cluster) >= MIN_STARTS and cluster[-1] - cluster[0] <= 3 * HOUR]
+    return [median(cluster) % DAY for cluster in fit]
 
 
-def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
-    """Return the weekdays on which a job starts near a time of day; None if it does not start there regularly."""
+def _usual_time(starts: Sequence[float], middle: float, near: float) -> _UsualTime | None:
+    """Return a job's usual time near a time of day, `middle`; None if the job does not start there regularly."""
     days = _days(starts, middle, near)
     weekdays = _weekdays(days, doubtful=near < NEAR)
-    wanted = [(timestamp, near) for timestamp, near in days if _weekday(timestamp) in weekdays]
+    wanted = [(timestamp, start) for timestamp, start in days if _weekday(timestamp) in weekdays]
     offsets = [start - timestamp for timestamp, start in wanted if start is not None]
     latest = [start is not None for _, start in wanted[-10:]]
-    if len(offsets) < FEWEST_STARTS or sum(latest) < 0.7 * len(latest) or _has_ended(days):
+    if len(offsets) < MIN_STARTS or sum(latest) < 0.7 * len(latest) or _has_ended(days):
         return None
     if _spread(offsets) > 0.7 * near:
         return None
     usual = median(offsets[-7:])
     lateness = max(0.0, typical_maximum(offsets) - usual)
-    moments = {(timestamp + usual - MONDAY) % WEEK for timestamp, _ in wanted[-7:] if _weekday(timestamp) in weekdays}
-    return _Time(tuple(sorted(moments)), lateness)
+    times = {(timestamp + usual - MONDAY) % WEEK for timestamp, _ in wanted[-7:]}
+    return _UsualTime(tuple(sorted(times)), lateness)
 
 
 def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
-    """Return each day's time `middle` since the first start near it, with the start near it or None."""
+    """Return the time `middle` of each day since the first start near it, with the start near it or None."""
     days: list[tuple[float, float | None]] = []
     timestamp = starts[0] - starts[0] % DAY + middle - DAY
     while timestamp <= starts[-1] + near:
@@ -213,7 +213,7 @@ def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[flo
 
 
 def _has_ended(days: Sequence[tuple[float, float | None]]) -> bool:
-    """Return whether the job has not started for three times as many days as usual."""
+    """Return whether the job has stopped starting: for three times as many days as its longest usual pause."""
     hits = [day for day, (_, start) in enumerate(days) if start is not None]
     return len(days) - 1 - hits[-1] >= 3 * typical_maximum([*_gaps(hits), 1])
 
@@ -249,9 +249,9 @@ def _spread(values: Sequence[float]) -> float:
     return third - first
 
 
-def _apart(found: Sequence[_Time]) -> tuple[tuple[float, ...], float]:
-    """Return times that are far enough apart to assign each start to one of them, and the maximum delay of a start."""
-    kept: list[_Time] = []
+def _distinct(found: Sequence[_UsualTime]) -> tuple[tuple[float, ...], float]:
+    """Return times that are more than twice NEAR apart, so that each start belongs to one, and their lateness."""
+    kept: list[_UsualTime] = []
     times: list[float] = []
     for time in sorted(found, key=lambda time: time.starts):
         if all(_distance(one, other) > 2 * NEAR for one in time.starts for other in times):
@@ -266,7 +266,7 @@ def _distance(one: float, other: float) -> float:
 
 
 def _explain(times: Sequence[float], starts: Sequence[float]) -> bool:
-    """Return whether most of the latest starts are near a usual time. Any job may have a few such times by chance."""
+    """Return whether most of the latest starts are near one of these times, and not only a few by chance."""
     place = min(bisect.bisect_left(starts, starts[-1] - 2 * WEEK), max(0, len(starts) - 10))
     latest = starts[place:]
     close = sum(any(_distance((start - MONDAY) % WEEK, time) <= NEAR for time in times) for start in latest)

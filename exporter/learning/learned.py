@@ -10,11 +10,11 @@ import msgspec
 from exporter.learning.cadence import MINUTE, NEAR, Cadence, cadence, typical_maximum
 from exporter.model import PastRun, Result
 
-ENOUGH = 10
-"""Minimum number of successful runs from which durations are learned."""
+MIN_RUNS = 10
+"""Minimum number of successful runs from which a duration budget is learned."""
 
-LATEST = 50
-"""Number of latest successful runs from which durations are learned."""
+MAX_RUNS = 50
+"""Number of successful runs, the latest ones, from which a duration budget is learned."""
 
 
 class Learned(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -39,7 +39,7 @@ NOTHING = Learned()
 
 
 def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
-    """Return the values learned from a job's latest runs, in any order. `activity`: see `cadence`."""
+    """Learn from a job's latest runs, given in any order. `activity`: see `cadence`."""
     found = cadence(sorted(run.start for run in runs if run.start is not None), activity)
     succeeded = sorted((run for run in runs if run.result is Result.SUCCESS), key=lambda run: run.end or 0.0)
     budget = duration_budget([run.duration for run in succeeded if run.duration is not None])
@@ -53,15 +53,15 @@ def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
 
 def duration_budget(durations: Sequence[float]) -> float | None:
     """Return the duration budget in seconds, given durations of successful runs, oldest first."""
-    latest = durations[-LATEST:]
-    if len(latest) < ENOUGH:
+    latest = durations[-MAX_RUNS:]
+    if len(latest) < MIN_RUNS:
         return None
     usual = median(latest)
     return _whole_minutes(max(1.5 * typical_maximum(latest), 2 * usual, usual + 5 * MINUTE))
 
 
 def freshness(found: Cadence, budget: float | None, ends: Sequence[float]) -> float:
-    """Return the maximum age of the last success. It allows two failed runs in a row, or as many as usual.
+    """Return the maximum age of the last success. It allows two failed runs in a row, or more if that is usual.
 
     Args:
         found: The cadence of the job.

@@ -1,4 +1,4 @@
-"""Applies batches, expired runs and steps of runs to a transaction, which the ledger then commits."""
+"""Applies batches and expired runs to a transaction, which the ledger then commits."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,12 +31,11 @@ from exporter.state.schema import StepState, StoredRun
 MAX_UNMAPPED = 20
 """Maximum number of unmapped statuses per run and per source.
 
-Further statuses of a run are not counted. Further statuses of a source count as `__other__`.
+Further statuses of a run are not counted. Further statuses of a source are counted as `__other__`.
 """
 
-
 MAX_RANGES = 1000
-"""Maximum number of stored unobserved ranges per source. A range that was dropped could be counted again."""
+"""Maximum number of stored unobserved ranges per source. The oldest are dropped, and may be counted again."""
 
 
 class BatchStats(msgspec.Struct, kw_only=True):
@@ -54,13 +53,23 @@ class BatchStats(msgspec.Struct, kw_only=True):
 
 
 class BatchWriter:
-    """Changes one transaction. `seen`: earlier rows of the poll. `is_busy`: returns whether a job has active runs."""
+    """Applies one batch to a transaction, or expires runs.
 
-    def __init__(self, transaction: Transaction, seen: Sightings, is_busy: Callable[[int], bool]) -> None:
+    Args:
+        earlier: The sightings of the poll's earlier batches.
+        is_busy: Returns whether a job has active runs.
+
+    Attributes:
+        jobs: Applies descriptions of jobs to the same transaction.
+        sightings: The sightings of this batch.
+        stats: What was counted.
+    """
+
+    def __init__(self, transaction: Transaction, earlier: Sightings, is_busy: Callable[[int], bool]) -> None:
         self._transaction = transaction
         self._rules = transaction.rules
         self._poll = transaction.poll
-        self._seen = seen
+        self._earlier = earlier
         self._room = SeriesRoom(transaction)
         self.jobs = JobWriter(transaction, self._room)
         self._steps = StepWriter(transaction, self._room)
@@ -70,22 +79,22 @@ class BatchWriter:
         self.sightings: dict[str, Sighting] = {}
         self.stats = BatchStats()
 
-    def batch(self, batch: Batch, rows: Mapping[str, StoredRun]) -> None:
+    def apply_batch(self, batch: Batch, rows: Mapping[str, StoredRun]) -> None:
         """Apply a batch. `rows`: the committed rows of its runs and of `batch.gone`, by run ID."""
         if not batch.exists:
-            self._scopes.end(batch)
+            self._scopes.end_scope(batch)
             return
-        scope = self._scopes.open(batch)
+        scope = self._scopes.open_scope(batch)
         self.jobs.update_jobs(batch.jobs)
         self._room.unfold()
         if batch.catalog:
             self._scopes.list_jobs(batch)
-        # Use the clock that is ahead. If one response has an old `Date`, its runs must not seem to be in the future.
+        # The later of both clocks: if one response has an old `Date`, its runs must not seem to be in the future.
         present = self._poll.now + self._poll.behind
         runs = one_row_per_run(classify.with_plausible_times(run, present) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
         for run in sorted(runs, key=_counting_order):
-            self._run(run, batch.steps.get(run.run_id), batch.scope, rows)
+            self._apply_run(run, batch.steps.get(run.run_id), batch.scope, rows)
         for run_id in batch.gone:
             if run_id in rows and rows[run_id].mark is CountState.OPEN:
                 self.expire(rows[run_id])
@@ -93,7 +102,7 @@ class BatchWriter:
         self.stats.dispositions[Disposition.INVALID] += batch.invalid
         self._move_watermark(batch, scope)
 
-    def _run(self, run: Run, steps: Sequence[Step] | None, scope: str, rows: Mapping[str, StoredRun]) -> None:
+    def _apply_run(self, run: Run, steps: Sequence[Step] | None, scope: str, rows: Mapping[str, StoredRun]) -> None:
         key = self._transaction.find(run.job_id)
         row = self._transaction.runs.get(run.run_id) or rows.get(run.run_id)
         if key is not None and row is not None and self._is_of_another_scope(key, row):
@@ -103,9 +112,9 @@ class BatchWriter:
         if key is None or context is None:
             self.stats.dispositions[Disposition.IGNORED] += 1
             if key is not None and row is not None and row.job != key:
-                self._moved_away(key, run, row)
+                self._move_to_excluded_job(key, run, row)
             return
-        seen = self._seen.get(run.run_id)
+        seen = self._earlier.get(run.run_id)
         if seen is not None and not seen.prefers(run):
             self.stats.dispositions[Disposition.DUPLICATE] += 1
             return
@@ -124,7 +133,7 @@ class BatchWriter:
     def _apply_decision(
         self, key: int, sighting: Sighting, decision: Decision, row: StoredRun | None, *, counts: bool
     ) -> None:
-        """Write the decision about a run. `row`: the run's current row, written by this poll or an earlier one."""
+        """Write what was decided about a run. `row`: the run's newest row, which this poll may have written."""
         first = decision.disposition in {Disposition.NEW, Disposition.LATE}
         disposition = Disposition.UPDATED if first and row is not None else decision.disposition
         self.stats.dispositions[disposition] += 1
@@ -132,24 +141,24 @@ class BatchWriter:
         if keep is None:
             if sighting.before is None or row is None or _is_same_record(row, sighting.before):
                 return
-            # An earlier batch of this poll recorded a stale row. Restore the row from before the poll.
+            # An earlier batch of this poll wrote a stale row, so write again what was known before the poll.
             keep = sighting.before
         if (counts or keep.mark is CountState.OPEN) and self._transaction.peek(key).gone:
             self.jobs.restore(key)
         stored = self._row(key, keep, row, late=disposition is Disposition.LATE)
         self._transaction.runs[sighting.run.run_id] = stored
         if counts:
-            self._completed(stored, sighting.steps)
+            self._count_completion(stored, sighting.steps)
         elif sighting.run.result is not None:
-            self._uncounted(stored, row)
+            self._update_gauges(stored, row)
 
     def _is_of_another_scope(self, key: int, row: StoredRun) -> bool:
-        """Return whether the run with this ID belongs to another scope. Such a row cannot be counted."""
+        """Return whether the run is known in another scope. IDs are unique in a source, so such a row is invalid."""
         return row.job != key and self._transaction.peek(row.job).job.scope != self._transaction.peek(key).job.scope
 
     def apply_waiting_rows(self, rows: Mapping[str, StoredRun]) -> None:
-        """Apply the rows that contradict what was known and for which the poll has shown no better row."""
-        for sighting in self._seen.waiting():
+        """Apply the rows that contradict what was known, if the poll has shown no better row of the same run."""
+        for sighting in self._earlier.waiting():
             run = sighting.run
             key = self._transaction.find(run.job_id)
             exists = sighting.scope in self._transaction.source.scopes
@@ -169,8 +178,8 @@ class BatchWriter:
             for seconds in self.stats.delays:
                 delays.observe(max(0.0, seconds))
 
-    def _moved_away(self, key: int, run: Run, row: StoredRun) -> None:
-        """Move a run to the excluded job that it now belongs to. It counts for no job."""
+    def _move_to_excluded_job(self, key: int, run: Run, row: StoredRun) -> None:
+        """Record that an active run now belongs to an excluded job, so it counts for no job."""
         if row.mark is CountState.OPEN:
             mark = CountState.OPEN if run.result is None else CountState.BASELINE
             self._transaction.runs[run.run_id] = msgspec.structs.replace(
@@ -198,14 +207,14 @@ class BatchWriter:
         )
 
     def _row(self, key: int, keep: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
-        """Return the row to write; an unmapped status is counted once per run."""
-        run, words = keep.run, row.words if row else ""
+        """Return the row to write. A new unmapped status of the run is counted."""
+        run, statuses = keep.run, row.words if row else ""
         if run.unmapped:
-            word, known = clean(run.unmapped)[:60], words.split("\n")
-            # A status may contain the run's progress and so differ at each poll.
-            if word and word not in known and len(known) < MAX_UNMAPPED:
-                words = f"{words}\n{word}".strip("\n")
-                self._unmapped(word)
+            status, known = clean(run.unmapped)[:60], statuses.split("\n")
+            # Limited, because a status may contain the run's progress, and so be different in each poll.
+            if status and status not in known and len(known) < MAX_UNMAPPED:
+                statuses = f"{statuses}\n{status}".strip("\n")
+                self._count_unmapped(status)
         begun = classify.origin(run)
         return StoredRun(
             run=run,
@@ -214,7 +223,7 @@ class BatchWriter:
             job=key,
             seen=self._poll.now,
             origin=begun if begun is not None else row.origin if row else self._poll.now,
-            words=words,
+            words=statuses,
             steps=row.steps if row else StepState.NONE,
             tries=row.tries if row else 0,
             asked=row.asked if row else 0,
@@ -223,22 +232,21 @@ class BatchWriter:
             late=late or (row is not None and row.late),
         )
 
-    def _unmapped(self, word: str) -> None:
-        family = UNMAPPED
-        known = self._transaction.source.counts.get(family, {})
-        label = word if word in known or len(known) < MAX_UNMAPPED else OTHER
-        self._transaction.source.count(family, label)
+    def _count_unmapped(self, status: str) -> None:
+        known = self._transaction.source.counts.get(UNMAPPED, {})
+        label = status if status in known or len(known) < MAX_UNMAPPED else OTHER
+        self._transaction.source.count(UNMAPPED, label)
 
-    def _completed(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
+    def _count_completion(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
         """Count a completed run. Its steps are requested later, unless they came with it."""
         run = stored.run
         state = self._transaction.job(stored.job)
         self.jobs.restart_grace(state)
         target = self._room.target(state)
-        shown = counters.as_counted(stored, self._room.error_type(target, run) if run.error_type else "")
-        counters.count_completion(target, shown, attempts=self._rules.attempts)
-        self._observe(target, shown)
-        if latest.note_completion(state, shown, self._poll.now):
+        counted = counters.as_counted(stored, self._room.error_type(target, run) if run.error_type else "")
+        counters.count_completion(target, counted, attempts=self._rules.attempts)
+        self._observe(target, counted)
+        if latest.note_completion(state, counted, self._poll.now):
             self._transaction.jobs_to_recount.add(state.key)
         self.stats.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
@@ -266,8 +274,11 @@ class BatchWriter:
             bounds = self._bounds[job.key] = self._rules.run_buckets(job)
         return bounds
 
-    def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
-        """Update the gauges for a baseline run, or for a recorded run that changed."""
+    def _update_gauges(self, stored: StoredRun, row: StoredRun | None) -> None:
+        """Update what gauges show, for a completed run that does not count: a baseline run, or one that has changed.
+
+        `row`: the run's previous row; None if the run is new.
+        """
         state, run = self._transaction.job(stored.job), stored.run
         if row is None:
             recount = (
@@ -278,8 +289,7 @@ class BatchWriter:
                 self._transaction.jobs_to_recount.add(row.job)
                 self._transaction.jobs_to_correct.add(row.job)
             latest.note_last(state, run, self._poll.now)
-            before = row
-            recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.mark)
+            recount = (row.run.result, row.run.end, row.mark) != (run.result, run.end, stored.mark)
             if recount:
                 self._transaction.jobs_to_correct.add(state.key)
         if recount:
@@ -292,15 +302,15 @@ class BatchWriter:
             source.last_truncated = now
         for window in batch.unobserved:
             if window.start < min(window.end, now):
-                self._unobserved(Window(window.start, min(window.end, now)))
+                self._record_unobserved(Window(window.start, min(window.end, now)))
         self._scopes.put_checkpoints(batch)
-        # A batch that ends in the future was requested with a wrong clock.
+        # A batch that is complete up to a future time was requested with a wrong clock.
         if batch.readable and batch.through is not None and batch.through <= now:
             ahead = scope.watermark is None or scope.watermark > now
             scope.watermark = batch.through if ahead else max(scope.watermark or 0.0, batch.through)
 
-    def _unobserved(self, window: Window) -> None:
-        """Record a range as unobserved, and count the seconds that were not yet recorded."""
+    def _record_unobserved(self, window: Window) -> None:
+        """Record a range as unobserved, and count the seconds that no earlier range contains."""
         source = self._transaction.source
         before = _covered(source.unobserved)
         source.unobserved = merged([*source.unobserved, (window.start, window.end)])
@@ -314,8 +324,10 @@ class BatchWriter:
             source.count(UNOBSERVED, amount=seconds)
 
     def expire(self, row: StoredRun) -> None:
-        """Expire an active run as `unknown`. Durations, last-run gauges and the streak do not change."""
-        # A run of an excluded job is no longer followed and is not counted.
+        """Expire an active run as `unknown`. Durations, last-run gauges and the streak do not change.
+
+        A run of an excluded job is not counted.
+        """
         state = self._transaction.job(row.job)
         wanted = self._rules.wants(label_of(state.job))
         if wanted:
@@ -324,7 +336,7 @@ class BatchWriter:
             run, mark = row.run, CountState.BASELINE
         self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._poll.now)
         if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
-            return  # the job is excluded, or the run's completion is already counted
+            return  # the run's completion is already counted, or must not count
         self.jobs.restart_grace(state)
         counters.count_expired(self._room.target(state))
         self.stats.results[Result.UNKNOWN] += 1

@@ -160,7 +160,7 @@ class Ledger(Journal):
             writer = self._writer(transaction)
             writer.jobs.apply_filter()
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
-            writer.batch(batch, self.rows(source, ids))
+            writer.apply_batch(batch, self.rows(source, ids))
             writer.count_stats()
             if transaction.can_be_deferred and batch.exists and batch.scope in transaction.base.scopes:
                 self._drafts[source] = transaction

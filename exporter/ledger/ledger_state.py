@@ -1,4 +1,4 @@
-"""The committed records in memory, and indices to find them."""
+"""The committed records in memory, and indexes to find them."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,7 +8,17 @@ from exporter.ledger.open_runs import OpenRuns
 
 
 class LedgerState:
-    """The committed records. They are replaced, never changed."""
+    """The committed records. They are replaced, never changed.
+
+    Attributes:
+        jobs: All jobs by key.
+        by_id: Keys of jobs by source and the vendor's ID.
+        names: Keys of jobs by source, project and name, which are the labels of their series.
+        folded: Keys of each source's folded jobs, oldest first.
+        series: Number of series of `max_series` that each job uses.
+        steps: Number of step names that each job has.
+        first_keys: First job key of each source; empty if one process creates all keys.
+    """
 
     def __init__(self) -> None:
         self.sources: dict[str, SourceState] = {}
@@ -22,7 +32,6 @@ class LedgerState:
         self.exporter = Counted()
         self.open_runs = OpenRuns()
         self.first_keys: Mapping[str, int] = {}
-        """First job key of each source; empty if one process creates all keys."""
         self._next_key = 1
         self._next_keys: dict[str, int] = {}
         self.folded: defaultdict[str, dict[int, None]] = defaultdict(dict)
@@ -74,7 +83,7 @@ class LedgerState:
         self.steps[key] = steps
 
     def _unlink(self, key: int) -> None:
-        """Remove a job from the indices whose keys can change."""
+        """Remove a job from the indexes whose keys can change."""
         job = self.jobs.get(key)
         if job is None:
             return

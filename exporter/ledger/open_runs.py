@@ -13,7 +13,7 @@ Key = TypeVar("Key")
 
 
 class OpenRuns:
-    """Active runs by ID. A run belongs to one job, but may move to another job while it is active."""
+    """The active runs of all sources. A run may move to another job while it is active."""
 
     def __init__(self) -> None:
         self._by_source: dict[str, Runs] = {}
@@ -36,7 +36,7 @@ class OpenRuns:
         return changed
 
     def drop(self, source: str, run_id: str) -> set[int]:
-        """Remove a run that is no longer active. Return the key of its job, or nothing if the run was unknown."""
+        """Remove a run that is no longer active. Return the key of its job; an empty set if the run was unknown."""
         run = self._by_source.get(source, {}).pop(run_id, None)
         if run is None:
             return set()
@@ -63,7 +63,7 @@ class OpenRuns:
         return self._ordered[source]
 
     def overdue(self, source: str, due: Iterable[str], now: float, grace: float) -> list[str]:
-        """Return the runs of `due` that have been due to expire for at least `grace` seconds, in this process."""
+        """Return the runs that are `due` to expire now and were already due `grace` seconds ago in this process."""
         before = self._due_since.get(source, {})
         # After the clock was set back, the grace period starts again.
         self._due_since[source] = {run_id: min(before.get(run_id, now), now) for run_id in due}
@@ -73,13 +73,9 @@ class OpenRuns:
         """Return whether a job has active runs."""
         return job in self._by_job
 
-    def snapshot(self) -> dict[str, list[OpenRun]]:
-        """Return all active runs by source. A dict is copied in one step of the interpreter, so no lock is needed."""
-        return {name: list(runs.values()) for name, runs in list(self._by_source.items())}
-
 
 def as_open(row: StoredRun, job: JobState) -> OpenRun:
-    """Return a row as an active run."""
+    """Return the active run of a row."""
     run = row.run
     return OpenRun(
         run_id=run.run_id,

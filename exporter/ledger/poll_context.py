@@ -1,4 +1,4 @@
-"""Context of a write to the ledger."""
+"""The context of a write to the ledger: its time, and the poll to which it belongs."""
 
 import msgspec
 
@@ -6,13 +6,13 @@ from exporter.errors import StateError
 
 
 class PollContext(msgspec.Struct, frozen=True, kw_only=True):
-    """Context of a write to the ledger.
+    """The context of a write to the ledger.
 
     Attributes:
         now: The current time, by the API's clock.
         started: When the poll started.
         behind: Seconds by which the API's clock is behind the local one; 0 if it is not.
-        load: Number of loads of the source's records when the poll started; None outside of a poll.
+        load: How often the source's records had been loaded when the poll started; None outside of a poll.
         starting: Whether no poll of the source has been complete since its records were loaded.
     """
 
@@ -28,6 +28,6 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
         return cls(now=now, started=now)
 
     def require_load(self, load: int) -> None:
-        """Raise StateError if records were loaded again since the poll started: it was based on the old ones."""
+        """Raise StateError if the source's records were loaded again after the poll started with the old ones."""
         if self.load not in {None, load}:
             raise StateError("records were loaded again during the poll; the next poll continues from them")

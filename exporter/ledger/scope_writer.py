@@ -1,4 +1,4 @@
-"""Applies the scopes of batches, and the jobs in these scopes, to a transaction."""
+"""Applies the scope of a batch, and the list of the scope's jobs, to a transaction."""
 
 from collections.abc import Callable
 
@@ -19,8 +19,8 @@ class ScopeWriter:
         self._jobs = jobs
         self._is_busy = is_busy
 
-    def open(self, batch: Batch) -> ScopeState:
-        """Return the scope's record. A scope that becomes readable for the first time gets its own baseline."""
+    def open_scope(self, batch: Batch) -> ScopeState:
+        """Return a copy of the scope's record. A scope that is readable for the first time gets its own baseline."""
         source = self._transaction.source
         known = source.scopes.get(batch.scope)
         if known is None:
@@ -36,13 +36,13 @@ class ScopeWriter:
         return known
 
     def _first_baseline(self, batch: Batch) -> float:
-        """Return the baseline of a new scope: the source's baseline, or the time of the last list without the scope."""
+        """Return a new scope's baseline: the time of the last list, which lacked it, or else the source's baseline."""
         source = self._transaction.source
         if batch.listing is not None and source.listed is not None:
             return source.listed
         return self._transaction.poll.started if source.baseline is None else source.baseline
 
-    def end(self, batch: Batch) -> None:
+    def end_scope(self, batch: Batch) -> None:
         """End the series of a deleted scope's jobs, and drop the scope, once it has been missing for MISSING_GRACE."""
         now = self._transaction.poll.now
         if batch.scope in self._transaction.source.scopes:

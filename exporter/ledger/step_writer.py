@@ -21,7 +21,7 @@ MAX_STEP_BACKOFF = 3600.0
 
 
 class StepWriter:
-    """Adds steps to one transaction."""
+    """Applies the steps of completed runs to one transaction."""
 
     def __init__(self, transaction: Transaction, room: SeriesRoom) -> None:
         self._transaction = transaction
@@ -30,7 +30,7 @@ class StepWriter:
         self._poll = transaction.poll
 
     def count(self, row: StoredRun, steps: Sequence[Step]) -> None:
-        """Count the steps of a completed run, unless one is still active and can be requested again."""
+        """Count the steps of a completed run. If one is still active, request them again, at most STEP_TRIES times."""
         if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
             self.failed(msgspec.structs.replace(row, asked=row.asked + 1))
             return
@@ -44,15 +44,16 @@ class StepWriter:
             for label in labels.values():
                 counters.seed_step(target, label)
         latest.note_steps(state, row.run, steps, row.seen)
+        results = [[clean(step.name), step.result, step.duration] for step in steps]
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row,
             steps=StepState.COUNTED,
             due=None,
-            step_results=msgspec.json.encode([[clean(s.name), s.result, s.duration] for s in steps]).decode(),
+            step_results=msgspec.json.encode(results).decode(),
         )
 
     def missing(self, row: StoredRun) -> None:
-        """Record that the API does not have a run's steps. They are requested again, or lost if the run is old."""
+        """Record that the API does not have a run's steps. Those of an old run are lost; others are requested again."""
         too_old = row.origin < self._poll.now - self._rules.reach
         if not too_old and row.asked + 1 < STEP_TRIES:
             self.failed(msgspec.structs.replace(row, asked=row.asked + 1))
@@ -62,8 +63,8 @@ class StepWriter:
             self._transaction.source.count(STEPS_LOST)
 
     def failed(self, row: StoredRun) -> None:
-        """Record that a request for a run's steps failed. They are requested again until it succeeds."""
-        # The wait counts from the start of this poll, because the next poll may start less than one interval from now.
+        """Record that a request for a run's steps failed. It is repeated until it succeeds, less and less often."""
+        # The wait begins at the start of the poll, because the next poll may start less than one interval from now.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row, tries=row.tries + 1, due=self._poll.started + wait

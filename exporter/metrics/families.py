@@ -1,7 +1,7 @@
 """The table of all metric families: of jobs, of sources, of the exporter and of its process.
 
-The row of a gauge has a function that returns its samples from a view. The row of a counter or histogram has none,
-because records store its series under its name. So a new counter needs only a new row here.
+The row of a gauge has a function that computes its value, or its labeled samples, from a view. The row of a counter or
+histogram has none, because records store its series under its name. So a new counter needs only a new row here.
 """
 
 from exporter.errors import REASONS
@@ -14,8 +14,8 @@ from exporter.metrics.family import (
     exporter_gauge,
     gauge,
     histogram,
+    labeled_gauge,
     process_row,
-    replica_row,
     request_row,
     source_counter,
     source_gauge,
@@ -31,22 +31,17 @@ from exporter.metrics.samples import (
     learned_expectations,
     objective_jobs,
     of_last_run,
-    of_rate_limit,
     oldest_active_starts,
-    once_known,
     owned_sources,
     ownership_changes,
     scopes,
     served_series,
-    single,
     source_info,
 )
 from exporter.model import Disposition
 
 # All values of a bounded label are seeded, so that `increase()` sees the first error.
 OUTCOMES = ("success", "partial", "error", "skipped")
-NO_LABEL = ("",)
-"""The seed of a family without labels of its own."""
 REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DELAY_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
 
@@ -82,14 +77,14 @@ FAMILIES: tuple[Family, ...] = (
     counter(RETRIED, "Attempts beyond the first, added when a run completes."),
     counter(RECOVERED, "Runs that succeeded after a failed attempt."),
     counter(ERRORS, "Failed runs by type of error.", "error_type"),
-    gauge("jobrun_active_runs", "Active runs by state.", active_runs, "state"),
-    gauge(
+    labeled_gauge("jobrun_active_runs", "Active runs by state.", active_runs, "state"),
+    labeled_gauge(
         "jobrun_oldest_active_run_start_timestamp_seconds",
         "Earliest start of the active runs.",
         oldest_active_starts,
         "state",
     ),
-    gauge(
+    labeled_gauge(
         "jobrun_last_run_status",
         "1 for the result of the run that completed last, 0 for the others; unchanged while a new run is active.",
         last_run_status,
@@ -111,24 +106,24 @@ FAMILIES: tuple[Family, ...] = (
     gauge(
         "jobrun_last_success_timestamp_seconds",
         "End of the last run that succeeded.",
-        single(lambda view: view.state.last_success),
+        lambda view: view.state.last_success,
     ),
     gauge(
         "jobrun_last_failure_timestamp_seconds",
         "End of the last run that failed.",
-        single(lambda view: None if view.state.last_failure is None else view.state.last_failure.end),
+        lambda view: None if view.state.last_failure is None else view.state.last_failure.end,
     ),
     gauge(
         "jobrun_consecutive_failures",
         "Failed runs since the last success; canceled, skipped and unknown ones change nothing.",
-        single(lambda view: view.state.streak),
+        lambda view: view.state.streak,
     ),
     gauge(
         "jobrun_failing_since_timestamp_seconds",
         "End of the first failure since the last success; absent while the job does not fail.",
-        single(lambda view: view.state.failing_since),
+        lambda view: view.state.failing_since,
     ),
-    gauge(
+    labeled_gauge(
         "jobrun_last_failed_run_info",
         "The last run that failed; one series per job.",
         last_failed_run,
@@ -141,38 +136,38 @@ FAMILIES: tuple[Family, ...] = (
         "step_name",
     ),
     histogram(STEP_DURATION, "How long steps took, from start to end.", "step_name"),
-    gauge(
+    labeled_gauge(
         "jobrun_last_run_steps", "Steps of the latest run whose steps are known, by result.", last_run_steps, "result"
     ),
-    gauge(
+    labeled_gauge(
         "jobrun_job_info",
         "Details of the job as labels, including the labels of its objective; one series per job.",
         job_info,
         *("job_id", "schedule", "team", "page", "stop_cause", "url"),
         more_labels=configured_labels,
     ),
-    gauge("jobrun_job_enabled", "Whether the job may run.", single(lambda view: view.state.job.enabled)),
+    gauge("jobrun_job_enabled", "Whether the job may run.", lambda view: view.state.job.enabled),
     gauge(
         "jobrun_job_discovered_timestamp_seconds",
         "When the exporter first saw the job.",
-        single(lambda view: view.state.discovered),
+        lambda view: view.state.discovered,
     ),
     gauge(
         "jobrun_job_next_run_expected_timestamp_seconds",
         "When the next run should start, by the schedule or else as learned; absent if unknown.",
-        single(lambda view: view.next_expected),
+        lambda view: view.next_expected,
     ),
     gauge(
         "jobrun_job_freshness_objective_seconds",
         "Maximum age of the last success, as configured or else as learned.",
-        single(lambda view: view.freshness),
+        lambda view: view.freshness,
     ),
     gauge(
         "jobrun_job_duration_budget_seconds",
         "Maximum duration of a run, as configured or else as learned.",
-        single(lambda view: view.duration_budget),
+        lambda view: view.duration_budget,
     ),
-    gauge(
+    labeled_gauge(
         "jobrun_job_expectation_learned",
         "1 for next_run, freshness or duration_budget if it is learned from past runs; else absent.",
         learned_expectations,
@@ -182,12 +177,12 @@ FAMILIES: tuple[Family, ...] = (
     gauge(
         "jobrun_job_schedule_unparsed",
         "1 if the job's schedule is not valid, so that its next run is learned; else absent.",
-        single(lambda view: 1 if view.unparsed else None),
+        lambda view: 1 if view.unparsed else None,
     ),
     gauge(
         "jobrun_job_failures_to_page",
         "Consecutive failures after which the job pages: failures_to_page of its objective.",
-        single(lambda view: view.failures_to_page),
+        lambda view: view.failures_to_page,
         stability=Stability.EXPERIMENTAL,
     ),
     source_counter(
@@ -210,46 +205,53 @@ FAMILIES: tuple[Family, ...] = (
         "reason",
         level=Level.EXPORTER,
     ),
-    source_gauge(
-        "jobrun_source_up", "Whether the last poll read every readable scope.", single(lambda view: view.status.up)
+    source_gauge("jobrun_source_up", "Whether the last poll read every readable scope.", lambda view: view.status.up),
+    labeled_gauge(
+        "jobrun_source_info",
+        "Provider and API of a source, as labels.",
+        source_info,
+        "provider",
+        "api_url",
+        level=Level.SOURCE,
     ),
-    source_gauge("jobrun_source_info", "Provider and API of a source, as labels.", source_info, "provider", "api_url"),
-    source_gauge("jobrun_source_scopes", "Scopes by whether the credential may read them.", scopes, "state"),
-    source_gauge("jobrun_source_jobs", "Jobs known of a source.", once_known(lambda view: view.jobs)),
+    labeled_gauge(
+        "jobrun_source_scopes", "Scopes by whether the credential may read them.", scopes, "state", level=Level.SOURCE
+    ),
+    source_gauge("jobrun_source_jobs", "Jobs known of a source.", lambda view: view.jobs if view.known else None),
     source_gauge(
         "jobrun_source_watermark_timestamp_seconds",
         "All completed runs up to this time are counted.",
-        once_known(lambda view: view.watermark),
+        lambda view: view.watermark if view.known else None,
     ),
     source_gauge(
         "jobrun_source_last_poll_timestamp_seconds",
         "When the last poll ended, whatever its outcome.",
-        single(lambda view: view.status.last_poll),
+        lambda view: view.status.last_poll,
     ),
     source_gauge(
         "jobrun_source_last_success_timestamp_seconds",
         "When the last successful poll ended.",
-        single(lambda view: view.status.last_success),
+        lambda view: view.status.last_success,
     ),
     source_gauge(
         "jobrun_source_last_poll_duration_seconds",
         "How long the last poll took.",
-        single(lambda view: view.status.last_poll_duration),
+        lambda view: view.status.last_poll_duration,
     ),
     source_gauge(
         "jobrun_source_poll_interval_seconds",
         "Current interval between polls, which is longer while polls fail.",
-        single(lambda view: view.interval),
+        lambda view: view.interval,
     ),
     source_gauge(
         "jobrun_source_credential_expiry_timestamp_seconds",
         "When the credential in use expires.",
-        single(lambda view: view.status.credential_expiry),
+        lambda view: view.status.credential_expiry,
     ),
     source_gauge(
         "jobrun_source_step_fetches_pending",
         "Completed runs whose steps have yet to be fetched.",
-        single(lambda view: view.status.pending_steps),
+        lambda view: view.status.pending_steps,
     ),
     source_counter(POLLS, "Polls by outcome.", "outcome", zero_first=False, seeds=OUTCOMES),
     source_counter(POLL_ERRORS, "Errors of polls by reason.", "reason", zero_first=False, seeds=REASONS),
@@ -270,92 +272,101 @@ FAMILIES: tuple[Family, ...] = (
     source_gauge(
         "jobrun_source_rate_limit_limit_requests",
         "The API's tightest rate limit.",
-        of_rate_limit(lambda known: known.limit),
+        lambda view: view.status.rate_limit.limit,
     ),
     source_gauge(
         "jobrun_source_rate_limit_remaining_requests",
         "Remaining requests of the API's tightest rate limit.",
-        of_rate_limit(lambda known: known.remaining),
+        lambda view: view.status.rate_limit.remaining,
     ),
     source_gauge(
         "jobrun_source_rate_limit_reset_timestamp_seconds",
         "When the API's tightest rate limit resets.",
-        of_rate_limit(lambda known: known.reset),
+        lambda view: view.status.rate_limit.reset,
     ),
-    source_counter(MISSED_POLLS, "Polls that came due while one was running.", zero_first=False, seeds=NO_LABEL),
+    source_counter(MISSED_POLLS, "Polls that came due while one was running.", zero_first=False, seeds=("",)),
     source_gauge(
-        "jobrun_exporter_tracked_runs", "Active runs of a source.", once_known(lambda view: len(view.open_runs))
+        "jobrun_exporter_tracked_runs",
+        "Active runs of a source.",
+        lambda view: len(view.open_runs) if view.known else None,
     ),
     exporter_gauge(
         "jobrun_exporter_state_last_commit_timestamp_seconds",
         "When the state was last written.",
-        single(lambda view: view.last_commit),
+        lambda view: view.last_commit,
     ),
     exporter_gauge(
-        "jobrun_exporter_state_size_bytes", "Size of the state on disk.", single(lambda view: view.state_size or None)
+        "jobrun_exporter_state_size_bytes", "Size of the state on disk.", lambda view: view.state_size or None
     ),
-    exporter_gauge(
+    labeled_gauge(
         "jobrun_objective_jobs",
         "Jobs that an objective applies to; the label is its index in the config, from 0.",
         objective_jobs,
         "objective",
+        level=Level.EXPORTER,
     ),
-    exporter_gauge("jobrun_exporter_series", "Series served, by metric family.", served_series, "family"),
+    labeled_gauge(
+        "jobrun_exporter_series", "Series served, by metric family.", served_series, "family", level=Level.EXPORTER
+    ),
     exporter_gauge(
         "jobrun_exporter_series_limit",
         "The configured limit of series of jobs, metrics.max_series.",
-        single(lambda view: view.series_limit),
+        lambda view: view.series_limit,
     ),
-    process_row(
+    labeled_gauge(
         "jobrun_exporter_build_info",
-        Kind.GAUGE,
         "Version, as labels.",
         build_info,
         *("version", "revision", "python_version"),
+        level=Level.PROCESS,
     ),
     process_row(
         "jobrun_exporter_config_last_reload_successful",
         Kind.GAUGE,
         "Whether the last reload of the config was applied.",
-        single(lambda view: None if view.reload is None else view.reload.successful),
+        lambda view: None if view.reload is None else view.reload.successful,
     ),
     process_row(
         "jobrun_exporter_config_last_reload_success_timestamp_seconds",
         Kind.GAUGE,
         "When a config was last applied.",
-        single(lambda view: None if view.reload is None else view.reload.applied),
+        lambda view: None if view.reload is None else view.reload.applied,
     ),
     process_row(
         "jobrun_exporter_state_commit_errors_total",
         Kind.COUNTER,
         "Failed writes of the state.",
-        single(lambda view: view.commit_errors),
+        lambda view: view.commit_errors,
     ),
-    replica_row(
+    process_row(
         "jobrun_exporter_replicas",
         Kind.GAUGE,
         "Replicas that share the state, as this one sees it; absent if the state is not shared.",
-        single(lambda view: None if view.ownership is None else view.ownership.replicas),
+        lambda view: None if view.ownership is None else view.ownership.replicas,
+        stability=Stability.EXPERIMENTAL,
     ),
-    replica_row(
+    labeled_gauge(
         "jobrun_source_owner_info",
-        Kind.GAUGE,
         "1 for each source that this replica polls.",
         owned_sources,
         *("source", "replica"),
+        level=Level.PROCESS,
+        stability=Stability.EXPERIMENTAL,
     ),
-    replica_row(
+    counter(
         "jobrun_source_ownership_changes_total",
-        Kind.COUNTER,
         "How often this replica took over a source.",
-        ownership_changes,
         "source",
+        level=Level.PROCESS,
+        samples=ownership_changes,
+        stability=Stability.EXPERIMENTAL,
     ),
-    replica_row(
+    process_row(
         "jobrun_exporter_lease_lost_total",
         Kind.COUNTER,
         "Sources that this replica lost without having handed them back.",
-        single(lambda view: None if view.ownership is None else view.ownership.lost),
+        lambda view: None if view.ownership is None else view.ownership.lost,
+        stability=Stability.EXPERIMENTAL,
     ),
 )
 

@@ -1,4 +1,4 @@
-"""One row of the table of metric families, and a function per level that returns a row."""
+"""A row of the table of metric families, and functions that return rows."""
 
 import enum
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.metrics.samples import Row
+from exporter.metrics.samples import Row, View, single
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView
 from exporter.snapshot.source import SourceView
@@ -30,7 +30,7 @@ class Level(enum.StrEnum):
 
 
 class Stability(enum.StrEnum):
-    """The promise to users about a family; docs/metrics.md explains the values."""
+    """How stable a family is for its users; docs/metrics.md explains the values."""
 
     STABLE = "stable"
     EXPERIMENTAL = "experimental"
@@ -51,9 +51,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         labels: Labels in addition to those of the level.
         level: Owner of the series.
         samples: Returns a gauge's samples from a view of its level; None for counters and histograms.
-        stability: The promise to users.
+        stability: How stable the family is.
         zero_first: Whether a new series is exposed as 0 until a scrape has read the 0.
-        seeds: Values of the only label whose series exist from the start.
+        seeds: Label values of the series that exist from the start; "" for a family without labels.
         buckets: Bounds of a histogram, if they are not configurable.
         more_labels: Returns the names of further labels, which depend on the job's view.
     """
@@ -63,7 +63,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     help: str
     labels: tuple[str, ...] = ()
     level: Level = Level.JOB
-    # The level of a row decides which view its function gets.
+    # Any, because the level decides which view the function gets.
     samples: Callable[[Any], Iterable[Row]] | None = None
     stability: Stability = Stability.STABLE
     zero_first: bool = True
@@ -72,7 +72,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     more_labels: Callable[[JobView], tuple[str, ...]] | None = None
 
     def labels_of(self, view: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
-        """Return the labels of an owner's series in addition to those of its level."""
+        """Return the names of the labels that the series of a view have in addition to those of the level."""
         return self.labels if self.more_labels is None else self.labels + self.more_labels(view)
 
     @property
@@ -82,51 +82,57 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def counter(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # the fields of a row
-    """Return the row of a counter of jobs."""
+    """Return the row of a counter."""
     return Family(name=name, kind=Kind.COUNTER, help=text, labels=labels, **more)
 
 
 def histogram(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
-    """Return the row of a histogram of jobs."""
+    """Return the row of a histogram."""
     return Family(name=name, kind=Kind.HISTOGRAM, help=text, labels=labels, **more)
 
 
-def gauge(name: str, text: str, samples: Callable[[JobView], Iterable[Row]], *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
-    """Return the row of a gauge of jobs."""
+def labeled_gauge(
+    name: str,
+    text: str,
+    samples: Callable[[View], Iterable[Row]],
+    *labels: str,
+    **more: Any,  # noqa: ANN401  # as above
+) -> Family:
+    """Return the row of a gauge with labels of its own. `samples`: returns its samples from a view of its level."""
     return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, samples=samples, **more)
+
+
+def gauge(name: str, text: str, value: Callable[[JobView], float | None], **more: Any) -> Family:  # noqa: ANN401  # as above
+    """Return the row of a gauge of jobs. The gauge is absent while its value is None."""
+    return Family(name=name, kind=Kind.GAUGE, help=text, samples=single(value), **more)
 
 
 def source_counter(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
     """Return the row of a counter of sources."""
-    return Family(name=name, kind=Kind.COUNTER, help=text, labels=labels, level=Level.SOURCE, **more)
+    return counter(name, text, *labels, level=Level.SOURCE, **more)
 
 
-def source_gauge(name: str, text: str, samples: Callable[[SourceView], Iterable[Row]], *labels: str) -> Family:
+def source_gauge(name: str, text: str, value: Callable[[SourceView], float | None]) -> Family:
     """Return the row of a gauge of sources."""
-    return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.SOURCE, samples=samples)
+    return Family(name=name, kind=Kind.GAUGE, help=text, level=Level.SOURCE, samples=single(value))
 
 
-def exporter_gauge(name: str, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str) -> Family:
+def exporter_gauge(name: str, text: str, value: Callable[[ExporterView], float | None]) -> Family:
     """Return the row of a gauge of the exporter."""
-    return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.EXPORTER, samples=samples)
+    return Family(name=name, kind=Kind.GAUGE, help=text, level=Level.EXPORTER, samples=single(value))
 
 
-# The process has no view of its own, so its rows use the exporter's view.
 def process_row(
-    name: str, kind: Kind, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str
+    name: str,
+    kind: Kind,
+    text: str,
+    value: Callable[[ExporterView], float | None],
+    stability: Stability = Stability.STABLE,
 ) -> Family:
-    """Return a row about this process."""
-    return Family(name=name, kind=kind, help=text, labels=labels, level=Level.PROCESS, samples=samples)
-
-
-def replica_row(
-    name: str, kind: Kind, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str
-) -> Family:
-    """Return a row about this process as one of many replicas."""
-    row = process_row(name, kind, text, samples, *labels)
-    return msgspec.structs.replace(row, stability=Stability.EXPERIMENTAL)
+    """Return the row of a counter or gauge of this process, which has no view but the exporter's."""
+    return Family(name=name, kind=kind, help=text, level=Level.PROCESS, samples=single(value), stability=stability)
 
 
 def request_row(name: str, kind: Kind, text: str, *labels: str, buckets: tuple[float, ...] = ()) -> Family:
-    """Return a row about the requests that this process sends for a source."""
+    """Return the row of a counter or histogram of the requests that this process sends for a source."""
     return Family(name=name, kind=kind, help=text, labels=("source", *labels), level=Level.PROCESS, buckets=buckets)

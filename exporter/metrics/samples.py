@@ -1,14 +1,14 @@
-"""Samples of gauges: pure functions from a view to rows.
+"""Samples of labeled gauges: pure functions of a view.
 
-A row has the values of the gauge's own labels, without the labels of its job or source, and the value of the sample. An
-unknown value has no row.
+A row has the label values of a sample, without those of its job or source, and the sample's value. Unknown values have
+no row.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from exporter.counting.labels import clean, clean_url
-from exporter.counting.records import LastRun, RateLimit
+from exporter.counting.records import LastRun
 from exporter.model import Result, State
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView
@@ -23,7 +23,7 @@ RESULTS = tuple((result, (result.value,)) for result in Result)
 
 
 def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[Row]]:
-    """Return the samples function of a gauge without labels of its own. The gauge is absent while `value` is None."""
+    """Return a function that returns the only sample of a gauge, or none while the value is None."""
 
     def rows(view: View) -> Iterable[Row]:
         number = value(view)
@@ -35,9 +35,9 @@ def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[R
 # --- jobs ---
 
 
-def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView], Iterable[Row]]:
-    """Return the samples function of a gauge that shows a value of the run that completed last."""
-    return single(lambda view: None if view.state.last_run is None else value(view.state.last_run))
+def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView], float | None]:
+    """Return a function that returns a value of the run that completed last; None if there is none."""
+    return lambda view: None if view.state.last_run is None else value(view.state.last_run)
 
 
 def active_runs(view: JobView) -> Iterator[Row]:
@@ -97,16 +97,6 @@ def learned_expectations(view: JobView) -> Iterator[Row]:
 
 
 # --- sources ---
-
-
-def once_known(value: Callable[[SourceView], float | None]) -> Callable[[SourceView], Iterable[Row]]:
-    """Return the samples function of a gauge that is absent before the first poll, when 0 would be wrong."""
-    return single(lambda view: value(view) if view.known else None)
-
-
-def of_rate_limit(value: Callable[[RateLimit], float | None]) -> Callable[[SourceView], Iterable[Row]]:
-    """Return the samples function of a gauge of the rate limit that the API last reported."""
-    return single(lambda view: value(view.status.rate_limit))
 
 
 def source_info(view: SourceView) -> Iterator[Row]:
