@@ -4,6 +4,7 @@ text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► 
 """
 
 import difflib
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -97,6 +98,9 @@ class Objective(Section):
             yield invalid("needs a schedule", "timezone")
         elif values.get("timezone") and "TZ=" in str(values.get("schedule")):
             yield invalid("give either timezone or TZ= in the schedule, not both", "timezone")
+
+DATABASE_PASSWORDS = re.compile(r"://[^:@/]*:([^@/]*)@|[?&](?:ssl)?password=([^&]*)")
+"""Passwords in the URL of a database. Unlike `urlsplit` it accepts everything that the driver accepts."""
 
 
 class StateSettings(Section):
@@ -290,6 +294,8 @@ def schema(known: KnownNames) -> dict[str, Any]:
 
 def secrets(config: Config) -> list[Secret]:
     """Return all secrets in the config, including the passwords in its URLs."""
-    urls = [*(source.proxy_url for source in config.sources), config.state.database() or ""]
-    passwords = [password for url in urls if (password := urlsplit(url).password)]
+    found = [urlsplit(source.proxy_url).password for source in config.sources]
+    for groups in DATABASE_PASSWORDS.findall(config.state.database() or ""):
+        found += groups
+    passwords = [password for password in found if password]
     return [*config.secrets(), *map(Secret, sorted({*passwords, *map(unquote, passwords)}))]

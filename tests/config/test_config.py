@@ -346,6 +346,22 @@ def test_all_secrets_are_listed_including_a_proxy_password():
     assert {"k", "p%40w", "p@w"} <= listed
 
 
+@pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        ("postgresql://u:p[x]%40@h/db", "p[x]@"),
+        ("postgresql://u:p?#x@h/db", "p?#x"),
+        ("postgresql://u:pw@[::1]:1,[::2]:2/db", "pw"),
+        ("postgresql://u@h/db?sslmode=require&password=a@b", "a@b"),
+        ("postgresql://u@h/db?sslpassword=key&passfile=x", "key"),
+    ],
+)
+def test_each_password_that_the_driver_reads_from_the_url_of_the_state_is_listed(url, password):
+    config = config_of(rest=f"state: {{url: '{url}'}}")
+
+    assert password in {secret.reveal() for secret in secrets(config)}
+
+
 @pytest.mark.parametrize(("mark", "code"), [("#", "%23"), ("?", "%3F"), ("/", "%2F")])
 def test_a_character_to_encode_in_a_proxy_password_is_named(mark, code):
     with pytest.raises(ConfigError, match=f"proxy_url: has a \\{mark} in its user or password: write it as {code}"):
