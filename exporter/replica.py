@@ -12,6 +12,7 @@ import structlog
 from exporter.counting.records import SourceState
 from exporter.errors import StateError
 from exporter.ledger.exposing import expose_sources
+from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
@@ -33,6 +34,12 @@ CLOCK_DIFFERENCE = 60.0
 
 MAX_PAGES = 1000
 """Maximum number of pages whose versions are remembered until a scrape has read them."""
+
+FAILED = {
+    SupersededError: "polls ended: replicas of a newer version have taken over",
+    IdentityError: "no more sources are taken: the state and the config differ",
+}
+"""Log messages of errors that waiting does not cure."""
 
 Group = frozenset[str]
 
@@ -89,6 +96,7 @@ class Replica:
         self._last_beat = float("-inf")
         self._confirmed = float("-inf")
         self._error = "the state was not read yet"
+        self._failing: type[StateError] | None = None
         # Versions that scrapes have read, what the last page was rendered from, and its generation.
         self._served: dict[str, int] = {}
         self._rendered: tuple[dict[str, int], object, int, object, int] = ({}, None, 0, None, 0)
@@ -151,14 +159,17 @@ class Replica:
         started = self._boottime()
         try:
             self._tick(started)
-        except SupersededError as error:
-            if self._error != str(error):
-                self._log.error("polls ended: replicas of a newer version have taken over", error=str(error))
-            self._confirmed, self._error = float("-inf"), str(error)
-            self._end_lost()
         except StateError as error:
-            self._error = str(error)
+            if type(error) is not self._failing:
+                self._log.error(FAILED.get(type(error), "state cannot be read"), error=str(error))
+            self._failing, self._error = type(error), str(error)
+            if isinstance(error, SupersededError):
+                self._confirmed = float("-inf")
             self._end_lost()
+        else:
+            if self._failing is not None:
+                self._log.info("state can be read again")
+            self._failing = None
 
     def _tick(self, started: float) -> None:
         self._ledger.load()
@@ -173,6 +184,7 @@ class Replica:
         self._steps_rewound = frozenset(name for name, row in rows.items() if row.steps_rewound)
         self._went_back |= {name for name, row in rows.items() if not row.history}
         self._load_changes(rows)
+        self._ledger.check()
         self._mark_rewound()
         self._leases.trust(doubtful - self._rewound)
         self._take(rows)

@@ -99,6 +99,7 @@ class Objective(Section):
         elif values.get("timezone") and "TZ=" in str(values.get("schedule")):
             yield invalid("give either timezone or TZ= in the schedule, not both", "timezone")
 
+
 DATABASE_PASSWORDS = re.compile(r"://[^:@/]*:([^@/]*)@|[?&](?:ssl)?password=([^&]*)")
 """Passwords in the URL of a database. Unlike `urlsplit` it accepts everything that the driver accepts."""
 

@@ -218,10 +218,10 @@ class Journal:
             self.everything_changed = True
             self._limit_step_histograms()
 
-    def check(self, rules: Mapping[str, SourceRules]) -> None:
-        """Raise IdentityError if the state contains another API under a source's name."""
+    def check(self, rules: Mapping[str, SourceRules] | None = None) -> None:
+        """Raise IdentityError if the state contains another API under a source's name. `rules`: default: the active."""
         with self.lock:
-            _check_identities(self.committed.sources.values(), rules)
+            _check_identities(self.committed.sources.values(), self.rules if rules is None else rules)
 
     def _apply_rules(self, name: str, rules: SourceRules) -> None:
         """Apply the rules of a source. A new source gets an empty record, which its first batch writes."""
@@ -284,6 +284,8 @@ class Journal:
 
     def _transaction(self, source: str, poll: PollContext) -> Transaction:
         self.load()
+        # A replica with another config may have polled another API since this process began to poll.
+        _check_identities([self.committed.sources[source]], self.rules)
         poll.require_load(self._loads[source])
         poll = msgspec.structs.replace(poll, starting=source in self.starting)
         return Transaction(
@@ -390,7 +392,7 @@ def _check_identities(sources: Iterable[SourceState], rules: Mapping[str, Source
         if wanted is not None and known.baseline is not None and known.identity != wanted.identity:
             raise IdentityError(
                 f"source {known.name}: the state has the runs of {known.identity}, but the configuration names "
-                f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
+                f"{wanted.identity}; give the source a new name, or the exporter a new state"
             )
 
 

@@ -39,17 +39,18 @@ class LosingPool(Pool):
 class ReplicaLedger:
     """A ledger on the shared state, with leases of its own and a clock that is moved."""
 
-    def __init__(self, url, name, sources=("s", "other"), migrations=MIGRATIONS, steps="off"):
+    def __init__(self, url, name, sources=("s", "other"), *, migrations=MIGRATIONS, steps="off", api="api"):
         self.pool = LosingPool(url)
         self.time = 0.0
         self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
         self.store = PostgresStore(self.pool, self.leases, migrations=migrations)
-        self.leases.create((each, msgspec.json.encode(SourceState(name=each, identity="api"))) for each in sources)
+        self.leases.create((each, msgspec.json.encode(SourceState(name=each, identity=api))) for each in sources)
         loaded = self.store.load()
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
         self.ledger.load()
         counting = CountingRules(step_buckets=(10.0,))
-        self.ledger.configure({each: rules(name=each, steps=steps) for each in sources}, counting, "auto")
+        named = {each: rules(name=each, identity=api, steps=steps) for each in sources}
+        self.ledger.configure(named, counting, "auto")
         self.ledger.reload(sources)
 
     def take(self, *sources):
@@ -73,12 +74,12 @@ class ReplicaLedger:
 class Member:
     """A replica whose daemon does nothing, with a clock that is moved."""
 
-    def __init__(self, url, name, steps="off"):
-        self.parts = ReplicaLedger(url, name, steps=steps)
+    def __init__(self, url, name, steps="off", api="api"):
+        self.parts = ReplicaLedger(url, name, steps=steps, api=api)
         self.ledger, self.leases = self.parts.ledger, self.parts.leases
         handlers = Handlers(
             groups=lambda: [frozenset({"s"})],
-            identities=lambda: {"s": "api", "other": "api"},
+            identities=lambda: {"s": api, "other": api},
             taken=lambda _names: None,
             lost=lambda _names: None,
             is_idle=lambda _name: True,

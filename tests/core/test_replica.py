@@ -5,6 +5,7 @@ import time
 import msgspec
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from exporter.errors import StateError
 from exporter.ledger.exposing import expose
@@ -14,14 +15,15 @@ from exporter.metrics.families import COLD_STARTS, STEPS
 from exporter.model import Batch, Result, Step
 from exporter.state.postgres_schema import HISTORY
 from tests.core.replica_harness import FAMILY, Member, expire, rewind, saved
+from tests.e2e.processes import eventually
 
 
 @pytest.fixture
 def member(url):
     made = []
 
-    def make(name, steps="off"):
-        made.append(Member(url, name, steps))
+    def make(name, steps="off", api="api"):
+        made.append(Member(url, name, steps, api))
         return made[-1]
 
     yield make
@@ -281,3 +283,36 @@ def test_counters_stay_withheld_until_every_scope_was_read_again(member, admin):
         only.tick()
         only.tick()
         assert ("s" in only.replica.rewound) == withheld
+
+
+def test_a_replica_whose_config_names_another_api_neither_takes_nor_counts_the_source(member):
+    right, wrong = member("a"), member("b", api="another api")  # both start before the first poll
+    right.parts.poll("1")
+    right.replica.hand_back()
+    wrong.tick()
+    assert "the state has the runs of api, but the configuration names another api" in wrong.replica.stale()
+    wrong.tick()
+    assert wrong.leases.held == frozenset()
+    assert wrong.parts.take("s")
+    with pytest.raises(StateError, match="names another api"):
+        wrong.parts.poll("2")
+    wrong.leases.hand_back({"s"})
+    right.tick()
+    assert (right.leases.held, right.series().value) == ({"s"}, 1)
+
+
+def test_an_outage_of_the_database_is_logged_once_with_its_reason_and_once_when_it_is_over(
+    member, postgres_server, url
+):
+    only, name = member("a"), url.rpartition("/")[2]
+    with postgres_server.connect() as other, capture_logs() as logs:
+        other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        for _ in range(3):
+            only.tick()
+        other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        only.parts.pool.forget()
+        assert eventually(lambda: only.tick() or not only.replica.stale())
+    events = [entry["event"] for entry in logs if entry["event"].startswith("state")]
+    assert events == ["state cannot be read", "state can be read again"]
+    assert name in next(entry["error"] for entry in logs if "error" in entry)
