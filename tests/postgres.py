@@ -97,11 +97,11 @@ class Server:
     def connect(self, database: str = "postgres") -> psycopg.Connection:
         return psycopg.connect(self.url(database), autocommit=True)
 
-    def new_database(self) -> str:
+    def new_database(self, options: str = "") -> str:
         """Make a database; return its URL."""
         name = f"test_{next(self._databases)}"
         with self.connect() as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(f"CREATE DATABASE {name} {options}")
         return self.url(name)
 
 

@@ -36,7 +36,8 @@ SETTINGS = (
 A transaction that waits for a lock also holds the ledger's lock, so no page is rendered meanwhile.
 """
 
-WRITING = f"BEGIN; {SETTINGS}"
+# Roles and databases may have other defaults. With SERIALIZABLE, transactions of different sources could conflict.
+WRITING = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {SETTINGS}"
 READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS}"
 
 OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
@@ -44,8 +45,11 @@ OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # its callers report errors
 
 
-MIGRATING = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0"
-COPYING = MIGRATING.replace("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ")
+MIGRATING = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0; "
+    "SET LOCAL idle_in_transaction_session_timeout = 0"
+)
+COPYING = MIGRATING.replace("READ COMMITTED", "REPEATABLE READ")
 """Begin transactions that may take long, but do not wait long for locks."""
 
 
@@ -108,7 +112,9 @@ class Session:
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
         """Run a statement."""
-        cursor = self._connection.execute(query.replace("?", "%s").encode(), [*map(_to_postgres, values)] or None)
+        parameters = [*map(_to_postgres, values)] or None
+        # As text, a role's `extra_float_digits` would round times.
+        cursor = self._connection.execute(query.replace("?", "%s").encode(), parameters, binary=True)
         rows = [tuple(map(_from_postgres, row)) for row in cursor] if cursor.description else []
         return Found(rows, cursor.rowcount)
 
@@ -150,7 +156,7 @@ class Pool:
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             connection_class=_noting(self._failures),
-            kwargs={"autocommit": True, "prepare_threshold": None, **defaults(url)},
+            kwargs=parameters(url),
             min_size=1,
             max_size=8,
             timeout=3.0,
@@ -254,9 +260,9 @@ def _hosts(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, numbers[index] if index < len(numbers) else numbers[-1]) for index, name in enumerate(names)]
 
 
-def defaults(url: str) -> dict[str, Any]:
-    """Return default parameters for a URL: connect to the primary, and notice a dead network."""
-    wanted = {
+def parameters(url: str) -> dict[str, Any]:
+    """Return the driver's parameters for a URL: connect to the primary, and notice a dead network."""
+    defaults = {
         "target_session_attrs": "read-write",
         "connect_timeout": 3,
         "tcp_user_timeout": 8000,
@@ -265,4 +271,7 @@ def defaults(url: str) -> dict[str, Any]:
         "keepalives_count": 3,
         "application_name": "jobrun-exporter",
     }
-    return {name: value for name, value in wanted.items() if name not in conninfo_to_dict(url)}
+    given = conninfo_to_dict(url)
+    chosen = {name: value for name, value in defaults.items() if name not in given}
+    # Otherwise texts have the encoding of the database, the role or the environment, which may lack characters.
+    return {"autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8", **chosen}

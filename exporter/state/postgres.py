@@ -18,7 +18,7 @@ from exporter.state.lease_statements import REVOKE, SINCE, SIZE
 from exporter.state.leases import Leases, Written
 from exporter.state.lock import LockedStateError, RefusedStateError
 from exporter.state.opening import OpenedState
-from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, as_list
+from exporter.state.postgres_schema import ALL_TABLES, MIGRATIONS, NAMES, PUT_RUNS, as_list
 from exporter.state.schema import StoredRun, to_row
 from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.sql_runs import CorruptStateError
@@ -36,6 +36,12 @@ LIVING = f"""
 SELECT name FROM replicas WHERE seen > {SINCE}
 UNION SELECT holder FROM leases WHERE holder <> '' AND until > clock_timestamp() ORDER BY 1
 """  # noqa: S608  # constants
+
+# One snapshot shows all tables or none of them: one transaction creates them. `to_regclass` would use several.
+VISIBLE = "SELECT relname::text FROM pg_class WHERE relname = ANY(?) AND pg_table_is_visible(oid)"
+
+OURS = {"schema_version", "leases", "runs"}
+"""Tables that together no other program has. Some have a `schema_version`."""
 
 
 class PooledDatabase:
@@ -265,14 +271,30 @@ def migrated(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> bo
 
 
 def schema_of(pool: Pool) -> int:
-    """Return the version of the tables; 0 if there are none. Raises RefusedStateError for another program's tables."""
+    """Return the version of the tables; 0 if there are none.
+
+    Raises RefusedStateError for another program's tables, and for an encoding that lacks characters.
+    """
     with pool.session() as session:
-        found = session.execute("SELECT to_regclass('schema_version') IS NOT NULL, to_regclass('runs') IS NOT NULL")
-        has_version, has_runs = found[0]
-        if has_runs and not has_version:
-            raise RefusedStateError(f"{pool.name}: holds another program's tables; give the exporter its own database")
-        rows = session.execute("SELECT version FROM schema_version") if has_version else []
+        encoding = session.execute("SELECT current_setting('server_encoding')")[0][0]
+        if encoding != "UTF8":
+            raise RefusedStateError(f"{pool.name}: has the encoding {encoding}; create a database with UTF8")
+        found = {name for (name,) in session.execute(VISIBLE, [[*ALL_TABLES]])}
+        if found and not found >= OURS:
+            raise RefusedStateError(
+                f"{pool.name}: holds another program's tables ({', '.join(sorted(found))}); "
+                "give the exporter its own database"
+            )
+        rows = session.execute("SELECT version FROM schema_version") if found else []
     return int(rows[0][0]) if rows else 0
+
+
+def rehearse(pool: Pool) -> None:
+    """Raise StateError if a daemon could not use the database. Changes nothing."""
+    with pool.transaction():  # a pooler may allow single statements only
+        pass
+    if (version := schema_of(pool)) > len(MIGRATIONS):
+        raise RefusedStateError(newer(pool.name, version, len(MIGRATIONS)))
 
 
 def require_schema(pool: Pool, known: int) -> None:

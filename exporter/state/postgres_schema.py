@@ -27,6 +27,8 @@ HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 TABLES = ("exporter", "sources", "scopes", "notes", "jobs", "runs")
 """The tables whose size is the size of the state."""
 
+ALL_TABLES = (*TABLES, "leases", "replicas", "schema_version")
+
 
 def _column(name: str) -> str:
     # Texts are compared like in Python, independent of the database's locale.

@@ -1,31 +1,41 @@
 """Checks that the settings of a database protect acknowledged commits."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import psycopg
 
-from exporter.state.connections import defaults, describe_url
+from exporter.errors import StateError
+from exporter.state.connections import Pool, describe_url, parameters
+from exporter.state.postgres import rehearse
+from exporter.state.postgres_schema import ALL_TABLES
 
 OLDEST = 13
 """The oldest version of PostgreSQL that is supported."""
 
-QUERY = """
+GRANTS = "SELECT", "INSERT", "UPDATE", "DELETE"
+
+QUERY = f"""
 SELECT current_setting('server_version_num')::integer / 10000, pg_is_in_recovery(), current_setting('fsync'),
 current_setting('synchronous_commit'), current_setting('synchronous_standby_names'),
-has_schema_privilege(current_schema(), 'CREATE') OR to_regclass('schema_version') IS NOT NULL
-"""
+coalesce(current_schema(), ''), coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
+(SELECT bool_and({" AND ".join(f"has_table_privilege(oid, '{each}')" for each in GRANTS)}) FROM pg_class
+WHERE relname = ANY(ARRAY{[*ALL_TABLES]}) AND relkind = 'r' AND pg_table_is_visible(oid))
+"""  # noqa: S608  # constants
 
 
 class Settings(NamedTuple):
-    """The columns of QUERY."""
+    """The columns of QUERY. `may_write`: whether the user may write the tables; None if there are none."""
 
     version: int
     standby: bool
     fsync: str
     synchronous_commit: str
     standbys: str
+    schema: str
     may_create: bool
+    may_write: bool | None
 
 
 def verify(url: str) -> Iterator[tuple[bool, str]]:
@@ -36,19 +46,30 @@ def verify(url: str) -> Iterator[tuple[bool, str]]:
         words = str(error).strip().splitlines() or [type(error).__name__]
         yield False, f"{describe_url(url)}: {words[0]}"
     else:
-        yield from problems(settings)
+        found = [*problems(settings)]
+        yield from found
+        if all(harmless for harmless, _ in found):
+            yield from _rehearsed(url)
+
+
+def _rehearsed(url: str) -> Iterator[tuple[bool, str]]:
+    with closing(Pool(url)) as pool:
+        try:
+            rehearse(pool)
+        except StateError as error:
+            yield False, str(error)
 
 
 def _ask(url: str) -> Settings:
     try:
-        return _ask_one(url, defaults(url))
+        return _ask_one(url, parameters(url))
     except psycopg.OperationalError:
         # A standby refuses the default options, with an error that does not name the reason.
-        return _ask_one(url, {**defaults(url), "target_session_attrs": "any"})
+        return _ask_one(url, {**parameters(url), "target_session_attrs": "any"})
 
 
 def _ask_one(url: str, options: Mapping[str, Any]) -> Settings:
-    with psycopg.connect(url, autocommit=True, prepare_threshold=None, **options) as connection:
+    with psycopg.connect(url, **options) as connection:
         return Settings(*connection.execute(QUERY.encode()).fetchall()[0])
 
 
@@ -65,7 +86,11 @@ def problems(settings: Settings) -> Iterator[tuple[bool, str]]:
             False,
             f"synchronous_commit is {settings.synchronous_commit}: a crash or failover would lose counts; set it to on",
         )
-    if not settings.may_create:
-        yield False, "the user may not create tables: GRANT CREATE ON SCHEMA public TO the user of state.url"
+    if settings.may_write is None and not settings.may_create:
+        place = f"SCHEMA {settings.schema}" if settings.schema else "a schema of its search_path"
+        yield False, f"the user may not create tables: GRANT CREATE ON {place} TO the user of state.url"
+    if settings.may_write is False:
+        cure = f"GRANT {', '.join(GRANTS)} ON ALL TABLES IN SCHEMA {settings.schema} TO the user of state.url"
+        yield False, f"the user may not write the tables: {cure}"
     if not settings.standbys:
         yield True, "no synchronous standby: a failover may lose commits; their runs are read and counted again"

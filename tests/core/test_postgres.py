@@ -106,3 +106,26 @@ def test_an_error_says_why_the_database_cannot_be_reached():
     with closing(pool), pytest.raises(StateError, match="Connection refused") as caught, pool.session():
         pass
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting", ["extra_float_digits = -3", "client_encoding = 'LATIN1'", "bytea_output = 'escape'"]
+)
+def test_a_default_of_the_database_does_not_change_what_is_stored(postgres_server, url, setting):
+    with postgres_server.connect() as connection:
+        connection.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET {setting}")
+    rows = [row("r\u65e5", start=1764378162.123457, end=1764378199.987654, error_type="\u00e9")]
+    with closing(Pool(url)) as pool:
+        store = PostgresStore(pool)
+        store.load()
+        fill(store, s=rows)
+        assert store.runs("s", ["r\u65e5"]) == {"r\u65e5": rows[0]}
+
+
+def test_a_transaction_is_read_committed_where_serializable_is_the_default(postgres_server, url):
+    with postgres_server.connect() as connection:
+        connection.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET default_transaction_isolation = serializable")
+    with closing(Pool(url)) as pool:
+        PostgresStore(pool)
+        with pool.transaction() as session:
+            assert session.execute("SHOW transaction_isolation") == [("read committed",)]
