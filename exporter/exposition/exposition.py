@@ -1,8 +1,8 @@
 """Renders a snapshot as the page of `/metrics`, in two formats, each plain and compressed.
 
-The page is a pure function of the snapshot and of the process's own metrics, which the client library keeps. Each job
-and source has a small block of lines in each family. Only the blocks of changed views are rendered again, and only the
-families with such blocks are joined and compressed again.
+The page is a pure function of the snapshot and of the metrics that the client library keeps for the process. A family
+has one block of lines per owner. Only the blocks of changed views are rendered again, and only families with changed
+blocks are joined and compressed again.
 """
 
 import threading
@@ -34,24 +34,24 @@ View = JobView | SourceView | ExporterView
 LIMITED = frozenset(
     each.name for each in FAMILIES if each.level is Level.JOB or (each.samples is None and each.zero_first)
 )
-"""Families that jobrun_exporter_series counts: families of jobs, and some of sources with labels from vendors."""
+"""Families that jobrun_exporter_series counts: those of jobs, and zero-first counters of sources and the exporter."""
 
 COLLECT_INTERVAL = 2.5
-"""Seconds after which the process's own metrics are collected again.
+"""Seconds after which the metrics of the client library are collected again.
 
 With many sources, collecting takes much longer than rendering the changes of a poll.
 """
 
 
 class Body(msgspec.Struct, frozen=True):
-    """Rendered bytes in parts. Pages share equal parts. `length`: total length of the parts."""
+    """Rendered bytes in parts, because pages share unchanged parts. `length`: total length of the parts."""
 
     parts: tuple[bytes, ...]
     length: int
 
     @classmethod
     def of(cls, parts: Iterable[bytes]) -> "Body":
-        """Return a body of these parts without empty ones."""
+        """Return a body of these parts, without empty ones."""
         kept = tuple(part for part in parts if part)
         return cls(kept, sum(map(len, kept)))
 
@@ -60,7 +60,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """All metrics at one time. A later page has a larger `generation`."""
+    """All metrics at one time, in two formats. A later page has a larger `generation`."""
 
     generation: int
     text: Body
@@ -69,37 +69,37 @@ class Page(msgspec.Struct, frozen=True):
     openmetrics_gzip: Body
 
 
-class _Lines(msgspec.Struct, frozen=True):
-    """The joined lines of a family, plain and compressed."""
+class _Part(msgspec.Struct, frozen=True):
+    """A part of a page, plain and compressed."""
 
     plain: bytes
     deflated: bytes
 
     @classmethod
-    def of(cls, plain: bytes) -> "_Lines":
+    def of(cls, plain: bytes) -> "_Part":
         return cls(plain, deflated(plain))
 
 
 class _FamilyBlocks:
-    """The blocks of one family, and its last rendered lines."""
+    """The blocks of one family by owner, and the parts of the page that were rendered from them."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
         self.series = 0
-        self._heads = tuple(_Lines.of(header(family, openmetrics=openmetrics)) for openmetrics in (False, True))
+        self._headers = tuple(_Part.of(header(family, openmetrics=openmetrics)) for openmetrics in (False, True))
         self._blocks: dict[Owner, Block] = {}
         self._sorted = True
-        self._exemplified: set[Owner] = set()
-        self._made: tuple[_Lines, _Lines] | None = None
+        self._owners_with_exemplars: set[Owner] = set()
+        self._joined: tuple[_Part, _Part] | None = None
 
     def put(self, owner: Owner, block: Block) -> tuple[str, ...]:
         """Replace an owner's block. Return the label values of the old block's pending series."""
         old = self._blocks.get(owner, EMPTY)
         if block == old:
             return old.pending
-        self._made = None
+        self._joined = None
         self.series += block.lines - old.lines
-        (self._exemplified.discard if block.rich is block.plain else self._exemplified.add)(owner)
+        (self._owners_with_exemplars.discard if block.rich is block.plain else self._owners_with_exemplars.add)(owner)
         if block.lines:
             self._sorted = self._sorted and owner in self._blocks
             self._blocks[owner] = block
@@ -107,19 +107,19 @@ class _FamilyBlocks:
             del self._blocks[owner]
         return old.pending
 
-    def parts(self, *, openmetrics: bool) -> tuple[_Lines, _Lines]:
-        """Return the header and the lines in a format."""
-        if self._made is None:
+    def parts(self, *, openmetrics: bool) -> tuple[_Part, _Part]:
+        """Return the header and the lines of the family in a format."""
+        if self._joined is None:
             self._sort()
-            plain = _Lines.of(b"".join([block.plain for block in self._blocks.values()]))
+            plain = _Part.of(b"".join([block.plain for block in self._blocks.values()]))
             rich = plain
-            if self._exemplified:
-                rich = _Lines.of(b"".join([block.rich for block in self._blocks.values()]))
-            self._made = plain, rich
-        return self._heads[openmetrics], self._made[openmetrics]
+            if self._owners_with_exemplars:
+                rich = _Part.of(b"".join([block.rich for block in self._blocks.values()]))
+            self._joined = plain, rich
+        return self._headers[openmetrics], self._joined[openmetrics]
 
     def _sort(self) -> None:
-        # Each process must render a snapshot to the same bytes, so the order must not depend on which owner came first.
+        # All replicas must render a snapshot to the same bytes, so the order must not depend on which owner came first.
         if not self._sorted:
             self._blocks = dict(sorted(self._blocks.items(), key=itemgetter(0)))
             self._sorted = True
@@ -129,9 +129,13 @@ class Exposition:
     """Renders snapshots. `page` is replaced as a whole, so readers need no lock.
 
     Args:
-        metrics: The families that the client library keeps.
+        metrics: The registry with the families that the client library keeps.
         zero_first: Records the series that a page is the first to expose as 0.
-        shared: Whether families of the process are on a separate page, `process_page`.
+        shared: Whether replicas share the state. Then families of the process are on a separate page.
+
+    Attributes:
+        page: The latest page; None before the first snapshot.
+        process_page: The latest page of the process's own families, if the state is shared.
     """
 
     def __init__(
@@ -150,39 +154,39 @@ class Exposition:
         self._lock = threading.Lock()
         self._families = tuple(map(_FamilyBlocks, FAMILIES))
         self._levels = {level: [each for each in self._families if each.family.level is level] for level in Level}
-        self._of_product = [each for each in self._families if not shared or each.family.level is not Level.PROCESS]
+        self._on_page = [each for each in self._families if not shared or each.family.level is not Level.PROCESS]
         self._snapshot = Snapshot()
         self._newly_pending: set[Series] = set()
         self._monotonic = monotonic
         self._collected = float("-inf")
-        self._own = _Lines.of(b""), _Lines.of(b"")
+        self._process_parts = _Part.of(b""), _Part.of(b"")
 
     def render(self, snapshot: Snapshot) -> Page:
         """Render a snapshot, and serve it from now on."""
         with self._lock:
             before, self._snapshot = self._snapshot, snapshot
             everything = before.excluded != snapshot.excluded
-            self._take_in(Level.JOB, before.jobs, snapshot.jobs, everything=everything)
-            self._take_in(Level.SOURCE, before.sources, snapshot.sources, everything=everything)
+            self._update(Level.JOB, before.jobs, snapshot.jobs, everything=everything)
+            self._update(Level.SOURCE, before.sources, snapshot.sources, everything=everything)
             self._put(Level.PROCESS, snapshot.exporter)
-            # Rendered twice: the second time with the numbers of series, which include the exporter's own families.
+            # Rendered twice, because the numbers of series include the exporter's own, which must be rendered first.
             self._put(Level.EXPORTER, snapshot.exporter)
             self._put(Level.EXPORTER, msgspec.structs.replace(snapshot.exporter, series=self.series_by_family()))
-            page = self.page = self._page(snapshot.generation, self._of_product, with_own=not self._shared)
+            page = self.page = self._page(snapshot.generation, self._on_page, with_process=not self._shared)
             if self._shared:
-                self.process_page = self._page(snapshot.generation, self._levels[Level.PROCESS], with_own=True)
+                self.process_page = self._page(snapshot.generation, self._levels[Level.PROCESS], with_process=True)
             self._zero_first.shown(page.generation, self._newly_pending)
             self._newly_pending = set()
             return page
 
-    def _take_in(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View], *, everything: bool) -> None:
-        """Replace the blocks of changed views, or of all. An unchanged view is the same object."""
+    def _update(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View], *, everything: bool) -> None:
+        """Replace the blocks of changed views, or of all views."""
         # Blocks of removed jobs are removed first, because a new job may have the same labels.
         for key in before.keys() - now.keys():
             for blocks in self._levels[level]:
                 self._replace(blocks, before[key].owner, EMPTY)
         for key, view in now.items():
-            # Identity suffices: views are frozen, and an unchanged one is the same object.
+            # Views are frozen, and an unchanged view is the same object.
             if everything or before.get(key) is not view:
                 self._put(level, view)
 
@@ -211,24 +215,24 @@ class Exposition:
         served = LIMITED - self._snapshot.excluded
         return {each.family.name: each.series for each in self._families if each.family.name in served}
 
-    def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_own: bool) -> Page:
+    def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_process: bool) -> Page:
         served = [each for each in families if each.family.name not in self._snapshot.excluded]
         text, rich = ([part for each in served for part in each.parts(openmetrics=rich)] for rich in (False, True))
-        plain_own, rich_own = self._collect() if with_own else (_Lines.of(b""), _Lines.of(b"# EOF\n"))
-        return Page(generation, *_bodies([*text, plain_own]), *_bodies([*rich, rich_own]))
+        process_text, process_rich = self._collect() if with_process else (_Part.of(b""), _Part.of(b"# EOF\n"))
+        return Page(generation, *_bodies([*text, process_text]), *_bodies([*rich, process_rich]))
 
-    def _collect(self) -> tuple[_Lines, _Lines]:
+    def _collect(self) -> tuple[_Part, _Part]:
         now = self._monotonic()
         excluded = self._snapshot.excluded
         if now - self._collected >= COLLECT_INTERVAL or self._metrics.excluded != excluded:
             self._collected, self._metrics.excluded = now, excluded
             rich = openmetrics_exposition.generate_latest(self._metrics)  # type: ignore[no-untyped-call] # the library's
-            self._own = _Lines.of(prometheus_client.generate_latest(self._metrics)), _Lines.of(rich)
-        return self._own
+            self._process_parts = _Part.of(prometheus_client.generate_latest(self._metrics)), _Part.of(rich)
+        return self._process_parts
 
 
 def block_of(family: Family, prefix: str, view: View) -> Block:
-    """Return the lines of an owner in a family. `prefix`: the labels that all its series have."""
+    """Return the lines of a family for a view. `prefix`: the labels that all series of the view have."""
     if family.samples is not None:
         return sample_block(family, prefix, family.labels_of(view), family.samples(view)) if view.gauged else EMPTY
     if not view.has_series(family.name):
@@ -239,8 +243,8 @@ def block_of(family: Family, prefix: str, view: View) -> Block:
 
 
 def _counted_before_exposed(family: Family, view: View) -> Iterator[Series]:
-    """Yield the series that have a value which was never exposed."""
-    # If the family is served again, their values must not follow a 0, because old runs would look like new ones.
+    """Yield the series of an excluded family that have counted, but were never exposed."""
+    # When the family is served again, these values must not follow a 0: old runs would look like new ones.
     if family.samples is not None or not family.zero_first or not view.has_series(family.name):
         return
     for table in (view.state.counts, view.state.distributions):
@@ -248,13 +252,13 @@ def _counted_before_exposed(family: Family, view: View) -> Iterator[Series]:
         yield from ((view.owner, family.name, key) for key, each in series.items() if each.counted > each.released)
 
 
-def _bodies(lines: list[_Lines]) -> tuple[Body, Body]:
+def _bodies(lines: list[_Part]) -> tuple[Body, Body]:
     body = Body.of(part.plain for part in lines)
     return body, Body.of([member(body.parts, (part.deflated for part in lines))])
 
 
 class _ServedMetrics(Collector):
-    """A registry without `_created` samples and without excluded families."""
+    """The metrics of a registry, without `_created` samples and without excluded families."""
 
     def __init__(self, metrics: Collector) -> None:
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""Builds a gzip member from separately compressed parts, so that only changed parts are compressed again."""
+"""Builds gzip responses of separately compressed parts, so that only changed parts are compressed again."""
 
 import struct
 import zlib
@@ -13,16 +13,16 @@ except ImportError:  # isal has no wheels for some platforms; zlib writes the sa
     _zlib = zlib
 
 LEVEL = 1
-"""Compression level. At this level isal is four times as fast as zlib, with about the same size."""
+"""The compression level, at which isal is four times as fast as zlib, with about the same size."""
 
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
-"""Deflate, no name, no time, fastest, system unknown (RFC 1952)."""
+"""A gzip header: deflate, no name, no time, fastest, system unknown (RFC 1952)."""
 
 
 def deflated(part: bytes) -> bytes:
-    """Return a part as deflate blocks that end at a byte boundary and do not refer to earlier bytes."""
-    machine = _zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return bytes(machine.compress(part) + machine.flush(zlib.Z_FULL_FLUSH))
+    """Return a compressed part that can follow any other: it ends at a byte boundary and refers to no other part."""
+    compressor = _zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return bytes(compressor.compress(part) + compressor.flush(zlib.Z_FULL_FLUSH))
 
 
 _END = b"\x03\x00"
@@ -30,7 +30,7 @@ _END = b"\x03\x00"
 
 
 def member(parts: Iterable[bytes], compressed: Iterable[bytes]) -> bytes:
-    """Return a complete gzip member. `parts`: plain bytes. `compressed`: the same parts, deflated."""
+    """Return a complete gzip response. `parts`: plain bytes. `compressed`: `deflated` of each part."""
     checksum = length = 0
     for part in parts:
         checksum = _zlib.crc32(part, checksum)

@@ -87,7 +87,7 @@ class Publisher:
         self._reload = msgspec.structs.replace(self._reload or Reload(), successful=False, error=error)
 
     def publish(self) -> None:
-        """Render all committed records."""
+        """Render a page of all committed records."""
         self._learn()
         with self._lock:
             if self._builder is None:

@@ -1,7 +1,6 @@
 """Renders lines in the two text formats: Prometheus 0.0.4 and OpenMetrics 1.0.
 
-The formats differ in the names of counter families and in exemplars; all other lines are equal. Samples have no
-timestamps.
+The formats differ only in exemplars and in the headers of counters. Samples have no timestamps.
 """
 
 import functools
@@ -16,15 +15,15 @@ from exporter.metrics.family import LEVEL_LABELS, Family, Kind, Level
 from exporter.metrics.samples import Row
 
 EXEMPLAR_LIMIT = 128
-"""Maximum length of all names and values of an exemplar's labels together."""
+"""Maximum total length of the names and values of an exemplar's labels."""
 
 
 class Block(msgspec.Struct, frozen=True):
-    """The lines of one owner in one family.
+    """The lines of one owner's series in one family.
 
     Attributes:
         plain: Lines in the text format.
-        rich: Lines in OpenMetrics; the same object if there are no exemplars.
+        rich: Lines in OpenMetrics; the same object as `plain` if there are no exemplars.
         lines: Number of lines.
         pending: Joined label values of the series that are exposed as 0.
     """
@@ -45,7 +44,7 @@ def escape(value: str) -> str:
 
 @functools.lru_cache(maxsize=4096)  # results and step names repeat
 def labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    """Return label pairs without braces."""
+    """Return labels as `name="value"` pairs, joined by commas."""
     return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
 
 
@@ -68,7 +67,7 @@ def header(family: Family, *, openmetrics: bool) -> bytes:
 
 
 def sample_block(family: Family, prefix: str, names: tuple[str, ...], rows: Iterable[Row]) -> Block:
-    """Return the lines of samples, without those whose value is NaN."""
+    """Return the lines of a gauge's samples for an owner, except for NaN."""
     known = [(values, value) for values, value in rows if not math.isnan(value)]
     # Without labels there are no braces.
     if not (prefix or names):
@@ -118,7 +117,7 @@ def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> 
 
 @functools.lru_cache(maxsize=64)
 def bounds_of(bounds: tuple[float, ...]) -> tuple[str, ...]:
-    """Return the values of the label `le` for the buckets of a histogram."""
+    """Return the values of the label `le` of a histogram's buckets."""
     return (*map(number, bounds), "+Inf")
 
 
@@ -152,6 +151,6 @@ def _exemplar(exemplar: Exemplar | None) -> str:
     return f" # {{{pairs}}} {number(exemplar.value)} {number(exemplar.timestamp)}"
 
 
-def prefix_of(level: Level, names: tuple[str, ...]) -> str:
-    """Return the labels that all series of an owner start with."""
-    return labels(LEVEL_LABELS.get(level, ()), names)
+def prefix_of(level: Level, values: tuple[str, ...]) -> str:
+    """Return the rendered labels with which all series of an owner start."""
+    return labels(LEVEL_LABELS.get(level, ()), values)

@@ -1,7 +1,4 @@
-"""Metrics of the requests that this process sends: counters and a histogram that start at 0 with each process.
-
-They have a registry of their own, and never use the global one of the client library.
-"""
+"""Metrics of the requests that this process sends: counters and a histogram that start at 0 with each process."""
 
 import threading
 from collections.abc import Iterable, Mapping
@@ -17,30 +14,30 @@ Metric = Counter | Histogram
 
 
 class RequestMetrics:
-    """The request metrics of all sources on one registry. Thread-safe."""
+    """The request metrics of all sources. Thread-safe. `registry`: not the global one of the client library."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._metrics = {family.name: _metric(family) for family in REQUEST_FAMILIES}
-        self._observers: dict[str, SourceRequests] = {}
+        self._recorders: dict[str, SourceRequests] = {}
         self._lock = threading.Lock()
         for metric in self._metrics.values():
             registry.register(metric)
 
     def source(self, name: str, endpoints: Iterable[str] = ()) -> "SourceRequests":
-        """Return the observer of a source. The counters of these endpoint templates are exposed as 0."""
+        """Return the recorder of a source. The counters of these endpoint templates are exposed as 0."""
         with self._lock:
-            observer = self._observers.get(name)
-            if observer is None:
-                observer = self._observers[name] = SourceRequests(name, self._metrics)
-            observer.seed(endpoints)
-            return observer
+            recorder = self._recorders.get(name)
+            if recorder is None:
+                recorder = self._recorders[name] = SourceRequests(name, self._metrics)
+            recorder.seed(endpoints)
+            return recorder
 
     def remove(self, name: str) -> None:
-        """Remove all series of a source. Later calls of its observer have no effect."""
+        """Remove all series of a source. Later calls of its recorder have no effect."""
         with self._lock:
-            observer = self._observers.pop(name, None)
-        if observer is not None:
-            observer.close()
+            recorder = self._recorders.pop(name, None)
+        if recorder is not None:
+            recorder.close()
 
 
 class SourceRequests(RequestRecorder):
@@ -67,7 +64,7 @@ class SourceRequests(RequestRecorder):
             self._add(REQUESTS, 0, endpoint, "200")
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
-        """Count a request by the code of its response, or `timeout` or `network`."""
+        """Count a request. `code`: the status of its response, or `timeout` or `network`."""
         self._add(REQUESTS, 1, endpoint, code)
         self._add(REQUEST_DURATION, seconds, endpoint)
 
@@ -95,7 +92,7 @@ class SourceRequests(RequestRecorder):
                 metric.remove_by_labels({"source": self._name})
 
     def _add(self, family: str, amount: float, *values: str) -> None:
-        """Add to a counter, or observe a value in a histogram. `values`: of the labels after `source`."""
+        """Add to a counter, or observe a value in a histogram. `values`: label values after `source`."""
         with self._lock:
             if not self._closed:  # a poll of a removed source can still be running
                 series = self._metrics[family].labels(self._name, *values)

@@ -1,4 +1,4 @@
-"""Computes how many series of `metrics.max_series` a job uses: the ones it has and the ones it is expected to get."""
+"""Computes how many series of `metrics.max_series` a job uses, including those that it is expected to get."""
 
 import functools
 from collections.abc import Collection, Sequence
@@ -22,18 +22,18 @@ from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView
 
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
-"""Results for which every job is expected to get a histogram of durations."""
+"""Results of which every job is expected to have runs, and so a histogram of durations."""
 
 NO_FAMILIES: frozenset[str] = frozenset()
 
 
 def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str] = NO_FAMILIES) -> int:
-    """Return the number of lines of a histogram series: one per bound, and those of +Inf, sum and count."""
+    """Return the number of lines of a histogram series: one per bound, and three for +Inf, sum and count."""
     return 0 if family in excluded else len(bounds) + 3
 
 
 def step_counters(excluded: Collection[str]) -> int:
-    """Return the counter series of a step from its first run on: successes, failures and root failures."""
+    """Return the number of counter series of a new step: successes, failures and root failures."""
     return sum(family not in excluded for family in (STEPS, STEPS, ROOT_FAILURES))
 
 
@@ -44,8 +44,8 @@ def series_needed(
 
     `excluded`: families that are not served, and so need no room.
     """
-    # Gauges, durations of EXPECTED_RESULTS, and `__other__` steps and error types are counted before the first run
-    # completes. So a job that gets its own series can keep them.
+    # Before its first run completes, a job already counts with its gauges, with durations of EXPECTED_RESULTS, and with
+    # `__other__` steps and error types. So a job that gets its own series can keep them.
     if not view.counted:
         return 0
     counts, distributions = view.state.counts, view.state.distributions

@@ -1,4 +1,4 @@
-"""Zero-first: records which new series are pending, and decides when their values can be exposed."""
+"""Zero-first: keeps the pending series, and decides when their values can be exposed."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -10,18 +10,18 @@ from exporter.metrics.families import RUN_DURATION, RUNS
 Owner = tuple[str] | tuple[str, int] | tuple[str, str]
 """Owner of a series: ("job", key), ("source", name) or ("exporter",).
 
-("unobserved", name) stands for the pending unobserved seconds of a source, which are not a series of their own.
+("unobserved", name) stands for a source's pending unobserved seconds: they wait like a series, but are none.
 """
 
 Series = tuple[Owner, str, str]
 """A counter or histogram series: its owner, its family, and its label values joined with SEPARATOR."""
 
 COUNTER_OF = {RUN_DURATION: RUNS}
-"""Counter that is exposed together with a histogram of the same labels, by the histogram's family."""
+"""The counter that is exposed together with a histogram, by the histogram's family."""
 
 
 class _Batch(msgspec.Struct):
-    """Series that the same page was the first to expose as 0."""
+    """Series that one page was the first to expose as 0. `since`: when the page was rendered."""
 
     since: float
     series: set[Series]
@@ -30,9 +30,10 @@ class _Batch(msgspec.Struct):
 class ZeroFirst:
     """The pending series, in batches by the page that first exposed them as 0.
 
-    A series is due when its 0 has been exposed for `zero_first` seconds and a scrape has read it. The cost depends on
-    the number of series that change, not on the number of pending series.
+    A series is due when its 0 has been exposed for `zero_first` seconds and a scrape has read it.
     """
+
+    # In batches, so that the cost depends on the number of series that change, not on the number of pending ones.
 
     def __init__(self, zero_first: float, monotonic: Callable[[], float]) -> None:
         self.zero_first = zero_first
@@ -44,7 +45,7 @@ class ZeroFirst:
         self._unserved: set[Series] = set()
 
     def not_served(self, series: Iterable[Series]) -> None:
-        """Add series that have counted while their family is not served: nothing would see their 0."""
+        """Add series that counted while their family is not served. They are due at once: no scrape sees a 0."""
         with self._lock:
             self._unserved.update(series)
 
@@ -65,15 +66,15 @@ class ZeroFirst:
 
     def scraped(self, generation: int) -> None:
         """Record that a scrape has read the page of this generation. Never blocks; only one thread may call it."""
-        # Scrapes of an older page can be recorded after those of a newer one.
+        # The scrape of an older page may be recorded after that of a newer one.
         self._scraped = max(self._scraped, generation)
 
     def due(self, wanted: Callable[[Owner], bool] = lambda _: True) -> list[Series]:
-        """Return the series whose values can be exposed now. They stay due until `forget`."""
+        """Return the series of `wanted` owners whose values can be exposed now. They stay due until `forget`."""
         with self._lock:
             due = [series for series in self._unserved if wanted(series[0])]
             for generation, batch in self._batches.items():
-                # Later pages exposed the remaining batches, so these are not due either.
+                # The remaining batches are of later pages, so they are not due either.
                 if not self._is_due(generation, batch):
                     break
                 due.extend(series for series in batch.series if wanted(series[0]))

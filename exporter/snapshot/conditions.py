@@ -1,10 +1,10 @@
-"""The condition, threshold and severity of each alert. This is the only place that defines them.
+"""The condition, threshold and severity of each alert. No other module defines them.
 
-The status page and `/api/v1/problems` use these functions. The rules of `alerting/` and the dashboards use the same
+The status page and `/api/v1/problems` use these functions. The rules in `alerting/` and the dashboards use the same
 constants. A test evaluates rules and functions on the same data.
 
-Conditions of jobs are evaluated at the source's watermark, as in the rules. The watermark does not move while the API
-cannot be read, so an outage never looks like a missed run. All times are Unix seconds, and all durations are seconds.
+The conditions of a job are evaluated at its source's watermark, as in the rules. The watermark does not move while the
+API cannot be read, so an outage never looks like a missed run. All durations are seconds.
 """
 
 import math
@@ -16,37 +16,37 @@ from exporter.model import State
 from exporter.snapshot.job import JobView
 
 TOLERANCE = 600
-"""Seconds by which a run may start later than expected."""
+"""Seconds by which a run may start later than expected before it is overdue."""
 FAILURES_TO_PAGE = 3
 """Consecutive failures after which a job pages, unless its objective sets another number."""
 FAILING_TO_PAGE = 900
 """Seconds that a job must be failing before it pages."""
 MANY_JOBS, MANY_SHARE, MANY_WITHIN = 10, 0.3, 900
-"""Jobs of a project or source that start to fail within MANY_WITHIN seconds: number and fraction that are a problem."""
+"""Number and fraction of a project's or source's jobs that are a problem if they start to fail within MANY_WITHIN."""
 STEP_RUNS, STEP_SHARE = 3, 0.1
-"""Number and fraction of a day's runs in which the same step fails first."""
+"""Number and fraction of a day's runs in which the same step must fail first to be a problem."""
 RATIO_RUNS, RATIO = 20, 0.05
-"""Minimum number of runs per day, and the fraction of failures above which it is a problem."""
+"""Fraction of a day's runs above which failures are a problem, and the number of runs from which it is computed."""
 BUSY_RUNS_PER_HOUR = 12
 """Completed runs per hour above which a single failure is not reported on its own."""
 RECOVERY_REPORTED = 3600
-"""How long after its end a failure is reported although a later run succeeded, in seconds."""
+"""Seconds for which a failure is reported although a later run succeeded, counted from its end."""
 DEFAULT_RUN_LIMIT, MIN_RUN_LIMIT = 86400, 600
-"""Limit of a run's duration, in seconds: the default, and the minimum of a limit that is derived from other data."""
+"""Limit of a run's duration: the default, and the minimum of a limit that is derived from the schedule."""
 STUCK_TIMES, SLOW_TIMES, SLOW_MORE = 3, 1.5, 30
-"""Without a budget, a run is stuck after 3 times the p95, and slow above 1.5 times the p95 plus 30 s."""
+"""Without a budget, a run is stuck after 3 times the p95, and was slow above 1.5 times the p95 plus 30 s."""
 MIN_LAG, POLLS_BEHIND = 600, 3
 """Allowed lag of a source: 600 seconds or three polls, whichever is longer."""
 LOW_RATE_LIMIT = 0.1
 """The fraction of a rate limit below which it is low."""
 CREDENTIAL_MARGIN, CREDENTIAL_WARNING, RENEWED_DAILY = 60, 604800, 86400
-"""In seconds. Tokens are renewed a minute before they expire. A key that nothing renews is reported a week before."""
+"""Tokens are renewed a minute before they expire. A key that did not change for a day is reported a week before."""
 REMOVED_AFTER = 604800
 """Seconds after which a source that no exporter serves counts as removed."""
 NEARLY_FULL = 0.9
 """The fraction of metrics.max_series above which folded jobs stay folded."""
 GAP_SHOWN, TRUNCATED_SHOWN, UNMAPPED_SHOWN, COLD_START_SHOWN, COMMIT_ERRORS_SHOWN = 86400, 3600, 21600, 3600, 900
-"""How long an event is reported, in seconds."""
+"""How long each of these events is reported after it happened."""
 RECOVERED_SHOWN = RECOVERY_REPORTED + 600
 """Seconds after another alert about failures for which a recovered failure is not reported."""
 
@@ -54,12 +54,10 @@ SEVERITIES = ("critical", "warning", "info", "none")
 
 
 class ConditionKind(msgspec.Struct, frozen=True):
-    """One alert: its severity, and the `for` and `keep_firing_for` of its rule.
+    """One alert: its severity, and the `for` (`wait`) and `keep_firing_for` (`keep`) of its rule."""
 
-    No `for` is between 3 and 9 minutes: a restart of Prometheus starts those again, and Alertmanager resolves an alert
-    that it has not received for 3 to 4 minutes.
-    """
-
+    # No `for` is between 3 and 9 minutes: a restart of Prometheus starts such a wait again, and Alertmanager resolves
+    # an alert that it has not received for 3 to 4 minutes.
     severity: str
     wait: str = ""
     keep: str = "5m"
@@ -116,19 +114,19 @@ NOT_ON_PAGE = {
     "JobrunStepFailing": "the hours of a day are recorded by Prometheus",
     "JobrunFailureRatioHigh": "the hours of a day are recorded by Prometheus",
     "JobrunSourceUnmappedStatus": "the exporter keeps the number of such runs, not their times",
-    "JobrunWatchdog": "it is about the way from Prometheus to a person",
+    "JobrunWatchdog": "it tests the way from Prometheus to a person",
 }
 """Alerts that the exporter's pages cannot show, and why."""
 
 
 def capped(severity: str, page: str) -> str:
-    """Return the severity, lowered to what the job's `page` allows: info for `none`."""
+    """Return a severity, lowered to the highest one that the job's `page` allows: info for `none`."""
     highest = {"warning": "warning", "none": "info"}.get(page, "critical")
     return max(severity, highest, key=SEVERITIES.index)
 
 
 def is_failing(view: JobView) -> bool:
-    """Return whether the last run that succeeded or failed has failed."""
+    """Return whether the last run has failed, apart from runs that neither succeeded nor failed."""
     return view.state.streak > 0
 
 
@@ -162,7 +160,7 @@ def is_stale(view: JobView, watermark: float | None) -> bool:
 
 
 def run_limit(view: JobView) -> float:
-    """Return how long a run may be active: its budget, else one interval of its schedule, else a day."""
+    """Return how long a run of the job may be active: its budget, else the time to its next run, else a day."""
     if view.duration_budget is not None:
         return view.duration_budget
     starts = [start for _, start in view.active.values() if start is not None]
@@ -174,7 +172,7 @@ def run_limit(view: JobView) -> float:
 
 
 def active_for(view: JobView, watermark: float | None, state: State) -> float | None:
-    """Return for how long the oldest run in a state has been active."""
+    """Return for how many seconds the oldest run in this state has been active; None if there is none."""
     start = view.active.get(state, (0, None))[1]
     return None if start is None or watermark is None else watermark - start
 
@@ -203,7 +201,7 @@ def is_slow(view: JobView) -> bool:
 
 
 def is_too_far_behind(lag: float | None, interval: float) -> bool:
-    """Return whether a source is too far behind. A source without a watermark is."""
+    """Return whether a source's watermark is too old. A source without a watermark is too far behind."""
     return lag is None or lag > max(MIN_LAG, POLLS_BEHIND * interval)
 
 
@@ -215,19 +213,19 @@ def is_rate_limit_low(remaining: float | None, limit: float | None, reset: float
 
 
 def is_not_renewed(expiry: float | None, last_poll: float | None) -> bool:
-    """Return whether the last poll used a token in its last minute, although tokens are renewed earlier."""
+    """Return whether the last poll used a token that should have been renewed before."""
     return expiry is not None and last_poll is not None and last_poll > expiry - CREDENTIAL_MARGIN
 
 
 def is_not_replaced(expiry: float | None, since: float | None, now: float) -> bool:
-    """Return whether a credential expires within a week and has not changed for a day, so nothing renews it."""
+    """Return whether a credential expires within a week, and nothing renews it: it has not changed for a day."""
     return (
         expiry is not None and since is not None and expiry < now + CREDENTIAL_WARNING and now - since >= RENEWED_DAILY
     )
 
 
 def is_recent(time: float | None, length: float, now: float) -> bool:
-    """Return whether an event is recent enough to be reported."""
+    """Return whether an event happened less than `length` seconds ago."""
     return time is not None and now - time < length
 
 
@@ -240,7 +238,7 @@ def are_many_failing(since: Iterable[float], known: int) -> bool:
     """
     began = sorted(since)
     least = math.ceil(max(MANY_JOBS, MANY_SHARE * known))
-    # This ends when too few of the jobs that started together still fail. The rule ends when too few jobs fail.
+    # The rule differs in how it ends: when fewer jobs fail, whenever these started.
     return any(last - first < MANY_WITHIN for first, last in zip(began, began[least - 1 :], strict=False))
 
 
@@ -253,7 +251,7 @@ STATUSES: dict[str, Callable[[JobView, float | None], bool]] = {
     "ok": lambda view, _: view.state.last_success is not None,
     "idle": lambda _view, _: True,
 }
-"""Values of `JobReport.status`, the most urgent first, with their conditions."""
+"""Statuses of a job with their conditions, the most urgent first. A job has the first one that applies."""
 
 
 def urgency(kind: str) -> int:

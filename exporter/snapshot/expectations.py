@@ -1,4 +1,4 @@
-"""Expectations of a job, from three origins: its objective in the config, the vendor's schedule, or past runs."""
+"""Expectations of a job: from its objective in the config, else from the vendor's schedule, else from past runs."""
 
 from collections.abc import Iterable
 
@@ -14,11 +14,11 @@ EARLY = 120.0
 """Seconds by which a run may start before its scheduled time: clocks differ, and some runs start early."""
 
 EARLY_SHARE = 0.25
-"""Maximum of EARLY as a fraction of the time to the following scheduled time."""
+"""EARLY is at most this fraction of the time between two scheduled times."""
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """Expectations of one job. A value is None if the job has no such expectation.
+    """Expectations of one job. A value is None if nothing is expected.
 
     Attributes:
         schedule: The schedule, as the config or the vendor writes it.
@@ -47,12 +47,12 @@ def objective_of(config: Config, job: JobState) -> Objective | None:
 
 
 def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[OpenRun] = ()) -> Expectation:
-    """Return a job's expectations. The objective precedes the vendor's schedule, which precedes learned values."""
+    """Return a job's expectations."""
     wanted, learned = objective or NO_OBJECTIVE, job.learned
     text, schedule = _schedule(job, wanted)
     disabled = job.job.enabled is False
     next_run = None if disabled else _next_run(job, _last_start(job, open_runs), schedule, learned.cadence)
-    from_past = {
+    learned_values = {
         "next_run": next_run if schedule is None else None,
         "freshness": learned.freshness if wanted.freshness is None else None,
         "duration_budget": learned.duration_budget if wanted.duration_budget is None else None,
@@ -61,9 +61,9 @@ def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[
         schedule=text,
         unparsed=bool(text) and schedule is None,
         next_expected=next_run,
-        freshness=wanted.freshness or from_past["freshness"],
-        duration_budget=wanted.duration_budget or from_past["duration_budget"],
-        learned=tuple(name for name, value in from_past.items() if value is not None),
+        freshness=wanted.freshness or learned_values["freshness"],
+        duration_budget=wanted.duration_budget or learned_values["duration_budget"],
+        learned=tuple(name for name, value in learned_values.items() if value is not None),
     )
 
 
@@ -80,10 +80,10 @@ def _schedule(job: JobState, wanted: Objective) -> tuple[str, Schedule | None]:
 
 
 def _last_start(job: JobState, open_runs: Iterable[OpenRun]) -> float | None:
-    """Return the latest start of a run. A waiting run counts as started, unless its planned start is in the future."""
+    """Return the latest start of a run. A pending run counts as started, unless its start is planned for later."""
     starts = [run.origin if run.start is None else run.start for run in open_runs if run.start or not run.scheduled]
-    ended = (job.last_start, job.last_run.start if job.last_run else None)
-    return max([*starts, *(start for start in ended if start is not None)], default=None)
+    completed = (job.last_start, job.last_run.start if job.last_run else None)
+    return max([*starts, *(start for start in completed if start is not None)], default=None)
 
 
 def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cadence: Cadence | None) -> float | None:
@@ -97,8 +97,8 @@ def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cade
 
 
 def due_after(schedule: Schedule, start: float) -> float | None:
-    """Return the time of a cron expression that follows a run that started at `start`."""
-    # A start shortly before a scheduled time belongs to that time, because some schedulers start early.
+    """Return the next time of a cron expression for which the run that started at `start` did not start."""
+    # A run that started shortly before a scheduled time started for that time, because some schedulers start early.
     due = next_tick(schedule, start)
     following = None if due is None or due - start > EARLY else next_tick(schedule, due)
     if due is None or following is None:

@@ -1,4 +1,4 @@
-"""The view of a job: its committed record, joined with its config and its active runs."""
+"""The view of a job, from which its metrics and pages are rendered."""
 
 from collections.abc import Iterable, Mapping
 
@@ -12,15 +12,15 @@ class JobView(Expectation, frozen=True, kw_only=True):
 
     Attributes:
         state: The committed record; never changed here.
-        active: Number of active runs per state, and their earliest known start.
-        results: Results that its source can produce, seeded at 0.
+        active: Number and earliest start of the active runs in each state.
+        results: Results that its source can produce. Their series exist from the start.
         has_steps: Whether its runs have steps.
         objective: Index of its objective, from 0.
         team: The team that is responsible.
-        page: The highest severity of its alerts.
+        page: `page` of its objective or source, which limits the severity of its alerts.
         failures_to_page: Consecutive failures before a page.
-        labels: Names and values of more labels of jobrun_job_info; all jobs have the same names.
-        job_url: Link to the job.
+        labels: Names and values of the labels that objectives add to jobrun_job_info.
+        job_url: Link to the job at its vendor.
         failed_run_url: Link to its last failed run.
         step_histograms: Whether durations of its steps are exposed.
         withheld: True while its counters and histograms are not exposed yet.
@@ -54,7 +54,7 @@ class JobView(Expectation, frozen=True, kw_only=True):
 
     def has_series(self, name: str) -> bool:
         """Return whether its counters or histograms of this name are served."""
-        # After an older state is restored, counters would fall, which Prometheus takes for a reset. So they are
+        # After an older state is restored, counters would be lower, which looks like a reset to Prometheus. So they are
         # withheld until the runs have been read again.
         if self.steps_withheld and name.startswith("jobrun_step"):
             return False
@@ -62,7 +62,7 @@ class JobView(Expectation, frozen=True, kw_only=True):
 
     @property
     def owner(self) -> tuple[str, int]:
-        """Return the owner of its series."""
+        """Return the owner of its series: see `zero_first.Owner`."""
         return "job", self.state.key
 
     @property
@@ -72,7 +72,7 @@ class JobView(Expectation, frozen=True, kw_only=True):
 
 
 def active_of(begun: Iterable[tuple[State | None, float]]) -> dict[State, tuple[int, float | None]]:
-    """Return `JobView.active` for active runs, given as pairs of state and start."""
+    """Return the value of `JobView.active` for active runs, given as pairs of state and start."""
     active: dict[State, tuple[int, float | None]] = {}
     for state, start in begun:
         if state is not None:

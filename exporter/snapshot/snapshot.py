@@ -1,4 +1,4 @@
-"""The snapshot: one frozen value per commit, from which all readers show their numbers."""
+"""The snapshot: a frozen value, from which metrics, pages and reports are rendered."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -33,19 +33,19 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):
-    """This process as one of many replicas.
+    """What this process knows as one of many replicas.
 
     Attributes:
         replica: Name of the replica.
         replicas: Number of replicas that share the state.
         sources: Sources that this replica polls.
         taken: How often this replica took over each source.
-        lost: How often this replica lost a source without having handed it back.
+        lost: Number of sources that this replica lost without having handed them back.
         last_commit: When any replica last wrote the state, by the database's clock.
         state_size: Bytes of the state, as measured by one replica.
         rewound: Configured sources whose commits the database may have lost.
-        steps_rewound: These sources, and those whose runs have been read again but whose steps have not.
-        all_rewound: Whether all sources are rewound, so that the exporter's own counters may be too low too.
+        steps_rewound: Rewound sources, also those whose runs have been read again, but not yet their steps.
+        all_rewound: Whether all sources are rewound. Then the exporter's own counters may be too low, too.
     """
 
     replica: str
@@ -75,7 +75,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
         objective_jobs: Number of jobs per objective, in the order of the config.
         unmatched: Indexes of objectives in the config that match no job, once all sources have been read.
         series_limit: `metrics.max_series`.
-        series: Series on the page by family; counted while it is rendered.
+        series: Number of series on `/metrics` by family, counted while it is rendered.
     """
 
     state: Counted = msgspec.field(default_factory=Counted)
@@ -93,7 +93,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def owner(self) -> tuple[str]:
-        """Return the key of its series."""
+        """Return the owner of its series: see `zero_first.Owner`."""
         return ("exporter",)
 
     common_labels: ClassVar[tuple[str, ...]] = ()
@@ -125,9 +125,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     exporter: ExporterView = ExporterView()
     excluded: frozenset[str] = frozenset()
 
-    # Readiness is about this process, so polls of an earlier process do not count.
     def waiting(self) -> tuple[str, ...]:
         """Return the sources that have not been polled since the process started."""
+        # Readiness is about this process, so polls of an earlier process do not count.
         return tuple(name for name, source in self.sources.items() if not source.polled)
 
     def watermark(self, source: str) -> float | None:

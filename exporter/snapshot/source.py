@@ -1,4 +1,4 @@
-"""The view of a source: its committed record, joined with its config and its active runs."""
+"""The view of a source, from which its metrics and pages are rendered."""
 
 from typing import ClassVar
 
@@ -19,8 +19,8 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         jobs: Number of its served jobs.
         open_runs: Its active runs, oldest first.
         polled: Whether it has been polled since this process started.
-        withheld: Whether its jobs' counters are not exposed yet.
-        rewound: Whether the source's own counters are withheld too, because the database may have lost commits.
+        withheld: Whether the counters of its jobs are not exposed yet.
+        rewound: Whether its own counters are not exposed either, because the database may have lost commits.
     """
 
     state: SourceState
@@ -36,7 +36,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Return its name, the label `source`."""
+        """Return the source's name."""
         return self.state.name
 
     @property
@@ -62,12 +62,12 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def known(self) -> bool:
-        """Return whether a poll has found out the source's status."""
+        """Return whether a poll has found out whether the source is up."""
         return self.status.up is not None
 
     @property
     def owner(self) -> tuple[str, str]:
-        """Return the owner of its series."""
+        """Return the owner of its series: see `zero_first.Owner`."""
         return "source", self.state.name
 
     @property
@@ -76,7 +76,6 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         return (self.state.name,)
 
     gauged: ClassVar[bool] = True
-    """Sources always have gauges."""
 
     def has_series(self, _name: str) -> bool:
         """Return whether its counters and histograms are exposed: not while commits may be missing."""
