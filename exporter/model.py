@@ -131,9 +131,9 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
-    """Return one row per run ID: a completed row rather than an active one, and of these the one with the latest end.
+    """Return the best row of each run. A completed row is better than an active one; then the later end is better.
 
-    The order of `runs` does not matter.
+    If the ends are equal, the later attempt is better. The order of `runs` does not matter.
     """
     # An API may show a run twice in one poll, and one of the rows may be stale.
     rows: dict[str, Run] = {}
@@ -144,11 +144,11 @@ def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
     return list(rows.values())
 
 
-def _trust(run: Run) -> tuple[bool, float, bool, float, str]:
+def _trust(run: Run) -> tuple[bool, float, int, bool, float, str]:
     """Return the sort key for rows of one run. It ends with the row itself, so that different rows never tie."""
     end = float("-inf") if run.end is None else run.end
     start = float("-inf") if run.start is None else run.start
-    return run.result is not None, end, run.state is State.EXECUTING, start, repr(run)
+    return run.result is not None, end, run.retries, run.state is State.EXECUTING, start, repr(run)
 
 
 class PastRun(msgspec.Struct, frozen=True):

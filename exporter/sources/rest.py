@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from exporter.client.client import Client
@@ -11,12 +11,13 @@ from exporter.config.secret import Secret
 from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError
-from exporter.model import Batch, Result, State
+from exporter.model import Batch, Result, Run, State, one_row_per_run
 from exporter.sources.failing import FailingParts
 from exporter.sources.payload import MAX_WORD_LENGTH
 from exporter.sources.source import Access, Source
 from exporter.sources.view import View
 
+Row = TypeVar("Row")
 StatusTable = Mapping[str, Result | State]
 
 # Errors that mean that this credential cannot read a whole list.
@@ -56,6 +57,12 @@ def look_up(word: str, table: StatusTable, *, ended: bool = False) -> Meaning:
     if meaning is None:
         return Meaning(result=Result.UNKNOWN if ended else None, unmapped=word or NO_STATUS)
     return Meaning(state=meaning) if isinstance(meaning, State) else Meaning(result=meaning)
+
+
+def best_row(rows: Iterable[Row], to_run: Callable[[Row], Run]) -> Row:
+    """Return the best of several rows of one run (`exporter.model.one_row_per_run`)."""
+    runs = {to_run(row): row for row in rows}
+    return runs[one_row_per_run(runs)[0]]
 
 
 def seconds_between(start: float | None, end: float | None) -> float | None:

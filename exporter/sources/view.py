@@ -80,6 +80,11 @@ class View:
         expired_or_open = {CountState.OPEN, CountState.EXPIRED}
         return {run_id: row.run.end for run_id, row in rows.items() if row.mark not in expired_or_open}
 
+    @property
+    def job_ids(self) -> frozenset[str]:
+        """Return the IDs of the source's jobs in the state."""
+        return frozenset(job.job.job_id for job in self.ledger.jobs_of(self.source))
+
     def step_counts(self) -> Mapping[str, int]:
         """Return the number of steps of each job's latest run with known steps, by job ID."""
         steps = self.ledger.committed.steps

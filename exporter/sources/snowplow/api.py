@@ -12,10 +12,10 @@ import msgspec
 
 from exporter.counting.labels import clean
 from exporter.errors import SchemaError
-from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step, one_row_per_run
+from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step
 from exporter.sources.oddities import Oddity
 from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, ROWS, Fields, Scalar, decode, decode_rows, decoded, text
-from exporter.sources.rest import StatusTable, look_up, seconds_between
+from exporter.sources.rest import StatusTable, best_row, look_up, seconds_between
 from exporter.sources.source import StepLog
 from exporter.times import is_number, parse_timestamp, parse_vendor_duration
 
@@ -143,9 +143,8 @@ def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> di
     losing = set[bytes]()
     for several in words_of.values():
         if len(several) > 1:
-            runs = {to_run(texts[words], status_map): words for words in sorted(several)}
             losing.update(several)
-            losing.remove(runs[one_row_per_run(runs)[0]])
+            losing.remove(best_row(sorted(several), lambda words: to_run(texts[words], status_map)))
     return {words: row for words, row in texts.items() if words not in losing}
 
 

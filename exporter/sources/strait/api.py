@@ -6,7 +6,7 @@ Parsers raise DecodeError for a body that is not JSON, and SchemaError for a bod
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from exporter.counting.labels import clean
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, Step
 from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, decode, decoded, text, usable
-from exporter.sources.rest import StatusTable, look_up, seconds_between
+from exporter.sources.rest import StatusTable, look_up, path, seconds_between
 from exporter.sources.source import StepLog
 from exporter.times import parse_timestamp
 
@@ -29,9 +29,6 @@ WORKFLOW_RUN = "/workflow-runs/{workflowRunId}"
 STEPS = WORKFLOW_RUN + "/steps"
 TIMELINE = WORKFLOW_RUN + "/timeline"
 EXPORT = "/export/runs"
-RUN_PARTS = ("runId", "workflowRunId")
-"""The variable parts of these paths. A path has at most one of them."""
-
 # Prefix of a workflow's job ID, which distinguishes it from a job's ID.
 WORKFLOW = "workflow:"
 
@@ -46,6 +43,12 @@ PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 # An error text may have any length; only the body is limited.
 csv.field_size_limit(2**31 - 1)
+
+
+def run_path(endpoint: str, run_id: str) -> str:
+    """Return the path of an endpoint of one run."""
+    # Job runs and workflow runs have different names in templates, and a template has only one of them.
+    return path(endpoint, runId=run_id, workflowRunId=run_id)
 
 
 class StraitRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +149,7 @@ STEP_ROW: msgspec.json.Decoder[StraitStep] = msgspec.json.Decoder(StraitStep)
 
 
 def parse_page(
-    body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: int, *, first: bool = True
+    body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: float = float("inf"), *, first: bool = True
 ) -> StraitPage[AnyRow]:
     """Return a page. Its body is an array, or an object `{data, next_cursor, has_more}`.
 
@@ -175,21 +178,14 @@ def parse_run(body: bytes) -> StraitRun:
     return decode(body, RUN_ROW)
 
 
-class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """Job IDs by run ID, as the server exports them. `complete`: the response was not truncated."""
-
-    jobs: Mapping[str, str]
-    complete: bool
-
-
-def parse_export(body: bytes, at: datetime) -> Export:
-    """Return the runs of one creation time in a CSV export."""
-    text_of = body.decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
-    rows = _records(text_of)
+def parse_export(body: bytes, at: datetime) -> tuple[dict[str, str], bool]:
+    """Return the runs of one creation time in a CSV export: job IDs by run ID, and whether the CSV is complete."""
+    csv_text = body.decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
+    rows = _records(csv_text)
     header = next(rows, None) or []
     if not {"id", "job_id", "created_at"} <= set(header):
         raise SchemaError(f"GET {EXPORT}: the response is not the expected CSV")
-    jobs, complete = dict[str, str](), text_of.endswith("\n")
+    jobs, complete = dict[str, str](), csv_text.endswith("\n")
     for row in rows:
         if row is None or len(row) != len(header):
             complete = False
@@ -199,20 +195,20 @@ def parse_export(body: bytes, at: datetime) -> Export:
         # An export may truncate times to milliseconds.
         if created is not None and abs(created - at) < MILLISECOND and 0 < len(fields["id"]) <= MAX_ID_LENGTH:
             jobs[fields["id"]] = fields["job_id"]
-    return Export(jobs=jobs, complete=complete)
+    return jobs, complete
 
 
-def _records(text_of: str) -> Iterator[list[str] | None]:
+def _records(csv_text: str) -> Iterator[list[str] | None]:
     """Yield the records of a CSV; None instead of the first unreadable record, which ends the records."""
     try:
-        yield from (row for row in csv.reader(io.StringIO(text_of, newline=""), strict=True) if row)
+        yield from (row for row in csv.reader(io.StringIO(csv_text, newline=""), strict=True) if row)
     except csv.Error:
         yield None
 
 
 def parse_steps(body: bytes, statuses: StatusTable) -> tuple[list[Step], bool]:
     """Return the steps of a workflow run, one per name, and whether there are more."""
-    page = parse_page(body, STEP_ROW, limit=len(body))
+    page = parse_page(body, STEP_ROW)
     steps = {row.step_ref: _step(row, statuses) for row in page.rows if clean(row.step_ref)}
     return list(steps.values()), page.more
 
@@ -222,7 +218,7 @@ def parse_error(body: bytes, step_name: str) -> StepLog:
     if not step_name:
         fields = decode(body, OBJECT)
         return StepLog(stderr=text(fields["error"]) if "error" in fields else "")
-    for fields in parse_page(body, OBJECT, limit=len(body)).rows:
+    for fields in parse_page(body, OBJECT).rows:
         if "step_ref" in fields and text(fields["step_ref"]) == step_name and "error" in fields:
             return StepLog(stderr=text(fields["error"]))
     return StepLog()
@@ -291,13 +287,6 @@ def to_run(row: StraitRun, statuses: StatusTable) -> Run:
         error_type=EXPIRED if gave_up else _text(row.error_class) if result in FAILING else "",
         after_end=status == COMPENSATING and not ended,
     )
-
-
-def trust(run: Run) -> tuple[bool, float, int, float]:
-    """Return the sort key for rows of one run: a completed row, then the later end, then the later attempt wins."""
-    end = float("-inf") if run.end is None else run.end
-    start = float("-inf") if run.start is None else run.start
-    return run.result is not None, end, run.retries, start
 
 
 def _step(row: StraitStep, statuses: StatusTable) -> Step:

@@ -4,21 +4,16 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
 import msgspec
-import structlog
 
-from exporter.client.client import Client
-from exporter.errors import ClientStatusError, DecodeError, SchemaError
 from exporter.sources.failing import PATIENCE
-from exporter.sources.strait.api import EXPORT, Export, cursor_at, exact, parse_export
-
-CHECKPOINT_PREFIX = "burst/"
+from exporter.sources.strait.api import cursor_at, exact
 
 
 class Burst(msgspec.Struct, frozen=True, array_like=True):
     """A burst's checkpoint in the state.
 
     Attributes:
-        since: When it was first seen.
+        since: Time at which it was first seen.
         read: Whether all its runs are known, or cannot be known.
         cut: Whether it was counted as a truncated response.
     """
@@ -28,28 +23,16 @@ class Burst(msgspec.Struct, frozen=True, array_like=True):
     cut: bool = False
 
 
-class Bursts:
-    """The bursts of one kind of runs.
+class BurstCheckpoints:
+    """The bursts of one scope in the state. A checkpoint's name has the scope and the time of a burst."""
 
-    The server's export has every run of a time, but its states may be stale. So the export is requested once, for the
-    IDs, and the runs are read by ID. Each export leaves an audit entry on the server.
+    def __init__(self, scope: str) -> None:
+        self._prefix = f"burst/{scope}/"
 
-    Args:
-        exports: Whether the server exports this kind.
-    """
-
-    def __init__(self, source: str, scope: str, client: Client, *, exports: bool) -> None:
-        self._client = client
-        self._exports = exports
-        self._prefix = f"{CHECKPOINT_PREFIX}{scope}/"
-        self._log = structlog.get_logger().bind(source=source)
-
-    def known(self, checkpoints: Mapping[str, str]) -> dict[datetime, Burst]:
+    def decode(self, checkpoints: Mapping[str, str]) -> dict[datetime, Burst]:
         """Return the bursts in the state, by time."""
-        mine = {
-            key.removeprefix(self._prefix): text for key, text in checkpoints.items() if key.startswith(self._prefix)
-        }
-        times = ((exact(time), text) for time, text in mine.items())
+        names = [name for name in checkpoints if name.startswith(self._prefix)]
+        times = ((exact(name.removeprefix(self._prefix)), checkpoints[name]) for name in names)
         return {time: msgspec.json.decode(text, type=Burst) for time, text in times if time is not None}
 
     def encode(self, time: datetime, burst: Burst) -> dict[str, str]:
@@ -57,39 +40,15 @@ class Bursts:
         return {self._prefix + cursor_at(time): msgspec.json.encode(burst).decode()}
 
     def expired(self, checkpoints: Mapping[str, str], before: float) -> dict[str, str]:
-        """Return the checkpoints to delete: no poll reads times before `before` any more."""
-        old = [time for time in self.known(checkpoints) if time.timestamp() < before]
-        return {self._prefix + cursor_at(time): "" for time in old}
+        """Return the checkpoints to delete: no poll reads runs created before `before` any more."""
+        return {self._prefix + cursor_at(time): "" for time in self.decode(checkpoints) if time.timestamp() < before}
 
-    def holding(self, checkpoints: Mapping[str, str], unseen: Collection[float], now: float) -> Iterator[float]:
+    def unread(self, checkpoints: Mapping[str, str], unseen: Collection[float], now: float) -> Iterator[float]:
         """Yield the times of bursts with unread runs. The watermark must not pass them for PATIENCE seconds.
 
-        `unseen`: creation times of runs of which only the ID is known.
+        `unseen`: creation times of the runs of which only the ID is known.
         """
-        for time, burst in self.known(checkpoints).items():
+        for time, burst in self.decode(checkpoints).items():
             unread = not burst.read or any(abs(time.timestamp() - each) < 1e-3 for each in unseen)
             if unread and 0 <= now - burst.since <= PATIENCE:
                 yield time.timestamp()
-
-    def export(self, time: datetime) -> Export | None:
-        """Return the runs created at a time; None if the server does not export them.
-
-        Raises SourceError if a retry may help.
-        """
-        if not self._exports:
-            return None
-        when = cursor_at(time)
-        try:
-            body = self._client.get(EXPORT, endpoint=EXPORT, params={"format": "csv", "from": when, "to": when})
-            return parse_export(body, time)
-        except (ClientStatusError, DecodeError, SchemaError):
-            return None
-
-    def log_cut(self, time: datetime, shown: int, lists: int) -> None:
-        """Log that runs of a time may be missing. `lists`: number of lists that did not show all runs of that time."""
-        self._log.warning(
-            "runs created at one time could not all be listed",
-            created=cursor_at(time),
-            shown=shown,
-            missing=f"at least {max(1, lists)}",
-        )

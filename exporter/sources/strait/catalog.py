@@ -1,6 +1,6 @@
 """The list of a project's jobs or workflows, which has the names of runs' jobs."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from exporter.client.client import Client
 from exporter.model import Batch, Job
@@ -39,8 +39,8 @@ class Catalog:
         return self._jobs.get(job_id)
 
     @property
-    def project(self) -> object:
-        """Return the project of the API key."""
+    def project(self) -> str:
+        """Return the project of the API key, as the listed jobs show it."""
         return next((job.project for job in self._jobs.values()), "")
 
     def read(self, view: View) -> Batch | None:
@@ -63,14 +63,13 @@ class Catalog:
         if self._kind.jobs not in self._failing.errors or self._failing.is_overdue(self._kind.jobs, view.now):
             self._unlisted |= {each for each in job_ids if each not in self._jobs}
 
-    def is_named(self, job_id: str, view: View) -> bool:
-        """Return whether a job's name is known."""
-        return job_id in self._jobs or job_id in view.step_counts() or job_id in self._unlisted
+    def named(self, view: View) -> frozenset[str]:
+        """Return the IDs of the jobs whose names are known."""
+        return view.job_ids | self._jobs.keys() | self._unlisted
 
-    def jobs_of(self, owners: Mapping[str, object], view: View) -> Iterator[Job]:
-        """Yield jobs. `owners`: project by job ID. A deleted job that is in the state is not yielded."""
-        for job_id, project in owners.items():
-            if job_id in self._jobs:
-                yield self._jobs[job_id]
-            elif job_id not in view.step_counts():
-                yield unlisted_job(job_id, project, scope=self._kind.scope, workflow=self._kind.workflow)
+    def jobs_of(self, projects: Mapping[str, object], view: View) -> list[Job]:
+        """Return jobs, without deleted jobs that are in the state. `projects`: the project of each job by its ID."""
+        listed = [self._jobs[job_id] for job_id in projects if job_id in self._jobs]
+        deleted = projects.keys() - self._jobs.keys() - view.job_ids
+        scope, workflow = self._kind.scope, self._kind.workflow
+        return listed + [unlisted_job(each, projects[each], scope=scope, workflow=workflow) for each in sorted(deleted)]

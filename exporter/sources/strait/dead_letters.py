@@ -3,16 +3,7 @@
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-import msgspec
-
 from exporter.sources.strait.api import StraitRun
-
-
-class DeadLetterChanges(msgspec.Struct, frozen=True):
-    """Changes since the last list of dead letters: rows that died again, and IDs that have vanished."""
-
-    again: list[StraitRun]
-    vanished: list[str]
 
 
 class DeadLetters(dict[str, StraitRun]):
@@ -24,15 +15,15 @@ class DeadLetters(dict[str, StraitRun]):
         *,
         complete: bool,
         other_states: Collection[str],
-        hidden: Collection[datetime] = (),
-    ) -> DeadLetterChanges:
-        """Add the newest dead letters, newest first, and return the changes.
+        hidden: Collection[datetime],
+    ) -> tuple[list[StraitRun], list[str]]:
+        """Add the dead letters of a list. Return the runs that died again, and the IDs that have vanished.
 
         Args:
-            rows: The rows of the list.
-            complete: Whether the list ends with these rows. If not, older dead letters are not on it.
+            rows: The rows of the list, newest first.
+            complete: Whether the list ends with these rows. If not, it does not show older dead letters.
             other_states: IDs of runs that other lists show in another state.
-            hidden: Creation times of which the list does not show all rows.
+            hidden: Creation times for which the list does not show all rows.
         """
         shown = {row.id: row for row in rows}
         oldest = min((created for row in shown.values() if (created := row.created) is not None), default=None)
@@ -40,20 +31,12 @@ class DeadLetters(dict[str, StraitRun]):
             run_id
             for run_id, row in self.items()
             if run_id not in shown
+            and run_id not in other_states
             and row.created not in hidden
             and (complete or (oldest is not None and row.created is not None and row.created > oldest))
         ]
         again = [row for run_id, row in shown.items() if self.get(run_id, row) != row]
-        self.update(shown)
         for run_id in other_states:
-            if run_id not in shown:
-                self.pop(run_id, None)
-        return DeadLetterChanges(again, [run_id for run_id in vanished if run_id in self])
-
-    def add(self, rows: Iterable[StraitRun]) -> None:
-        """Add dead letters that another list has shown."""
-        self.update((row.id, row) for row in rows)
-
-    def created_at(self, times: Collection[datetime]) -> list[str]:
-        """Return the IDs of dead letters created at one of these times."""
-        return [run_id for run_id, row in self.items() if row.created in times]
+            self.pop(run_id, None)
+        self.update(shown)
+        return again, vanished

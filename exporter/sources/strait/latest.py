@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from exporter.model import Run
-from exporter.sources.strait.api import StraitRun, trust
+from exporter.sources.rest import best_row
+from exporter.sources.strait.api import StraitRun
 
 
 class LatestRows(dict[str, StraitRun]):
@@ -16,27 +17,20 @@ class LatestRows(dict[str, StraitRun]):
     def __init__(self, to_run: Callable[[StraitRun], Run]) -> None:
         super().__init__()
         self._to_run = to_run
-        self._fresh: dict[str, None] = {}
-
-    def start_poll(self) -> None:
-        """Start a poll."""
-        self.clear()
-        self._fresh = {}
+        self._fresh: dict[str, StraitRun] = {}
 
     def add(self, rows: Iterable[StraitRun]) -> None:
         """Add the rows of a response."""
         for row in rows:
             known = self.get(row.id)
-            if known is None or (known != row and trust(self._to_run(row)) > trust(self._to_run(known))):
-                self[row.id] = row
-                self._fresh[row.id] = None
+            if known is None or (known != row and best_row((row, known), self._to_run) is row):
+                self[row.id] = self._fresh[row.id] = row
 
     def take(self) -> list[StraitRun]:
         """Return the rows that were added or replaced since the last call."""
-        rows = [self[run_id] for run_id in self._fresh]
-        self._fresh = {}
+        rows, self._fresh = list(self._fresh.values()), {}
         return rows
 
-    def of_time(self, time: datetime) -> list[StraitRun]:
-        """Return the rows created at a time."""
+    def created_at(self, time: datetime) -> list[StraitRun]:
+        """Return the rows of runs created at a time."""
         return [row for row in self.values() if row.created == time]

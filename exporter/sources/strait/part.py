@@ -3,22 +3,36 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
+import msgspec
+import structlog
+
 from exporter.client.client import Client
 from exporter.config.source import DAY
-from exporter.errors import AuthError, NotFoundError, RateLimitedError, SchemaError, SourceError
+from exporter.errors import (
+    AuthError,
+    ClientStatusError,
+    DecodeError,
+    NotFoundError,
+    RateLimitedError,
+    SchemaError,
+    SourceError,
+)
 from exporter.model import Batch, Run, Window
 from exporter.sources.failing import PATIENCE, FailingParts
-from exporter.sources.rest import REFUSALS, OpenRunQueue, is_gone, path, status_table
+from exporter.sources.rest import REFUSALS, OpenRunQueue, is_gone, status_table
 from exporter.sources.strait.api import (
     COMPENSATING,
-    RUN_PARTS,
+    EXPORT,
     RUN_ROW,
     StraitPage,
     StraitRun,
+    cursor_at,
+    parse_export,
     parse_run,
+    run_path,
     to_run,
 )
-from exporter.sources.strait.bursts import Burst, Bursts
+from exporter.sources.strait.bursts import Burst, BurstCheckpoints
 from exporter.sources.strait.catalog import Catalog
 from exporter.sources.strait.dead_letters import DeadLetters
 from exporter.sources.strait.kinds import REACH, PartKind
@@ -58,14 +72,15 @@ class StraitPart:
         self._catalog = Catalog(kind, client, failing)
         self._reach = reach_of(settings, api=REACH, maximum=DAY)
         self._known: dict[str, StraitRun] = {}
-        self._latest = LatestRows(lambda row: to_run(row, self._statuses))
+        self._latest = LatestRows(self._to_run)
         self._open_runs = OpenRunQueue(failing)
         self._compensated: dict[str, float] = {}
-        self._bursts = Bursts(settings.name, kind.scope, client, exports=not kind.workflow)
+        self._bursts = BurstCheckpoints(kind.scope)
         self._burst_times: set[datetime] = set()
         self._open_bursts: set[datetime] = set()
         self._invalid = 0
         self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
+        self._log = structlog.get_logger().bind(source=settings.name)
 
     def fetch(self, view: View) -> Iterator[Batch]:
         """Poll once: read active runs by status, the newest runs, and then by ID unlisted runs and dead letters.
@@ -73,7 +88,7 @@ class StraitPart:
         Raises SourceError if the lists cannot be read.
         """
         self._known = {run_id: row for run_id, row in self._known.items() if run_id in self._latest}
-        self._latest.start_poll()
+        self._latest = LatestRows(self._to_run)
         self._burst_times, self._open_bursts = set(), set()
         self._runs.grow()
         if self._catalog.is_due():
@@ -94,6 +109,9 @@ class StraitPart:
                 yield from self._read_revived(self._dead, view)
         if failure is not None:
             raise failure
+
+    def _to_run(self, row: StraitRun) -> Run:
+        return to_run(row, self._statuses)
 
     # --- lists ---
 
@@ -141,7 +159,7 @@ class StraitPart:
             newest = window is windows[-1]
             self._read_window(window, view, newest=newest, first=watermark is None)
             if newest:
-                bursts = self._bursts.known(view.checkpoints)
+                bursts = self._bursts.decode(view.checkpoints)
                 self._burst_times |= {time for time, burst in bursts.items() if not burst.read}
             yield from self._read_bursts(view)
             yield from self._drain(view, through=todo.proves(window), unobserved=lost)
@@ -160,13 +178,13 @@ class StraitPart:
                 return
 
     def _ended_before_first_poll(self, row: StraitRun, view: View) -> bool:
-        run = to_run(row, self._statuses)
+        run = self._to_run(row)
         return run.result is not None and (run.end or 0.0) <= view.first_poll
 
     # --- bursts ---
 
     def _read_bursts(self, view: View) -> Iterator[Batch]:
-        known = self._bursts.known(view.checkpoints)
+        known = self._bursts.decode(view.checkpoints)
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
             if not burst.read or self._has_grown(time, view):
@@ -179,30 +197,53 @@ class StraitPart:
 
     def _has_grown(self, time: datetime, view: View) -> bool:
         """Return whether a list shows a run of a time that is new since the burst was read."""
-        rows = [row for row in self._latest.of_time(time) if row.id not in self._known]
+        rows = [row for row in self._latest.created_at(time) if row.id not in self._known]
         jobs = {row.id: self._catalog.get(row.job) for row in rows}
         wanted = [run_id for run_id, job in jobs.items() if job is None or view.wanted(job.name)]
         return len(view.known(wanted)) < len(wanted)
 
     def _read_burst(self, time: datetime, burst: Burst, view: View) -> Iterator[Batch]:
         """Read the IDs of all runs of a time. Runs that no list shows count as active until they are read by ID."""
-        exported = self._bursts.export(time)
-        jobs = {} if exported is None else exported.jobs
-        missing = self._missing(jobs, view)
-        lacks = exported is not None and any(row.id not in jobs for row in self._latest.of_time(time))
-        cut_lists = self._narrow(time) if exported is None or lacks or len(missing) > FEW_RUNS else 0
+        jobs, complete, usable = self._export(time)
+        usable = usable and all(row.id in jobs for row in self._latest.created_at(time))
+        cut_lists = self._narrow(time) if not usable or len(self._missing(jobs, view)) > FEW_RUNS else 0
         hidden = {run_id: jobs[run_id] for run_id in self._missing(jobs, view)}
-        cut = cut_lists > 0 if exported is None or lacks else not exported.complete
+        cut = not complete if usable else cut_lists > 0
         if cut and not burst.cut:
-            self._bursts.log_cut(time, len(self._latest.of_time(time)), cut_lists)
+            self._log_cut(time, cut_lists)
         yield from self._name_jobs(hidden.values(), view)
         runs = [Run(run_id=run_id, job_id=job, created=time.timestamp()) for run_id, job in hidden.items()]
         yield Batch(
             scope=self.kind.scope,
-            jobs=list(self._catalog.jobs_of(dict.fromkeys(hidden.values(), self._catalog.project), view)),
+            jobs=self._catalog.jobs_of(dict.fromkeys(hidden.values(), self._catalog.project), view),
             runs=runs,
             truncated=int(cut and not burst.cut),
             checkpoints=self._bursts.encode(time, Burst(since=burst.since, read=True, cut=burst.cut or cut)),
+        )
+
+    def _export(self, time: datetime) -> tuple[Mapping[str, str], bool, bool]:
+        """Return the job IDs of the runs created at a time, whether the export is complete, and whether it is usable.
+
+        Raises SourceError if a retry may help.
+        """
+        # The server's export has every run of a time, but its states may be stale. So it is requested once, for the
+        # IDs, and the runs are read by ID. Each export leaves an audit entry on the server.
+        if self.kind.workflow:
+            return {}, False, False
+        when = cursor_at(time)
+        try:
+            body = self._client.get(EXPORT, endpoint=EXPORT, params={"format": "csv", "from": when, "to": when})
+            return *parse_export(body, time), True
+        except (ClientStatusError, DecodeError, SchemaError):
+            return {}, False, False
+
+    def _log_cut(self, time: datetime, lists: int) -> None:
+        """Log that runs of a time may be missing. `lists`: number of lists that did not show all runs of that time."""
+        self._log.warning(
+            "runs created at one time could not all be listed",
+            created=cursor_at(time),
+            shown=len(self._latest.created_at(time)),
+            missing=f"at least {max(1, lists)}",
         )
 
     def _missing(self, jobs: Mapping[str, str], view: View) -> list[str]:
@@ -223,7 +264,7 @@ class StraitPart:
         """Return the batch of an unreadable burst. Each poll tries it again; after PATIENCE it counts as truncated."""
         overdue = not 0 <= view.now - burst.since <= PATIENCE
         if overdue and not burst.cut:
-            self._bursts.log_cut(time, len(self._latest.of_time(time)), 1)
+            self._log_cut(time, 1)
         return Batch(
             scope=self.kind.scope,
             truncated=int(overdue and not burst.cut),
@@ -237,35 +278,38 @@ class StraitPart:
         rows = self._latest.take()
         changed = [row for row in rows if self._known.get(row.id) != row]
         yield from self._name_jobs({row.job for row in changed}, view)
-        named = [row for row in changed if self._catalog.is_named(row.job, view)]
+        known_names = self._catalog.named(view)
+        named = [row for row in changed if row.job in known_names]
         # The next poll reads the rows again whose job has no known name yet.
         if len(named) < len(changed):
             through = None
         invalid, self._invalid = self._invalid, 0
         checkpoints: dict[str, str] = {}
-        if through is not None and self._bursts.known(view.checkpoints):
+        if through is not None and self._bursts.decode(view.checkpoints):
             unread = {run.origin for run in view.open_runs(self.kind.scope) if run.state is None}
-            through = min([through, *self._bursts.holding(view.checkpoints, unread, view.now)])
+            through = min([through, *self._bursts.unread(view.checkpoints, unread, view.now)])
             checkpoints = self._bursts.expired(view.checkpoints, view.now - self._settings.lookback - DAY)
+        if not (rows or invalid or through is not None):
+            return
+        last = Batch(
+            scope=self.kind.scope,
+            unchanged=len(rows) - len(changed),
+            invalid=invalid,
+            through=through,
+            unobserved=unobserved,
+            checkpoints=checkpoints,
+        )
         pieces = [named[start : start + BATCH_ROWS] for start in range(0, len(named), BATCH_ROWS)] or [[]]
-        for number, piece in enumerate(pieces, start=1):
-            last = number == len(pieces)
-            if not (piece or rows or invalid or through is not None):
-                return
-            yield Batch(
-                scope=self.kind.scope,
-                jobs=list(self._catalog.jobs_of({row.job: row.project_id for row in piece}, view)),
-                runs=[to_run(row, self._statuses) for row in piece],
-                unchanged=len(rows) - len(changed) if last else 0,
-                invalid=invalid if last else 0,
-                through=through if last else None,
-                unobserved=unobserved if last else (),
-                checkpoints=checkpoints if last else {},
+        for piece in pieces:
+            yield msgspec.structs.replace(
+                last if piece is pieces[-1] else Batch(scope=self.kind.scope),
+                jobs=self._catalog.jobs_of({row.job: row.project_id for row in piece}, view),
+                runs=list(map(self._to_run, piece)),
             )
             self._known.update((row.id, row) for row in piece)
             self._watch(piece, view)
             if self._dead is not None:
-                self._dead.add(row for row in piece if row.status == DEAD_LETTER)
+                self._dead.update((row.id, row) for row in piece if row.status == DEAD_LETTER)
 
     def _watch(self, rows: Iterable[StraitRun], view: View) -> None:
         # A failed workflow run may start to compensate. If the server has no list of such runs, it is read by ID.
@@ -295,7 +339,7 @@ class StraitPart:
     def _read_run(self, run_id: str) -> StraitRun | None:
         endpoint = self.kind.run
         try:
-            body = self._client.get(path(endpoint, **dict.fromkeys(RUN_PARTS, run_id)), endpoint=endpoint)
+            body = self._client.get(run_path(endpoint, run_id), endpoint=endpoint)
         except NotFoundError:
             return None
         row = parse_run(body)
@@ -316,19 +360,20 @@ class StraitPart:
             if not view.sweep_due:
                 break
         others = {row.id for row in self._latest.values() if row.status != DEAD_LETTER}
-        changes = dead.compare(rows, complete=not page.more, other_states=others, hidden=bursts)
-        self._latest.add(changes.again)
+        again, vanished = dead.compare(rows, complete=not page.more, other_states=others, hidden=bursts)
+        self._latest.add(again)
         yield from self._drain(view)
         # If the list of active runs cannot show all runs of a burst, a replayed dead letter may be missing in it.
-        hidden = [each for each in dead.created_at(self._open_bursts) if each not in self._latest]
-        for run_id in [*changes.vanished, *hidden]:
+        hidden = [key for key, row in dead.items() if row.created in self._open_bursts and key not in self._latest]
+        for run_id in [*vanished, *hidden]:
             if view.out_of_time():
                 break
             with self._failing.read(f"run {run_id}", view):
                 row = self._read_run(run_id)
                 dead.pop(run_id, None)
                 if row is not None:
-                    dead.add([row] if row.status == DEAD_LETTER else [])
+                    if row.status == DEAD_LETTER:
+                        dead[run_id] = row
                     self._latest.add([row])
                     yield from self._drain(view)
 

@@ -6,13 +6,12 @@ from exporter.client.client import Client
 from exporter.config.source import MINUTE
 from exporter.errors import ForbiddenError, NotFoundError, SourceError
 from exporter.model import Batch, Result, Run, Step
-from exporter.sources.rest import REFUSALS, RestSource, bearer_access, path, status_table
+from exporter.sources.rest import REFUSALS, RestSource, bearer_access, status_table
 from exporter.sources.source import SourceType, StepLog
 from exporter.sources.strait.api import (
     EXPORT,
     JOBS,
     RUN,
-    RUN_PARTS,
     RUNS,
     STEPS,
     TIMELINE,
@@ -22,6 +21,7 @@ from exporter.sources.strait.api import (
     WORKFLOWS,
     parse_error,
     parse_steps,
+    run_path,
 )
 from exporter.sources.strait.kinds import KINDS, REACH, STEP_STATUSES
 from exporter.sources.strait.part import StraitPart
@@ -83,9 +83,8 @@ class StraitSource(RestSource):
         return parse_error(self._get(WORKFLOW_RUN if is_workflow else RUN, run, patience), "")
 
     def _get(self, endpoint: str, run: Run, patience: float | None, limit: int = 0) -> bytes:
-        address = path(endpoint, **dict.fromkeys(RUN_PARTS, run.run_id))
         params = {"limit": limit} if limit else None
-        return self._client.get(address, endpoint=endpoint, params=params, patience=patience)
+        return self._client.get(run_path(endpoint, run.run_id), endpoint=endpoint, params=params, patience=patience)
 
     def probe(self) -> str:
         """Request each list once, and report the lists that the API key may not read."""

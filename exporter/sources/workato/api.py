@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import FAILING, FUTURE_MARGIN, Job, Result, Run, State, Step, one_row_per_run
+from exporter.model import FAILING, FUTURE_MARGIN, Job, Result, Run, State, Step
 from exporter.sources.oddities import Oddity
 from exporter.sources.payload import MAX_WORD_LENGTH, Fields, Scalar, decode_rows, usable
-from exporter.sources.rest import Meaning, StatusTable, look_up, seconds_between
+from exporter.sources.rest import Meaning, StatusTable, best_row, look_up, seconds_between
 from exporter.times import parse_timestamp, parse_vendor_duration
 
 USERS = "/managed_users"
@@ -128,16 +128,14 @@ def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool =
     rows = usable(raws, lambda raw: _job(Fields.of(raw)), "a job", required=first)
     jobs: dict[str, WorkatoJob] = {}
     for row in rows:
-        jobs[row.job_id] = better(jobs.get(row.job_id, row), row, status_map)
+        known = jobs.get(row.job_id)
+        jobs[row.job_id] = row if known is None else better(known, row, status_map)
     return list(jobs.values()), len(raws) - len(rows)
 
 
-def better(one: WorkatoJob, other: WorkatoJob, status_map: StatusTable) -> WorkatoJob:
-    """Return the better one of two rows of a job (`exporter.model.one_row_per_run`)."""
-    if one == other:
-        return one
-    runs = {to_run(row, "", status_map): row for row in (one, other)}
-    return runs[one_row_per_run(runs)[0]]
+def better(known: WorkatoJob, row: WorkatoJob, status_map: StatusTable) -> WorkatoJob:
+    """Return the better one of two rows of a job."""
+    return best_row((row, known), lambda each: to_run(each, "", status_map))
 
 
 def parse_total(body: bytes) -> int | None:
