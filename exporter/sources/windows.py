@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     unobserved: Window | None = None
     through: float
 
-    def proves(self, window: Window) -> float:
+    def through_after(self, window: Window) -> float:
         """Return the time up to which everything is read after this window."""
         return min(window.end, self.through)
 

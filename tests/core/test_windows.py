@@ -60,7 +60,7 @@ def test_a_range_beyond_the_lookback_is_unobserved(watermark, limits, lost):
 
 def test_a_plan_proves_settled_time_and_never_more_than_its_windows_contain():
     planned = plan(NOW, None, REACH)
-    assert [planned.proves(window) for window in planned.windows] == [planned.windows[0].end, END - 60]
+    assert [planned.through_after(window) for window in planned.windows] == [planned.windows[0].end, END - 60]
 
 
 @given(

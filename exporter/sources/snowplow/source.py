@@ -97,7 +97,7 @@ class SnowplowSource(RestSource):
             lost = [uncertain] if uncertain else []
             if todo.unobserved and window.start <= todo.windows[0].start:
                 lost.append(todo.unobserved)
-            through = todo.proves(window)
+            through = todo.through_after(window)
             yield self._to_batch(response, view.now, through=through, truncated=truncated, unobserved=lost)
             self._last = response
         yield from self._follow_open_runs(view, shown)

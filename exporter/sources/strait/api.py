@@ -1,4 +1,4 @@
-"""Strait's API: its paths, and parsers of its responses. Payloads, results and error texts are never decoded.
+"""Strait's API: its paths, and parsers of its responses. A run's payload and result are never decoded.
 
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
@@ -29,19 +29,19 @@ WORKFLOW_RUN = "/workflow-runs/{workflowRunId}"
 STEPS = WORKFLOW_RUN + "/steps"
 TIMELINE = WORKFLOW_RUN + "/timeline"
 EXPORT = "/export/runs"
-# Prefix of a workflow's job ID, which distinguishes it from a job's ID.
+# Prefix of the job IDs of workflows. A job and a workflow may have the same ID.
 WORKFLOW = "workflow:"
 
 EXPIRED, COMPENSATING = "expired", "compensating"
 
 MILLISECOND = timedelta(milliseconds=1)
-# A larger number of attempts is wrong. The state cannot store every number of JSON.
+# A larger number of attempts is ignored. The state cannot store all numbers that JSON allows.
 MAX_ATTEMPTS = 2**31
-# A pause reason that may become a label. A longer text may contain customer data.
+# Pause reasons that may become labels. Other texts may contain customer data.
 PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 
-# An error text may have any length; only the body is limited.
+# A column may be an error text of any length. The size of the whole body is limited.
 csv.field_size_limit(2**31 - 1)
 
 
@@ -52,7 +52,7 @@ def run_path(endpoint: str, run_id: str) -> str:
 
 
 class StraitRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The common fields of all rows. Fields other than the ID may have any type."""
+    """The fields that all rows have. Fields other than the ID may have any type."""
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
     created_at: Any = None
@@ -60,8 +60,8 @@ class StraitRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def created(self) -> datetime | None:
-        """Return the creation time, exact to the microsecond; None if it is unreadable."""
-        return exact(self.created_at)
+        """Return the creation time with its microseconds; None if it is unreadable."""
+        return exact_time(self.created_at)
 
 
 class StraitRun(StraitRow, frozen=True, kw_only=True):
@@ -96,7 +96,7 @@ class StraitJob(StraitRow, frozen=True, kw_only=True):
     pause_reason: Any = None
 
     @property
-    def runs_by_itself(self) -> bool | None:
+    def is_enabled(self) -> bool | None:
         """Return whether its schedule starts runs; None if unknown."""
         # A paused job stays `enabled`.
         if self.paused is True:
@@ -105,7 +105,7 @@ class StraitJob(StraitRow, frozen=True, kw_only=True):
 
 
 class StraitStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a workflow run, or of its timeline."""
+    """A step of a workflow run. Its timeline has the same rows."""
 
     step_ref: str
     status: Any = None
@@ -125,7 +125,7 @@ class StraitPage(msgspec.Struct, Generic[AnyRow], frozen=True, kw_only=True):
         invalid: Number of unreadable rows.
         cursor: The server's cursor of the next page.
         more: Whether there are more pages.
-        burst: A creation time with more rows than the list can show.
+        burst: The creation time of more rows than the list can show; None if there is none.
     """
 
     rows: Sequence[AnyRow]
@@ -153,7 +153,7 @@ def parse_page(
 ) -> StraitPage[AnyRow]:
     """Return a page. Its body is an array, or an object `{data, next_cursor, has_more}`.
 
-    After an array of `limit` rows there may be more pages. Raises SchemaError if no row of the first page is usable.
+    If an array has `limit` rows, more pages may follow. Raises SchemaError if no row of the first page is usable.
     """
     response = decode(body, LISTED)
     if isinstance(response, list):
@@ -191,7 +191,7 @@ def parse_export(body: bytes, at: datetime) -> tuple[dict[str, str], bool]:
             complete = False
             continue
         fields = dict(zip(header, row, strict=True))
-        created = exact(fields["created_at"])
+        created = exact_time(fields["created_at"])
         # An export may truncate times to milliseconds.
         if created is not None and abs(created - at) < MILLISECOND and 0 < len(fields["id"]) <= MAX_ID_LENGTH:
             jobs[fields["id"]] = fields["job_id"]
@@ -207,14 +207,14 @@ def _records(csv_text: str) -> Iterator[list[str] | None]:
 
 
 def parse_steps(body: bytes, statuses: StatusTable) -> tuple[list[Step], bool]:
-    """Return the steps of a workflow run, one per name, and whether there are more."""
+    """Return the steps of a workflow run, one per name, and whether it has more steps."""
     page = parse_page(body, STEP_ROW)
     steps = {row.step_ref: _step(row, statuses) for row in page.rows if clean(row.step_ref)}
     return list(steps.values()), page.more
 
 
 def parse_error(body: bytes, step_name: str) -> StepLog:
-    """Return the error text of a step in a list; for the step "" the error text of the run."""
+    """Return the error text of a step in a list of steps. For the step "", the body is a run."""
     if not step_name:
         fields = decode(body, OBJECT)
         return StepLog(stderr=text(fields["error"]) if "error" in fields else "")
@@ -225,7 +225,7 @@ def parse_error(body: bytes, step_name: str) -> StepLog:
 
 
 def to_job(row: StraitJob, *, scope: str, workflow: bool) -> Job:
-    """Return the job of a row. Its name is the slug, because titles are often changed."""
+    """Return the job of a row. Its name is the slug, because people often change titles."""
     return Job(
         job_id=(WORKFLOW if workflow else "") + row.id,
         name=next(filter(clean, map(_text, (row.slug, row.name))), row.id),
@@ -233,7 +233,7 @@ def to_job(row: StraitJob, *, scope: str, workflow: bool) -> Job:
         scope=scope,
         schedule=_text(row.cron),
         timezone=_text(row.timezone) or _text(row.cron_timezone),
-        enabled=row.runs_by_itself,
+        enabled=row.is_enabled,
         stop_cause=_stop_cause(row),
         has_steps=workflow,
         reopens=not workflow,
@@ -256,15 +256,16 @@ def unlisted_job(identity: str, project: object, *, scope: str, workflow: bool) 
 def to_run(row: StraitRun, statuses: StatusTable) -> Run:
     """Return the run of a row.
 
-    A retry keeps the ID, increments `attempt` and sets new times. So start and duration are those of the last attempt.
+    A retry keeps the ID, increments `attempt` and sets new times. So the row has the start and duration of the last
+    attempt.
     """
     status = _text(row.status).strip().casefold()
     end = _time(row.finished_at)
     result, state, unmapped = look_up(_text(row.status), statuses, ended=end is not None)
     attempts = row.attempt if type(row.attempt) is int and 0 < row.attempt < MAX_ATTEMPTS else 1
     # A run that expired while it waited for another attempt is a failure. A run that never ran is a skip.
-    gave_up = status == EXPIRED and result is Result.SKIP and attempts > 1
-    result = Result.FAILURE if gave_up else result
+    expired_retry = status == EXPIRED and result is Result.SKIP and attempts > 1
+    result = Result.FAILURE if expired_retry else result
     start = None if result is Result.SKIP else _time(row.started_at)
     created, scheduled = _time(row.created_at), _time(row.scheduled_at)
     ended = result is not None
@@ -284,7 +285,7 @@ def to_run(row: StraitRun, statuses: StatusTable) -> Run:
         else None,
         retries=attempts - 1,
         recovered=result is Result.SUCCESS and attempts > 1,
-        error_type=EXPIRED if gave_up else _text(row.error_class) if result in FAILING else "",
+        error_type=EXPIRED if expired_retry else _text(row.error_class) if result in FAILING else "",
         after_end=status == COMPENSATING and not ended,
     )
 
@@ -303,13 +304,13 @@ def _step(row: StraitStep, statuses: StatusTable) -> Step:
     )
 
 
-def exact(value: object) -> datetime | None:
-    """Return a time exact to the microsecond, which cursors need; None if it is not a time."""
+def exact_time(value: object) -> datetime | None:
+    """Return a time with its microseconds, which cursors need; None if it is not a time."""
     try:
         timestamp = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    # Times in the first and the last year may overflow in another time zone, or when a microsecond is added.
+    # In the first and the last year, the time may be out of range in another time zone or one microsecond later.
     if timestamp is None or not MINYEAR < timestamp.year < MAXYEAR:
         return None
     return timestamp.replace(tzinfo=timestamp.tzinfo or UTC)

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from exporter.sources.failing import PATIENCE
-from exporter.sources.strait.api import cursor_at, exact
+from exporter.sources.strait.api import cursor_at, exact_time
 
 
 class Burst(msgspec.Struct, frozen=True, array_like=True):
@@ -15,12 +15,12 @@ class Burst(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         since: Time at which it was first seen.
         read: Whether all its runs are known, or cannot be known.
-        cut: Whether it was counted as a truncated response.
+        truncated: Whether it was counted as a truncated response.
     """
 
     since: float
     read: bool = False
-    cut: bool = False
+    truncated: bool = False
 
 
 class BurstCheckpoints:
@@ -32,7 +32,7 @@ class BurstCheckpoints:
     def decode(self, checkpoints: Mapping[str, str]) -> dict[datetime, Burst]:
         """Return the bursts in the state, by time."""
         names = [name for name in checkpoints if name.startswith(self._prefix)]
-        times = ((exact(name.removeprefix(self._prefix)), checkpoints[name]) for name in names)
+        times = ((exact_time(name.removeprefix(self._prefix)), checkpoints[name]) for name in names)
         return {time: msgspec.json.decode(text, type=Burst) for time, text in times if time is not None}
 
     def encode(self, time: datetime, burst: Burst) -> dict[str, str]:

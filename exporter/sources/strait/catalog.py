@@ -1,4 +1,4 @@
-"""The list of a project's jobs or workflows, which has the names of runs' jobs."""
+"""The list of a project's jobs or workflows. Rows of runs have only the IDs of their jobs; the list has the names."""
 
 from collections.abc import Collection, Mapping
 
@@ -7,24 +7,24 @@ from exporter.model import Batch, Job
 from exporter.sources.failing import FailingParts
 from exporter.sources.rest import REFUSALS
 from exporter.sources.strait.api import JOB_ROW, StraitJob, to_job, unlisted_job
-from exporter.sources.strait.kinds import PartKind
-from exporter.sources.strait.pages import Lists
+from exporter.sources.strait.kinds import RunKind
+from exporter.sources.strait.lists import PageReader
 from exporter.sources.view import View
 
 LIST_POLLS = 10
-"""Polls per read of the list. It is also read when a run has an unknown job."""
+"""Polls between two reads of the list. It is also read when a run has an unknown job."""
 
-# Pages of the list: 100,000 jobs.
+# Maximum number of pages of the list: enough for 100,000 jobs.
 MAX_JOB_PAGES = 1000
 
 
-class Catalog:
-    """The list of jobs of one kind."""
+class JobCatalog:
+    """The jobs, or the workflows, of the project."""
 
-    def __init__(self, kind: PartKind, client: Client, failing: FailingParts) -> None:
+    def __init__(self, kind: RunKind, client: Client, failing: FailingParts) -> None:
         self._kind = kind
         self._failing = failing
-        self._list: Lists[StraitJob] = Lists(client, kind.jobs, JOB_ROW, max_pages=MAX_JOB_PAGES)
+        self._list: PageReader[StraitJob] = PageReader(client, kind.jobs, JOB_ROW, max_pages=MAX_JOB_PAGES)
         self._jobs: dict[str, Job] = {}
         self._unlisted: set[str] = set()
         self._age = LIST_POLLS
@@ -35,7 +35,7 @@ class Catalog:
         return self._age > LIST_POLLS
 
     def get(self, job_id: str) -> Job | None:
-        """Return a listed job."""
+        """Return a listed job; None if the list does not have it."""
         return self._jobs.get(job_id)
 
     @property
@@ -44,7 +44,7 @@ class Catalog:
         return next((job.project for job in self._jobs.values()), "")
 
     def read(self, view: View) -> Batch | None:
-        """Read the list. Return None and keep the last list if that fails."""
+        """Read the list. If that fails, keep the last list and return None."""
         with self._failing.read(self._kind.jobs, view, raising=REFUSALS):
             rows = [row for page in self._list.pages() for row in page.rows]
             jobs = [to_job(row, scope=self._kind.scope, workflow=self._kind.workflow) for row in rows]
@@ -59,12 +59,12 @@ class Catalog:
         return unknown and self._kind.jobs not in self._failing.errors
 
     def note_unlisted(self, job_ids: Collection[str], view: View) -> None:
-        """Remember jobs that are not in the list, because they were deleted."""
+        """Remember which of these jobs are not in the list, because they were deleted."""
         if self._kind.jobs not in self._failing.errors or self._failing.is_overdue(self._kind.jobs, view.now):
             self._unlisted |= {each for each in job_ids if each not in self._jobs}
 
-    def named(self, view: View) -> frozenset[str]:
-        """Return the IDs of the jobs whose names are known."""
+    def known_jobs(self, view: View) -> frozenset[str]:
+        """Return the IDs of jobs that are listed, in the state, or known to be deleted."""
         return view.job_ids | self._jobs.keys() | self._unlisted
 
     def jobs_of(self, projects: Mapping[str, object], view: View) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Job runs and workflow runs, which are read in the same way, and the meanings of their statuses."""
+"""The two kinds of runs (job runs and workflow runs), and the meanings of their statuses."""
 
 import msgspec
 
@@ -19,6 +19,8 @@ from exporter.sources.strait.api import (
 REACH = 90 * DAY
 """Assumed retention of runs in seconds. The server's operator configures it."""
 
+DEAD_LETTER = "dead_letter"
+
 # Statuses of job runs. Active statuses are in the order in which a run has them.
 RUN_STATUSES: StatusTable = {
     "delayed": State.PENDING,
@@ -31,7 +33,7 @@ RUN_STATUSES: StatusTable = {
     "completed": Result.SUCCESS,
     "failed": Result.FAILURE,
     # All retries have failed.
-    "dead_letter": Result.FAILURE,
+    DEAD_LETTER: Result.FAILURE,
     "crashed": Result.ERROR,
     "system_failed": Result.ERROR,
     "timed_out": Result.TIMEOUT,
@@ -51,7 +53,7 @@ WORKFLOW_STATUSES: StatusTable = {
     "canceled": Result.CANCELLATION,
     "compensated": Result.FAILURE,
     "compensation_failed": Result.ERROR,
-    # The vendor does not document it for workflow runs. It would mean the same as for job runs.
+    # The vendor documents this status only for job runs.
     EXPIRED: Result.SKIP,
 }
 """Statuses of workflow runs."""
@@ -68,8 +70,17 @@ STEP_STATUSES: StatusTable = {
 """Statuses of a workflow run's steps."""
 
 
-class PartKind(msgspec.Struct, frozen=True, kw_only=True):
-    """Job runs or workflow runs. `scope`: its scope in the ledger."""
+class RunKind(msgspec.Struct, frozen=True, kw_only=True):
+    """Job runs or workflow runs.
+
+    Attributes:
+        scope: Their scope in the ledger.
+        jobs: Path of the list of jobs.
+        runs: Path of the list of runs.
+        run: Path of a single run.
+        statuses: The meanings of statuses.
+        workflow: Whether they are workflow runs.
+    """
 
     scope: str
     jobs: str
@@ -80,8 +91,8 @@ class PartKind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 KINDS = (
-    PartKind(scope="", jobs=JOBS, runs=RUNS, run=RUN, statuses=RUN_STATUSES, workflow=False),
-    PartKind(
+    RunKind(scope="", jobs=JOBS, runs=RUNS, run=RUN, statuses=RUN_STATUSES, workflow=False),
+    RunKind(
         scope="workflows",
         jobs=WORKFLOWS,
         runs=WORKFLOW_RUNS,

@@ -24,45 +24,45 @@ from exporter.sources.strait.api import (
     run_path,
 )
 from exporter.sources.strait.kinds import KINDS, REACH, STEP_STATUSES
-from exporter.sources.strait.part import StraitPart
+from exporter.sources.strait.run_reader import RunReader
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.view import View
 
-# Steps per page. All steps are created at the same time, so a cursor cannot lead to a second page.
+# Steps per page. All steps of a run have one creation time, so no cursor leads to a second page.
 MAX_STEPS = 100
 
 
 class StraitSource(RestSource):
-    """Reads the runs and the workflow runs of the project to which an API key belongs."""
+    """Reads the job runs and the workflow runs of the project to which the API key belongs."""
 
     def __init__(self, settings: StraitSettings, client: Client) -> None:
         super().__init__(client)
-        self._parts = {kind.scope: StraitPart(kind, settings, client, self._failing) for kind in KINDS}
+        self._readers = [RunReader(kind, settings, client, self._failing) for kind in KINDS]
         self._step_statuses = status_table(STEP_STATUSES, settings.status_map)
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Poll both parts. A part that the API key may not read is skipped, unless it may read neither.
+        """Poll both kinds of runs. A kind that the API key may not read is skipped, unless it may read neither.
 
-        Raises PartialError for an unreadable part, after the other part is read.
+        Raises PartialError for an unreadable kind, after the other kind is read.
         """
         self._failing.start_poll()
         refused: list[SourceError] = []
         failed: list[SourceError] = []
-        for scope, part in self._parts.items():
-            name = part.kind.runs
+        for reader in self._readers:
+            part, unreadable = reader.kind.runs, Batch(scope=reader.kind.scope, readable=False)
             try:
-                with self._failing.read(name, view, raising=REFUSALS):
-                    yield from part.fetch(view)
+                with self._failing.read(part, view, raising=REFUSALS):
+                    yield from reader.fetch(view)
             except REFUSALS as error:
                 refused.append(error)
-                yield Batch(scope=scope, readable=False)
-            if name in self._failing.errors:
-                failed.append(self._failing.errors[name])
-                if self._failing.is_overdue(name, view.now):
-                    yield Batch(scope=scope, readable=False)
-        if len(refused) + len(failed) == len(self._parts):
+                yield unreadable
+            if part in self._failing.errors:
+                failed.append(self._failing.errors[part])
+                if self._failing.is_overdue(part, view.now):
+                    yield unreadable
+        if len(refused) + len(failed) == len(self._readers):
             raise (failed or refused)[0]
-        self._failing.raise_errors((part.kind.runs for part in self._parts.values()), view.now)
+        self._failing.raise_errors((reader.kind.runs for reader in self._readers), view.now)
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """Return the steps of a completed workflow run, from its timeline if the list of steps is too long."""

@@ -8,7 +8,7 @@ import pytest
 from exporter.simulators.disruptions import Contradict, Status
 from exporter.simulators.strait import StraitOptions
 from exporter.simulators.world import MARK
-from exporter.sources.strait.api import exact, parse_export
+from exporter.sources.strait.api import exact_time, parse_export
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -119,7 +119,7 @@ def test_runs_completed_before_the_first_poll_do_not_count_even_in_a_burst(world
     assert exporter.open() == {"open": "executing"}
 
 
-CREATED: Any = exact("2026-11-28T10:00:00.123456Z")
+CREATED: Any = exact_time("2026-11-28T10:00:00.123456Z")
 
 
 @pytest.mark.parametrize("error", ["", "a\u2028b\x0cc\x85d", "x" * 200_000, '"a\n\nb"', "\0", "'=1+1"])

@@ -16,7 +16,7 @@ from exporter.sources.strait.api import (
     STEPS,
     cursor_at,
     cursor_from,
-    exact,
+    exact_time,
     parse_error,
     parse_page,
     parse_run,
@@ -301,15 +301,15 @@ def test_ids_are_quoted_in_paths():
 
 
 def test_a_cursor_is_exact_to_the_microsecond():
-    last = exact("2026-03-01T10:00:00.123456789Z")
+    last = exact_time("2026-03-01T10:00:00.123456789Z")
     assert last == datetime(2026, 3, 1, 10, 0, 0, 123456, UTC)
     assert cursor_from(last) == "2026-03-01T10:00:00.123457Z"
     assert cursor_at(last) == "2026-03-01T10:00:00.123456Z"
-    moment: Any = exact("2026-03-01T10:00:00.1Z")
+    moment: Any = exact_time("2026-03-01T10:00:00.1Z")
     assert cursor_from(moment) == "2026-03-01T10:00:00.100001Z"
-    assert exact("an opaque cursor") is None
-    assert exact("0001-01-01T00:00:00+14:00") is exact("9999-12-31T23:59:59.999999-14:00") is None
-    assert exact(None) is None
+    assert exact_time("an opaque cursor") is None
+    assert exact_time("0001-01-01T00:00:00+14:00") is exact_time("9999-12-31T23:59:59.999999-14:00") is None
+    assert exact_time(None) is None
 
 
 ODD = st.sampled_from([None, "", "x", "completed", "2024-01-01T00:00:00Z", True, 5, -1, 10**400, [], {}, [None]])
