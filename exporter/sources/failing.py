@@ -8,19 +8,19 @@ import msgspec
 from exporter.errors import AuthError, PartialError, RateLimitedError, SourceError
 from exporter.sources.view import View
 
-# Seconds for which a failing part keeps the watermark of its source from moving.
+# Seconds for which the watermark of a source waits for a failing part.
 PATIENCE = 900.0
 # A failed part is skipped for this many times the duration of its last try, so that a part that hangs does not delay
 # the others.
 COST_FACTOR = 20.0
 MAX_REST = 900.0
-# If there are more failing parts than this, those without a try for a day are dropped: they no longer exist.
+# If more parts than this fail, parts that were not tried for a day are dropped: they no longer exist.
 MAX_PARTS = 1000
 DAY = 86400.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A failing part. `since`, `tried`, `retry`: times of its first failed try, last try and next try."""
+    """A failing part: times of its first failed try, its last try and its next try, and its last error."""
 
     since: float
     tried: float
@@ -29,7 +29,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailingParts:
-    """The parts that cannot be read, by name, over all polls. All times are by the API's clock.
+    """The parts that cannot be read, by name. It is kept from poll to poll. All times are by the API's clock.
 
     Attributes:
         errors: The errors of the current poll, by part.
@@ -45,7 +45,10 @@ class FailingParts:
 
     @contextmanager
     def read(self, part: str, view: View, *, raising: tuple[type[SourceError], ...] = ()) -> Iterator[None]:
-        """Read a part, and record its error. Errors in `raising`, AuthError and RateLimitedError are raised."""
+        """Read a part in a `with` block, and record its error.
+
+        AuthError, RateLimitedError and the errors in `raising` are raised instead.
+        """
         began = view.now
         try:
             yield
@@ -57,7 +60,7 @@ class FailingParts:
             self.succeeded(part)
 
     def failed(self, part: str, error: SourceError, *, began: float, now: float) -> None:
-        """Record a failed try that began and ended at these times."""
+        """Record a try that began at one time and has failed now."""
         known = self._failures.get(part)
         rest = min(COST_FACTOR * max(0.0, now - began), MAX_REST)
         since = began if known is None or known.since > now else known.since
@@ -78,7 +81,7 @@ class FailingParts:
     def skips(self, part: str, now: float) -> bool:
         """Return whether this poll skips a part because its last try took long. The part counts as failed."""
         failure = self._failures.get(part)
-        # If a wrong clock set `retry`, it may be too far in the future, and is ignored.
+        # A next try too far in the future was set by a wrong clock, and is ignored.
         if failure is None or not now < failure.retry <= now + MAX_REST:
             return False
         self.errors[part] = failure.error
@@ -92,6 +95,6 @@ class FailingParts:
     def raise_errors(self, scopes: Iterable[str] = (), now: float = 0.0) -> None:
         """Raise PartialError if a part failed in this poll. `scopes`: the parts that are whole scopes."""
         if self.errors:
-            # A scope that has failed for long counts as unreadable.
+            # A scope that has failed for long counts as unreadable, so it does not count as failed.
             failed = any(part in self.errors and not self.is_overdue(part, now) for part in scopes)
             raise PartialError(self.errors, scope_failed=failed)

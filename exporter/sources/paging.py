@@ -1,4 +1,4 @@
-"""Guards against lists that never end: repeated pages, cursors that lead back, too many pages."""
+"""Detects lists that never end: repeated pages, cursors that lead back, too many pages."""
 
 from collections.abc import Collection, Hashable
 
@@ -21,25 +21,24 @@ class PageGuard:
         self._max_pages = max_pages
         self._pages = 0
         self._shown = set[Hashable]()
-        self._following = set[Hashable]()
+        self._cursors = set[Hashable]()
 
-    def check(self, rows: Collection[Hashable], following: Hashable = None) -> None:
+    def check(self, rows: Collection[Hashable], cursor: Hashable = None) -> None:
         """Check a page that is not the last.
 
         Args:
             rows: IDs of the page's rows; may be empty.
-            following: Cursor or offset of the next page; None if pages are numbered.
+            cursor: Cursor or offset of the next page; None if pages are numbered.
 
         Raises:
-            SchemaError: All rows were on earlier pages, an earlier page led to the same next page, or there are too
-                many pages.
+            SchemaError: All rows were on earlier pages, an earlier page had this cursor, or there are too many pages.
         """
         self._pages += 1
         if rows and self._shown.issuperset(rows):
             raise SchemaError(f"{self._name}: the list does not end: page {self._pages} shows earlier rows again")
-        if following is not None and following in self._following:
+        if cursor is not None and cursor in self._cursors:
             raise SchemaError(f"{self._name}: the list does not end: page {self._pages} leads back to an earlier page")
         if self._pages >= self._max_pages:
             raise SchemaError(f"{self._name}: the list does not end: more than {self._pages} pages")
         self._shown.update(rows)
-        self._following.add(following)
+        self._cursors.add(cursor)

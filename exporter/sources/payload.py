@@ -17,23 +17,24 @@ from exporter.times import parse_timestamp
 Shape = TypeVar("Shape")
 Row = TypeVar("Row")
 Scalar = str | int | float | None
-# Maximum length of an unexpected value or an unknown status, in characters.
+# Maximum length of an unexpected value or of a status, in characters.
 MAX_WORD_LENGTH = 64
-# In characters. IDs are stored, put into URLs and used as labels. The IDs of all vendors are much shorter.
+# Maximum length of an ID, in characters. The IDs of all vendors are much shorter.
 MAX_ID_LENGTH = 200
 # Maximum number of commas in a body; the largest real responses have a third of that. A comma may separate two rows,
-# and even a row of one digit takes 70 bytes of memory: without this limit a body could fill two gigabytes.
-MAX_PARTS = 1_000_000
-CROWDED = "the response has too many parts"
+# and even a row of one digit takes 70 bytes of memory. Without this limit a body could fill two gigabytes.
+MAX_COMMAS = 1_000_000
+TOO_MANY_ROWS = "the response has too many rows or values"
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# Group 1 matches whole surrogate pairs and other escapes. A match without it is half a pair, as in a truncated text.
+# Group 1 matches whole surrogate pairs and other escapes. A match without group 1 is half a pair. Truncated texts may end
+# with one.
 ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
-# Group 1 matches any other escape, which may end with the same letters.
+# Group 1 matches other escapes, such as the escaped backslash in `\\u0000`. A match without group 1 is a NUL.
 NULS = re.compile(rb"(\\[^u])|\\u0000")
-# Long lists are decoded in slices of this many bytes. Decoding a slice blocks all other threads for 0.2 ms.
-SLICE = 256 * 1024
+# Long lists are decoded in slices of this many bytes. Decoding one slice blocks all other threads for 0.2 ms.
+SLICE_SIZE = 256 * 1024
 BETWEEN_ROWS = re.compile(rb"\}\s*,\s*(?=\{)")
 SCALAR: msgspec.json.Decoder[Scalar] = msgspec.json.Decoder(Scalar)
 ROWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
@@ -46,10 +47,10 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 
     Raises:
         SchemaError: The body is JSON of another shape.
-        DecodeError: The body is not JSON, not UTF-8, nested too deeply, or has too many parts.
+        DecodeError: The body is not JSON, not UTF-8, nested too deeply, or has too many values.
     """
     body = without_nul(body)
-    refuse_crowds(body)
+    check_commas(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
@@ -65,17 +66,17 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 
 
 def without_nul(body: bytes) -> bytes:
-    """Return the body with U+FFFD for U+0000."""
+    """Return the body with U+FFFD instead of U+0000."""
     # No database finds an ID with a NUL again, so its run would be new, and counted, at each poll.
-    # A search for one character takes a tenth of the time, and most bodies have no escapes.
+    # Most bodies have no backslash, and a search for one character is ten times as fast.
     escaped = b"\\" in body and rb"\u0000" in body
     return NULS.sub(lambda match: match.group(1) or rb"\ufffd", body) if escaped else body
 
 
-def refuse_crowds(body: bytes) -> None:
-    """Raise DecodeError if the body has more than MAX_PARTS parts."""
-    if len(body) > 2 * MAX_PARTS and body.count(b",") > MAX_PARTS:
-        raise DecodeError(CROWDED)
+def check_commas(body: bytes) -> None:
+    """Raise DecodeError if the body has more than MAX_COMMAS commas."""
+    if len(body) > 2 * MAX_COMMAS and body.count(b",") > MAX_COMMAS:
+        raise DecodeError(TOO_MANY_ROWS)
 
 
 def repaired(body: bytes) -> bytes:
@@ -83,10 +84,10 @@ def repaired(body: bytes) -> bytes:
     return ESCAPES.sub(lambda match: match.group(1) or rb"\ufffd", body.removeprefix(b"\xef\xbb\xbf"))
 
 
-def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
-    """Yield a long JSON list of objects as shorter lists. If all of them are valid JSON, they have the body's rows."""
-    # The list is cut where two objects seem to meet. If that is within a text or an object, the part before the cut is
-    # not valid JSON.
+def slices(body: bytes, size: int = SLICE_SIZE) -> Iterator[bytes]:
+    """Yield a long JSON list of objects as shorter lists. If all of these are valid JSON, they have the body's rows."""
+    # The list is cut where two objects seem to meet. If that place is within a text or an object, the slice before it
+    # is not valid JSON.
     view, opening, start = memoryview(body), b"", 0
     while between := BETWEEN_ROWS.search(body, start + size):
         yield b"".join((opening, view[start : between.start() + 1], b"]"))
@@ -97,10 +98,10 @@ def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
 def decode_rows(body: bytes, envelopes: Sequence[str], *, nested: bool = True) -> list[msgspec.Raw]:
     """Return the rows of an array, or of an object that has an array at one of the keys `envelopes`.
 
-    `nested`: the object may be inside another object, at one of the same keys.
+    `nested`: whether the object may be inside another object, at one of the same keys.
     """
     body = without_nul(body)
-    # This fails if the body is an object around the list, or if a text was cut.
+    # This fails if the body is an object around the list, or if a slice ends within a text.
     with suppress(*MALFORMED):
         return _sliced_rows(body)
     try:
@@ -121,18 +122,18 @@ def decode_rows(body: bytes, envelopes: Sequence[str], *, nested: bool = True) -
 def _sliced_rows(body: bytes) -> list[msgspec.Raw]:
     rows = list[msgspec.Raw]()
     for piece in slices(body):
-        # A slice of a list of objects is short, so its parts are rarely counted.
-        refuse_crowds(piece)
+        # If the list has objects, its slices are short, and their commas are not counted.
+        check_commas(piece)
         rows += ROWS.decode(piece)
-        if len(rows) > MAX_PARTS + 1:
-            raise DecodeError(CROWDED)
+        if len(rows) > MAX_COMMAS + 1:
+            raise DecodeError(TOO_MANY_ROWS)
     return rows
 
 
 def usable(
     raws: Sequence[msgspec.Raw], parse: Callable[[msgspec.Raw], Row | None], noun: str, *, required: bool = True
 ) -> list[Row]:
-    """Return the rows that `parse` can parse. Raises SchemaError if `required` and there are only other rows."""
+    """Return the rows that `parse` can parse. Raises SchemaError if `required` and it can parse none of them."""
     rows = [row for raw in raws if (row := parse(raw))]
     if raws and not rows and required:
         raise SchemaError(f"no row of the response is {noun}")
@@ -155,13 +156,13 @@ def text(*values: msgspec.Raw) -> str:
 
 
 def identity(*values: msgspec.Raw) -> str:
-    """Return the first of these values that is a text or a number, as text; "" if it cannot be an ID."""
+    """Return the first of these values that is a text or a number, as text; "" if it is too long for an ID."""
     value = text(*values)
     return value if len(value) <= MAX_ID_LENGTH else ""
 
 
 def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | None:
-    """Return a decoded part of a body; None if it is absent or of another shape."""
+    """Return a decoded value of a body; None if it is absent or of another shape."""
     if not bytes(raw):
         return None
     try:
@@ -169,7 +170,7 @@ def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | N
     except msgspec.ValidationError:
         return None
     except MALFORMED:
-        # The part may contain half a surrogate pair. Decoding the body did not check this part.
+        # The value may contain half a surrogate pair. When the body was decoded, this value was not.
         pass
     try:
         return decoder.decode(repaired(bytes(raw)))
@@ -180,8 +181,8 @@ def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | N
 class Fields:
     """The fields of an object. A field is decoded when it is read.
 
-    Methods take alternative names of a field, and use the first one with a usable value. Letter case and underscores of
-    names are ignored.
+    Methods take alternative names of a field, and return the first usable value. Letter case and underscores of names
+    are ignored.
     """
 
     def __init__(self, fields: dict[str, msgspec.Raw]) -> None:
@@ -191,7 +192,7 @@ class Fields:
 
     @classmethod
     def of(cls, raw: msgspec.Raw) -> "Fields":
-        """Return the fields of a part of a body; none if it is not an object."""
+        """Return the fields of a value of a body; no fields if it is not an object."""
         return cls(decoded(raw, OBJECT) or {})
 
     @classmethod
@@ -216,7 +217,7 @@ class Fields:
         return next((value for raw in self.raws(*names) if clean(value := text(raw))), "")
 
     def scalar(self, *names: str) -> Scalar:
-        """Return a text or a number. A value of another type is returned as JSON, so that it can be reported."""
+        """Return a text or a number. Return a value of another type as JSON, so that it can be reported."""
         values = [raw for raw in self.raws(*names) if bytes(raw) != b"null"]
         value = scalar(*values)
         return bytes(values[0]).decode(errors="replace")[:MAX_WORD_LENGTH] if value is None and values else value
@@ -230,7 +231,7 @@ class Fields:
         return next((value for raw in self.raws(*names) if (value := decoded(raw, FLAG)) is not None), None)
 
     def object(self, *names: str) -> "Fields":
-        """Return the fields of an object within this one; none if it is absent."""
+        """Return the fields of an object within this one; no fields if it is absent."""
         return next((Fields.of(raw) for raw in self.raws(*names)), Fields({}))
 
     def rows(self, *names: str) -> list[msgspec.Raw] | None:

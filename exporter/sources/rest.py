@@ -1,9 +1,12 @@
-"""Shared by sources of REST APIs: paths, status tables, requests for active runs by ID, and a base class."""
+"""What sources of REST APIs share: paths, statuses, rows of one run, requests for single runs, and a base class."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
+
+import structlog
 
 from exporter.client.client import Client
 from exporter.client.signin import BearerAuth
@@ -11,7 +14,7 @@ from exporter.config.secret import Secret
 from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError
-from exporter.model import Batch, Result, Run, State, one_row_per_run
+from exporter.model import Result, Run, State, one_row_per_run
 from exporter.sources.failing import FailingParts
 from exporter.sources.payload import MAX_WORD_LENGTH
 from exporter.sources.source import Access, Source
@@ -19,11 +22,15 @@ from exporter.sources.view import View
 
 Row = TypeVar("Row")
 StatusTable = Mapping[str, Result | State]
+ValueProblem = tuple[str, object]
+"""What is wrong with a value in a row, and the value."""
 
-# Errors that mean that this credential cannot read a whole list.
+# Errors of a list that this credential may not read.
 REFUSALS = (ForbiddenError, NotFoundError)
 NO_STATUS = "absent"
-"""The unmapped status of a row without a status."""
+"""Reported as the unmapped status of a row without a status."""
+
+MAX_SHAPE_LENGTH = 40
 
 
 def path(endpoint: str, **parts: str) -> str:
@@ -33,13 +40,13 @@ def path(endpoint: str, **parts: str) -> str:
 
 def status_table(vendor: StatusTable, configured: StatusTable) -> StatusTable:
     """Return the vendor's table of statuses, overridden by the config's."""
-    return {**vendor, **{normalize(word): meaning for word, meaning in configured.items()}}
+    return {**vendor, **{normalize(status): meaning for status, meaning in configured.items()}}
 
 
-@lru_cache(maxsize=1024)  # a poll of many runs has few words
-def normalize(word: str) -> str:
+@lru_cache(maxsize=1024)  # a poll of many runs has few statuses
+def normalize(status: str) -> str:
     """Return a status as a key of a table: `Timed out`, `TIMED-OUT` and `timed_out` are the same."""
-    return "_".join(word.casefold().replace("-", " ").replace("_", " ").split())
+    return "_".join(status.casefold().replace("-", " ").replace("_", " ").split())
 
 
 class Meaning(NamedTuple):
@@ -50,17 +57,17 @@ class Meaning(NamedTuple):
     unmapped: str = ""
 
 
-def look_up(word: str, table: StatusTable, *, ended: bool = False) -> Meaning:
+def look_up(status: str, table: StatusTable, *, ended: bool = False) -> Meaning:
     """Return the meaning of a status. If it is unmapped and the run has `ended`, the result is unknown."""
-    word = word.strip()[:MAX_WORD_LENGTH]
-    meaning = table.get(normalize(word))
+    status = status.strip()[:MAX_WORD_LENGTH]
+    meaning = table.get(normalize(status))
     if meaning is None:
-        return Meaning(result=Result.UNKNOWN if ended else None, unmapped=word or NO_STATUS)
+        return Meaning(result=Result.UNKNOWN if ended else None, unmapped=status or NO_STATUS)
     return Meaning(state=meaning) if isinstance(meaning, State) else Meaning(result=meaning)
 
 
 def best_row(rows: Iterable[Row], to_run: Callable[[Row], Run]) -> Row:
-    """Return the best of several rows of one run (`exporter.model.one_row_per_run`)."""
+    """Return the best of several rows of one run (see `exporter.model.one_row_per_run`)."""
     runs = {to_run(row): row for row in rows}
     return runs[one_row_per_run(runs)[0]]
 
@@ -71,13 +78,29 @@ def seconds_between(start: float | None, end: float | None) -> float | None:
 
 
 def is_gone(run: OpenRun, now: float, reach: float) -> bool:
-    """Return whether an active run that the API does not have is gone for good, because it is older than `reach`."""
+    """Return whether an active run that the API does not have will not appear again: it is older than `reach`."""
     return run.origin < now - reach
 
 
-def root_of(settings: SourceSettings) -> str:
-    """Return the root URL of a source's API."""
-    return settings.base_url.rstrip("/") + settings.api_path
+class ProblemLog:
+    """Logs what is wrong with values of an API: each problem once, and never the value itself."""
+
+    def __init__(self, source: str) -> None:
+        self._log = structlog.get_logger().bind(source=source)
+        self._logged = set[str]()
+
+    def add(self, problems: Iterable[ValueProblem]) -> None:
+        """Log the problems that were not logged yet."""
+        for problem, value in problems:
+            if problem not in self._logged:
+                self._logged.add(problem)
+                self._log.warning(problem, looks_like=shape_of(value))
+
+
+def shape_of(value: object) -> str:
+    """Return a value with each digit replaced by 9 and each letter by a: the value may be customer data."""
+    text = re.sub(r"\d", "9", str(value)[:MAX_SHAPE_LENGTH])
+    return re.sub(r"[^\W\d_]", "a", text)
 
 
 class OpenRunQueue:
@@ -100,30 +123,20 @@ class OpenRunQueue:
 
 
 class RestSource(Source):
-    """Base class of sources: has a client and the failing parts."""
+    """Base class of sources. It has the client, and the parts that cannot be read."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._failing = FailingParts()
-        self._open_runs = OpenRunQueue(self._failing)
-
-    def _follow(
-        self, runs: Mapping[str, OpenRun], view: View, reach: float, read: Callable[[OpenRun, float], Batch]
-    ) -> Iterator[Batch]:
-        """Read active runs by ID, because no list shows them. A run that cannot be read does not delay the others."""
-        for run_id in self._open_runs.ordered(runs, view):
-            batch = None
-            with self._failing.read(f"run {run_id}", view):
-                try:
-                    batch = read(runs[run_id], view.now)
-                except NotFoundError:
-                    batch = Batch(gone=[run_id]) if is_gone(runs[run_id], view.now, reach) else None
-            if batch is not None:
-                yield batch
 
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+
+def root_of(settings: SourceSettings) -> str:
+    """Return the root URL of a source's API."""
+    return settings.base_url.rstrip("/") + settings.api_path
 
 
 def bearer_access(settings: SourceSettings, token: Secret, prefix: str = "") -> Access:

@@ -1,4 +1,4 @@
-"""The part of the state that a source may read while it polls."""
+"""What a source may read of the state while it polls."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class View:
         clock: Returns the time of the API's clock.
         sweep_due: Whether this poll also reads the sweep window.
         wanted: Returns whether the config includes a job of this name. Excluded jobs need no requests.
-        out_of_time: Returns whether this poll has used up its interval. Less important work then waits for the next.
+        out_of_time: Returns whether this poll has used up its interval. The next poll then does less urgent work.
     """
 
     ledger: Ledger
@@ -30,7 +30,7 @@ class View:
 
     @property
     def now(self) -> float:
-        """Return the current time by the API's clock, which its responses show."""
+        """Return the current time by the API's clock."""
         return self.clock()
 
     @property
@@ -46,7 +46,7 @@ class View:
 
     @property
     def scopes(self) -> frozenset[str]:
-        """Return the names of the scopes in the state: they have a committed batch and still exist."""
+        """Return the names of the scopes in the state."""
         return frozenset(self.ledger.source(self.source).scopes)
 
     def watermark(self, scope: str = "") -> float | None:
@@ -60,7 +60,7 @@ class View:
         return self.now if state is None else state.baseline
 
     def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
-        """Return the active runs of a scope, or of all, of jobs that the config includes, oldest first."""
+        """Return the active runs of a scope, or of all scopes, oldest first. Runs of excluded jobs are omitted."""
         jobs = self.ledger.committed.jobs
         runs = self.ledger.open_runs(self.source, scope)
         return [run for run in runs if self.wanted(label_of(jobs[run.job].job))]
@@ -71,7 +71,7 @@ class View:
             return self.ledger.store().started_between(self.source, Window(start, end))
 
     def known(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return the IDs that are in the state, as active or completed runs."""
+        """Return which of these runs are in the state, active or completed."""
         return frozenset(self.ledger.rows(self.source, run_ids))
 
     def ended(self, run_ids: Collection[str]) -> Mapping[str, float | None]:

@@ -1,4 +1,4 @@
-"""Computes the time windows that a poll reads, from the clock, the watermark and the API's limits. Pure functions."""
+"""Computes the time windows that a poll reads, from the clock, the watermark and the API's limits, without I/O."""
 
 import math
 from collections.abc import Iterator
@@ -9,34 +9,26 @@ from exporter.config.source import SourceSettings
 from exporter.model import Window
 from exporter.sources.view import View
 
-# Seconds by which the estimate of the API's clock may be wrong. Every window ends at least this long ago.
+# Seconds by which the estimate of the API's clock may be wrong. Every window ends this long before the estimate.
 CLOCK_MARGIN = 5.0
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of an API that is read by windows, and of the config, in seconds.
+    """The limits of windows, in seconds: those of the API, and those of the config.
 
     Attributes:
-        api: How far back the API shows anything.
-        margin: Subtracted from `api`, so that the API still accepts the oldest time when the request arrives.
-        maximum: The longest window.
+        api: How far back the API shows runs.
+        maximum: The longest window that the API accepts.
         lookback: How far back a poll reads at most after downtime.
         overlap: Time before the watermark that every poll reads again.
         settle: How long the API may take to show a completed run.
     """
 
     api: float
-    margin: float
     maximum: float
     lookback: float
     overlap: float
     settle: float
-
-
-def reach_of(settings: SourceSettings, *, api: float, maximum: float, margin: float = 0.0) -> Reach:
-    """Return the limits of an API and those of a source's config."""
-    lookback, overlap, settle = settings.lookback, settings.overlap, settings.settle
-    return Reach(api=api, margin=margin, maximum=maximum, lookback=lookback, overlap=overlap, settle=settle)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +36,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         windows: Windows to read.
-        unobserved: Window that can no longer be read.
-        through: Time up to which everything is read after the last window.
+        unobserved: Time that the API no longer shows, and that no poll has read.
+        through: Time up to which all runs are read after the last window.
     """
 
     windows: tuple[Window, ...]
@@ -53,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     through: float
 
     def through_after(self, window: Window) -> float:
-        """Return the time up to which everything is read after this window."""
+        """Return the time up to which all runs are read after this window."""
         return min(window.end, self.through)
 
 
@@ -62,12 +54,12 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
 
     Args:
         now: The current time by the API's clock. The API refuses windows that end later.
-        watermark: Time up to which everything was read; None at the first poll, which reads all that the API shows.
-        reach: The limits.
+        watermark: Time up to which all runs were read; None at the first poll, which reads all that the API shows.
+        reach: The limits of windows.
         sweep: Length of the sweep window in seconds; None if this poll does not sweep.
     """
     end = math.floor(now - CLOCK_MARGIN)
-    horizon = math.ceil(now - reach.api + reach.margin)
+    horizon = math.ceil(now - reach.api)
     floor = horizon if watermark is None else max(horizon, math.ceil(now - reach.lookback))
     # A watermark in the future was set by a wrong clock, so it is ignored.
     if watermark is None or watermark > now:
@@ -86,9 +78,16 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
     )
 
 
-def plan_poll(view: View, settings: SourceSettings, reach: Reach, scope: str = "") -> Plan:
-    """Return the windows of a scope that this poll reads."""
+def plan_poll(view: View, settings: SourceSettings, scope: str = "", *, api: float, maximum: float) -> Plan:
+    """Return the windows of a scope that this poll reads. For `api` and `maximum`, see `Reach`."""
     sweep = settings.sweep.window if view.sweep_due and settings.sweep else None
+    reach = Reach(
+        api=api,
+        maximum=maximum,
+        lookback=settings.lookback,
+        overlap=settings.overlap,
+        settle=settings.settle,
+    )
     return plan(view.now, view.watermark(scope), reach, sweep=sweep)
 
 

@@ -10,7 +10,7 @@ from exporter.sources.windows import CLOCK_MARGIN, Reach, halves, plan, split
 DAY, HOUR = 86400.0, 3600.0
 NOW = 1_700_000_000.5
 END = math.floor(NOW - CLOCK_MARGIN)
-REACH = Reach(api=7 * DAY, margin=600.0, maximum=96 * HOUR, lookback=7 * DAY, overlap=HOUR, settle=60.0)
+REACH = Reach(api=7 * DAY - 600.0, maximum=96 * HOUR, lookback=7 * DAY, overlap=HOUR, settle=60.0)
 HORIZON = math.ceil(NOW - 7 * DAY + 600)
 
 

@@ -11,7 +11,7 @@ from exporter.client.budget import Budget
 from exporter.client.client import Client, NetworkSettings
 from exporter.errors import DecodeError
 from exporter.sources.northflank import api as northflank_api
-from exporter.sources.payload import MAX_PARTS, decode_rows
+from exporter.sources.payload import MAX_COMMAS, decode_rows
 from exporter.sources.snowplow import api as snowplow_api
 from exporter.sources.strait import api as strait_api
 from exporter.sources.workato import api as workato_api
@@ -104,11 +104,11 @@ def test_a_response_of_millions_of_tiny_rows_is_refused_before_it_fills_the_memo
     number = LIMIT // (len(row) + 1) - 1
     body = b"[" + (row + b",") * number + row + b"]"
     held = peak()
-    with pytest.raises(DecodeError, match="too many parts"):
+    with pytest.raises(DecodeError, match="too many rows or values"):
         parse(body)
     assert peak() - held <= 2 * len(body)
 
 
 def test_as_many_rows_as_real_responses_can_have_are_read():
-    body = b"[" + b"{}," * MAX_PARTS + b"{}]"
-    assert len(decode_rows(body, ())) == MAX_PARTS + 1
+    body = b"[" + b"{}," * MAX_COMMAS + b"{}]"
+    assert len(decode_rows(body, ())) == MAX_COMMAS + 1

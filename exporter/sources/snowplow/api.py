@@ -1,4 +1,4 @@
-"""Snowplow Console's jobs API: its paths, and parsers that accept all likely names and shapes of its responses.
+"""Snowplow Console's jobs API: its paths, and parsers. They accept many names and shapes, which are not documented.
 
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
@@ -13,9 +13,8 @@ import msgspec
 from exporter.counting.labels import clean
 from exporter.errors import SchemaError
 from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step
-from exporter.sources.oddities import Oddity
 from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, ROWS, Fields, Scalar, decode, decode_rows, decoded, text
-from exporter.sources.rest import StatusTable, best_row, look_up, seconds_between
+from exporter.sources.rest import StatusTable, ValueProblem, best_row, look_up, seconds_between
 from exporter.sources.source import StepLog
 from exporter.times import is_number, parse_timestamp, parse_vendor_duration
 
@@ -26,7 +25,7 @@ STEP = STEPS + "/{stepName}"
 LIST_KEYS = ("runs", "jobRuns", "data", "items", "results", "content")
 STEP_KEYS = ("steps", "taskStates")
 STEP_LIST_KEYS = (*STEP_KEYS, *LIST_KEYS)
-# Keys of an object that may contain a single run.
+# Keys under which an object may contain a single run.
 WRAPPERS = ("run", "jobRun", "job", "data", "item", "content", "result")
 MAX_WRAPPERS = 3
 """Maximum depth of nested wrappers."""
@@ -59,17 +58,17 @@ STATUSES: StatusTable = {
     "cancelled": Result.CANCELLATION,
 }
 
-# Alternative names of fields, without underscores. The first name with a value is used.
+# Alternative names of fields, without underscores, in the order in which they are tried.
 RUN_ID = ("runid", "runreference", "id")
 JOB_NAME = ("jobname", "name")
 STEP_NAME = ("name", "stepname", "taskname")
-WORD = ("state", "status", "runstate", "taskstate")
+STATUS = ("state", "status", "runstate", "taskstate")
 START = ("starttime", "startedat", "started", "start")
 END = ("endtime", "endedat", "finishedat", "completedat")
 DURATION = ("duration", "runduration", "taskduration")
 DEPENDENCIES = ("dependencies", "dependson")
-# Fields of a duration object, and their units in the order of ISO 8601.
-SPAN_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
+# Fields of a duration that is an object, and their units in the order of ISO 8601.
+DURATION_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
 
 
 class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
@@ -84,8 +83,8 @@ class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="c
     end_time: Scalar = None
 
     @property
-    def complete(self) -> bool:
-        """Return whether the row has all fields of a started run. If not, its fields may have other names."""
+    def has_times(self) -> bool:
+        """Return whether the row has the times of a started run. If not, its fields may have other names."""
         return self.start_time is not None and (self.duration is not None or self.end_time is not None)
 
 
@@ -97,11 +96,11 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
 
     Attributes:
         body: The list as received.
-        texts: The runs by their JSON text.
+        texts: The runs by the JSON text of their rows.
         by_id: The runs by ID.
-        fresh: Runs whose text was not in the previous list.
+        fresh: Runs whose text was not in the last list.
         invalid: Number of rows that are not runs.
-        repeated: Number of dropped rows, because another row shows the same run.
+        repeated: Number of rows that were dropped because another row shows the same run.
     """
 
     body: bytes
@@ -113,46 +112,47 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
 
 
 def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: StatusTable = STATUSES) -> SnowplowRuns:
-    """Return the runs of a list. `known`: the runs of an earlier list by text. Most rows usually do not change."""
+    """Return the runs of a list. `known`: the runs of the last list by text, because most rows do not change."""
     texts, fresh, invalid = dict[bytes, SnowplowRun](), dict[bytes, SnowplowRun](), 0
     rows = decode_rows(body, LIST_KEYS)
-    for words in map(bytes, rows):
-        row = known.get(words)
+    for row_text in map(bytes, rows):
+        row = known.get(row_text)
         if row is None:
-            row = _row(words)
+            row = _parse_row(row_text)
             if row is None:
                 invalid += 1
                 continue
-            fresh[words] = row
-        texts[words] = row
+            fresh[row_text] = row
+        texts[row_text] = row
     if invalid and not texts:
         raise SchemaError("no row of the response is a run")
     by_id = {row.run_id: row for row in texts.values()}
     if len(by_id) < len(texts):
         texts = _one_per_run(texts, status_map)
         by_id = {row.run_id: row for row in texts.values()}
-    fresh_rows = [row for words, row in fresh.items() if words in texts]
+    fresh_rows = [row for row_text, row in fresh.items() if row_text in texts]
     return SnowplowRuns(body, texts, by_id, fresh_rows, invalid, repeated=len(rows) - invalid - len(texts))
 
 
 def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> dict[bytes, SnowplowRun]:
-    # Dropped rows must not count as known, because a later list may show only them.
-    words_of: dict[str, list[bytes]] = {}
-    for words, row in texts.items():
-        words_of.setdefault(row.run_id, []).append(words)
-    losing = set[bytes]()
-    for several in words_of.values():
+    """Return the rows without those that a better row of the same run replaces."""
+    # A replaced row must not count as known: if a later list shows only this row, the row must be used.
+    texts_of: dict[str, list[bytes]] = {}
+    for row_text, row in texts.items():
+        texts_of.setdefault(row.run_id, []).append(row_text)
+    replaced = set[bytes]()
+    for several in texts_of.values():
         if len(several) > 1:
-            losing.update(several)
-            losing.remove(best_row(sorted(several), lambda words: to_run(texts[words], status_map)))
-    return {words: row for words, row in texts.items() if words not in losing}
+            replaced.update(several)
+            replaced.remove(best_row(sorted(several), lambda row_text: to_run(texts[row_text], status_map)))
+    return {row_text: row for row_text, row in texts.items() if row_text not in replaced}
 
 
-def _row(words: bytes) -> SnowplowRun | None:
+def _parse_row(row_text: bytes) -> SnowplowRun | None:
     """Return the run of a row; None if it has no ID."""
-    raw = msgspec.Raw(words)
+    raw = msgspec.Raw(row_text)
     row = decoded(raw, TYPED_ROW)
-    return row if row is not None and row.complete else _from_fields(Fields.of(raw))
+    return row if row is not None and row.has_times else _from_fields(Fields.of(raw))
 
 
 def _from_fields(fields: Fields) -> SnowplowRun | None:
@@ -163,22 +163,22 @@ def _from_fields(fields: Fields) -> SnowplowRun | None:
         run_id=run_id,
         job_name=fields.name(*JOB_NAME),
         environment=fields.text("environment"),
-        state=fields.text(*WORD),
+        state=fields.text(*STATUS),
         start_time=fields.scalar(*START),
-        duration=_span(fields),
+        duration=_duration(fields),
         end_time=fields.scalar(*END),
     )
 
 
-def _span(fields: Fields) -> Scalar:
-    """Return a duration as a text or a number. An object such as `{"seconds": 2.5}` becomes a text in ISO 8601."""
+def _duration(fields: Fields) -> Scalar:
+    """Return a duration as a text or a number. Convert an object such as `{"seconds": 2.5}` to ISO 8601."""
     objects = (decoded(raw, OBJECT) for raw in fields.raws(*DURATION))
     parts = next((each for each in objects if each is not None), None)
     return fields.scalar(*DURATION) if parts is None else _iso_duration(Fields(parts))
 
 
 def _iso_duration(parts: Fields) -> str:
-    values = {unit: value for name, unit in SPAN_UNITS.items() if (value := parts.text(name))}
+    values = {unit: value for name, unit in DURATION_UNITS.items() if (value := parts.text(name))}
     nanoseconds, seconds = parts.scalar("nanos", "nano"), parts.scalar("seconds", "secs")
     if isinstance(nanoseconds, int) and isinstance(seconds, int) and nanoseconds:
         values["S"] = f"{seconds + nanoseconds / 1e9:.9f}"
@@ -188,7 +188,7 @@ def _iso_duration(parts: Fields) -> str:
 
 def to_job(row: SnowplowRun) -> Job:
     """Return the job of a run."""
-    # The vendor's own job ID changes with each edit.
+    # The vendor's job ID is not used, because it changes whenever the job is edited.
     return Job(job_id=job_id_of(row), name=_name_of(row), project=row.environment)
 
 
@@ -208,7 +208,7 @@ def _job_id(environment: str, name: str) -> str:
 
 
 def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
-    """Return the run of a row. For `now` and `milliseconds` see `duration_of`."""
+    """Return the run of a row. For `now` and `milliseconds`, see `duration_of`."""
     start, end = start_of(row), parse_timestamp(row.end_time)
     meaning = look_up(row.state, status_map, ended=end is not None)
     # The duration of an active run is dropped, because it would change at each poll.
@@ -235,8 +235,8 @@ def start_of(row: SnowplowRun) -> float | None:
 def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | None:
     """Return a row's duration in seconds; None if it is unknown or implausible.
 
-    A number without a unit is milliseconds if `milliseconds` is true. Otherwise it is seconds, or milliseconds if the
-    end would be in the future as seconds.
+    A number without a unit is in milliseconds if `milliseconds` is true. Otherwise it is in seconds, or in milliseconds
+    if the run would otherwise end in the future.
     """
     seconds = parse_vendor_duration(row.duration)
     if seconds is None or not is_number(row.duration):
@@ -249,13 +249,13 @@ def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | 
 
 
 def in_milliseconds(rows: Iterable[SnowplowRun], now: float, status_map: StatusTable) -> bool:
-    """Return whether durations without a unit are milliseconds: as seconds, most ends would be in the future."""
+    """Return whether durations without a unit are in milliseconds: as seconds, most ends would be in the future."""
     ended = [row for row in rows if is_number(row.duration) and to_run(row, status_map).result is not None]
-    mistaken = sum((to_run(row, status_map).end or 0.0) > now + FUTURE_MARGIN for row in ended)
-    return 2 * mistaken > len(ended)
+    in_future = sum((to_run(row, status_map).end or 0.0) > now + FUTURE_MARGIN for row in ended)
+    return 2 * in_future > len(ended)
 
 
-def oddities(row: SnowplowRun, run: Run, now: float) -> Iterator[Oddity]:
+def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem]:
     """Yield the unreadable or implausible values of a row."""
     if row.start_time is not None and run.start is None:
         yield "start time of a run cannot be read", row.start_time
@@ -268,7 +268,7 @@ def oddities(row: SnowplowRun, run: Run, now: float) -> Iterator[Oddity]:
 
 
 def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return a run and its steps; None instead of the steps if the body has none. `run_id` "" accepts any run.
+    """Return the run with this ID, or any run for the ID "", and its steps; None for the steps if the body has none.
 
     The run may be wrapped in an object or a list.
     """
@@ -288,7 +288,7 @@ def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[S
 def _runs_in(
     fields: Fields, steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
 ) -> Iterator[tuple[SnowplowRun, Sequence[msgspec.Raw] | None]]:
-    """Yield the runs of an object, which is a run or wraps one, each with its steps."""
+    """Yield the runs of an object, each with its steps. The object is a run, or an object around a run."""
     steps = next((rows for raw in fields.raws(*STEP_KEYS) if (rows := _list_of(raw)) is not None), steps)
     row = _from_fields(fields)
     if row is not None and row.state:
@@ -337,8 +337,8 @@ def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
 
 
 def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
-    meaning = look_up(fields.text(*WORD), status_map)
-    start, end, duration = fields.time(*START), fields.time(*END), parse_vendor_duration(_span(fields))
+    meaning = look_up(fields.text(*STATUS), status_map)
+    start, end, duration = fields.time(*START), fields.time(*END), parse_vendor_duration(_duration(fields))
     end, duration = _completed(start, end, duration) if meaning.result else (None, duration)
     return Step(
         name=name,

@@ -2,18 +2,16 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from exporter.client.client import Client
 from exporter.config.source import DAY, HOUR, MINUTE
-from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step, Window
-from exporter.sources.oddities import Oddities
-from exporter.sources.rest import RestSource, path, root_of, status_table
+from exporter.sources.rest import OpenRunQueue, ProblemLog, RestSource, is_gone, path, root_of, status_table
 from exporter.sources.snowplow.api import (
     RUN,
     RUNS,
@@ -24,11 +22,11 @@ from exporter.sources.snowplow.api import (
     SnowplowRuns,
     in_milliseconds,
     job_id_of,
-    oddities,
     parse_log,
     parse_rows,
     parse_run,
     parse_steps,
+    problems_of,
     start_of,
     to_job,
     to_run,
@@ -37,17 +35,18 @@ from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, Snowpl
 from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
 from exporter.sources.source import Access, SourceType, StepLog
 from exporter.sources.view import View
-from exporter.sources.windows import halves, plan_poll, reach_of
+from exporter.sources.windows import halves, plan_poll
 from exporter.times import is_number
 
 REACH = 7 * DAY
+# The oldest time must still be within reach when the request arrives.
 MARGIN = 10 * MINUTE
 MAX_WINDOW = 96 * HOUR
 
-# The API trims a response to this many state-change events.
+# The API returns the runs of this many state-change events, the latest ones.
 EVENT_LIMIT = 10_000
 
-# A poll may halve this many windows, and one more per run that it has seen. So no response can cause endless requests.
+# A poll may halve this many windows, and one more per run that it has seen. This bounds the requests of a poll.
 MIN_HALVINGS = 40
 
 ASSUMED_STEPS = 50
@@ -58,11 +57,11 @@ END_TOLERANCE = 60
 
 # Fractions of the event limit. A response with fewer events than the first is complete. If it has more than the second,
 # its window is read again in halves.
-SURELY_WHOLE, SURELY_DOUBTFUL = 0.5, 0.9
+SURELY_COMPLETE, PROBABLY_TRIMMED = 0.5, 0.9
 
 
 class DoubtedResponse(msgspec.Struct):
-    """A response that may be trimmed. `proven`: it is trimmed, because it lacks a run of its window."""
+    """A response that may lack runs of its window. `proven`: whether another response has shown such a run."""
 
     window: Window
     ids: frozenset[str]
@@ -81,26 +80,27 @@ class SnowplowSource(RestSource):
         self._settings = settings
         self._event_limit = event_limit
         self._statuses = status_table(STATUSES, settings.status_map)
-        self._reach = reach_of(settings, api=REACH, maximum=MAX_WINDOW, margin=MARGIN)
-        self._last: SnowplowRuns | None = None
-        self._uncertain: set[Window] = set()
-        self._oddities = Oddities(settings.name)
+        self._open_runs = OpenRunQueue(self._failing)
+        self._committed: SnowplowRuns | None = None
+        self._reported_windows: set[Window] = set()
+        self._problems = ProblemLog(settings.name)
         self._milliseconds = False
 
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read this poll's windows, oldest first, then the active runs that no window has shown."""
-        todo = plan_poll(view, self._settings, self._reach)
-        shown: list[Mapping[str, SnowplowRun]] = []
+        plan = plan_poll(view, self._settings, api=REACH - MARGIN, maximum=MAX_WINDOW)
+        shown: set[str] = set()
         self._failing.start_poll()
-        for window, response, truncated, uncertain in self._complete_responses(todo.windows, view):
-            shown.append(response.by_id)
-            lost = [uncertain] if uncertain else []
-            if todo.unobserved and window.start <= todo.windows[0].start:
-                lost.append(todo.unobserved)
-            through = todo.through_after(window)
-            yield self._to_batch(response, view.now, through=through, truncated=truncated, unobserved=lost)
-            self._last = response
+        for window, response, truncated, uncertain in self._complete_responses(plan.windows, view):
+            shown |= response.by_id.keys()
+            unobserved = [uncertain] if uncertain else []
+            if plan.unobserved and window.start <= plan.windows[0].start:
+                unobserved.append(plan.unobserved)
+            through = plan.through_after(window)
+            yield self._to_batch(response, view.now, through=through, truncated=truncated, unobserved=unobserved)
+            self._committed = response
         yield from self._follow_open_runs(view, shown)
+        self._failing.raise_errors()
 
     def _complete_responses(
         self, windows: Sequence[Window], view: View
@@ -113,13 +113,13 @@ class SnowplowSource(RestSource):
         """
         waiting, doubted = list(reversed(windows)), list[DoubtedResponse]()
         shown: set[str] = set()
-        filters = True
+        filters = True  # whether the API respects `from` and `to`
         while waiting:
             window = waiting.pop()
             response = self._read_window(window)
             doubtful = filters and may_be_trimmed(response.texts.values(), window, view, self._event_limit)
             runs = [to_run(row, self._statuses) for row in response.by_id.values()] if doubtful else []
-            filters = filters and not _strays(runs, window)
+            filters = filters and not _any_outside(runs, window)
             doubtful = doubtful and filters and not self._is_proven_complete(response, runs, window, view)
             parts = halves(window)
             if doubtful and parts and len(doubted) < MIN_HALVINGS + len(shown):
@@ -128,16 +128,16 @@ class SnowplowSource(RestSource):
                 waiting += reversed(parts)
                 continue
             truncated = _count_proven(doubted, response.texts.values())
-            uncertain = window if doubtful and window not in self._uncertain else None
+            uncertain = window if doubtful and window not in self._reported_windows else None
             if uncertain:
-                self._uncertain.add(window)
+                self._reported_windows.add(window)
             yield window, response, truncated + (uncertain is not None), uncertain
 
     def _is_proven_complete(self, response: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
         """Request the part of the window before the first end. Return whether that proves the response complete."""
-        # A trimmed response lacks runs whose events are all older than the oldest kept event. These runs ended before
-        # any run in the response. So if the part of the window before the first end is complete and has no other runs,
-        # nothing is missing.
+        # A trimmed response lacks runs whose events are all older than the oldest event that was kept. These runs ended
+        # before any run in the response. So if the part of the window before the first end is complete and has no other
+        # runs, the response lacks nothing.
         ends = [run.end for run in runs if run.end is not None]
         if not ends:
             return False
@@ -151,9 +151,9 @@ class SnowplowSource(RestSource):
     def _read_window(self, window: Window) -> SnowplowRuns:
         bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
         body = self._get(RUNS, bounds)
-        if self._last is not None and body == self._last.body:
-            return self._last
-        return parse_rows(body, self._last.texts if self._last else {}, self._statuses)
+        if self._committed is not None and body == self._committed.body:
+            return self._committed
+        return parse_rows(body, self._committed.texts if self._committed else {}, self._statuses)
 
     def _get(
         self, endpoint: str, params: dict[str, str] | None = None, patience: float | None = None, **parts: str
@@ -165,10 +165,10 @@ class SnowplowSource(RestSource):
         self, response: SnowplowRuns, now: float, *, through: float, truncated: int, unobserved: Sequence[Window]
     ) -> Batch:
         """Return the batch of a response: the rows that the last committed response did not have."""
-        changed = () if self._last is response else response.fresh
+        changed = () if self._committed is response else response.fresh
         return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
-            runs=self._to_runs(changed, now, among=response.texts.values()),
+            runs=self._to_runs(changed, now, all_rows=response.texts.values()),
             unchanged=len(response.texts) - len(changed) + response.repeated,
             invalid=response.invalid,
             through=through,
@@ -176,35 +176,42 @@ class SnowplowSource(RestSource):
             unobserved=unobserved,
         )
 
-    def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, among: Collection[SnowplowRun]) -> list[Run]:
-        """Return the runs of rows. All rows of the response decide whether durations are milliseconds from now on."""
+    def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, all_rows: Collection[SnowplowRun]) -> list[Run]:
+        """Return the runs of rows. `all_rows` of the response decide whether durations are in milliseconds."""
         if not self._milliseconds and any(is_number(row.duration) for row in rows):
-            self._milliseconds = in_milliseconds(among, now, self._statuses)
+            self._milliseconds = in_milliseconds(all_rows, now, self._statuses)
         runs = [to_run(row, self._statuses, now, milliseconds=self._milliseconds) for row in rows]
         for row, run in zip(rows, runs, strict=True):
-            self._oddities.note(oddities(row, run, now))
+            self._problems.add(problems_of(row, run, now))
         return runs
 
-    def _follow_open_runs(self, view: View, shown: Sequence[Mapping[str, SnowplowRun]]) -> Iterator[Batch]:
+    def _follow_open_runs(self, view: View, shown: Collection[str]) -> Iterator[Batch]:
         """Read by ID the active runs that no window has shown. A run that cannot be read does not delay the others."""
-        missing = {run.run_id: run for run in view.open_runs() if not any(run.run_id in rows for rows in shown)}
-        yield from self._follow(missing, view, REACH, self._read_run)
-        self._failing.raise_errors()
+        missing = {run.run_id: run for run in view.open_runs() if run.run_id not in shown}
+        for run_id in self._open_runs.ordered(missing, view):
+            with self._failing.read(f"run {run_id}", view):
+                batch = self._read_run(run_id, view.now)
+                if batch is not None:
+                    yield batch
+                elif is_gone(missing[run_id], view.now, REACH):
+                    yield Batch(gone=[run_id])
 
-    def _read_run(self, run: OpenRun, now: float) -> Batch:
-        row, steps = parse_run(self._get(RUN, runId=run.run_id), self._statuses, run.run_id)
-        return Batch(
-            jobs=[to_job(row)],
-            runs=self._to_runs([row], now, among=[]),
-            steps={run.run_id: steps} if steps else {},
-        )
+    def _read_run(self, run_id: str, now: float) -> Batch | None:
+        """Return the batch of a run; None if the API does not have the run."""
+        try:
+            body = self._get(RUN, runId=run_id)
+        except NotFoundError:
+            return None
+        row, steps = parse_run(body, self._statuses, run_id)
+        runs = self._to_runs([row], now, all_rows=[])
+        return Batch(jobs=[to_job(row)], runs=runs, steps={run_id: steps} if steps else {})
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """Return the steps of a completed run."""
         return parse_steps(self._get(STEPS, patience=patience, runId=run.run_id), self._statuses)
 
     def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
-        """Return the tail of a step's output. Runs have no error text in this API."""
+        """Return the tail of a step's output. This API has no error texts of runs."""
         if not step_name:
             raise NotFoundError("only steps have output here", 404)
         return parse_log(self._get(STEP, patience=patience, runId=run.run_id, stepName=step_name))
@@ -218,16 +225,16 @@ class SnowplowSource(RestSource):
 
 def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:
     """Return whether the API may have trimmed a response. The response itself does not say so."""
-    # The API returns the latest 10,000 state-change events. A run has about 3 events, and two more per step. Each row
-    # has at least one event, so an API that shows more than 10,000 rows does not trim.
-    if len(rows) > limit or len(rows) * (3 + 2 * ASSUMED_STEPS) < SURELY_WHOLE * limit:
+    # A run has about 3 state-change events, and two more per step. Each row has at least one event. So an API that shows
+    # more rows than the limit does not trim.
+    if len(rows) > limit or len(rows) * (3 + 2 * ASSUMED_STEPS) < SURELY_COMPLETE * limit:
         return False
     counts = view.step_counts()
     per_job = Counter(map(job_id_of, rows))
     events = sum(number * (3 + 2 * (counts.get(job_id) or ASSUMED_STEPS)) for job_id, number in per_job.items())
-    if events < SURELY_WHOLE * limit:
+    if events < SURELY_COMPLETE * limit:
         return False
-    if events >= SURELY_DOUBTFUL * limit:
+    if events >= PROBABLY_TRIMMED * limit:
         return True
     starts = [start for row in rows if (start := start_of(row)) is not None]
     empty_early_part = bool(starts) and min(starts) > window.start + window.length / 2
@@ -235,18 +242,18 @@ def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, li
     return empty_early_part or bool(known - {row.run_id for row in rows})
 
 
-def _strays(runs: Iterable[Run], window: Window) -> bool:
-    """Return whether runs started after the window or ended before it, so that the API ignores windows."""
+def _any_outside(runs: Iterable[Run], window: Window) -> bool:
+    """Return whether a run started after the window or ended before it. Then the API ignores `from` and `to`."""
     return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
 
 
 def _count_proven(doubted: Iterable[DoubtedResponse], rows: Collection[SnowplowRun]) -> int:
-    """Mark and count the doubted responses that lack one of these rows within their window: they were trimmed."""
+    """Count the doubted responses that lack one of these rows within their window: they were trimmed."""
     proven = 0
-    for each in doubted:
-        lacked = (row for row in rows if not each.proven and row.run_id not in each.ids)
-        if any(each.window.start <= (start_of(row) or 0) < each.window.end for row in lacked):
-            each.proven = True
+    for response in doubted:
+        lacked = (row for row in rows if not response.proven and row.run_id not in response.ids)
+        if any(response.window.start <= (start_of(row) or 0) < response.window.end for row in lacked):
+            response.proven = True
             proven += 1
     return proven
 

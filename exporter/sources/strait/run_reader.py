@@ -39,7 +39,7 @@ from exporter.sources.strait.lists import PageReader, StatusLists
 from exporter.sources.strait.rows import LatestRows, update_dead_letters
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.view import View
-from exporter.sources.windows import plan_poll, reach_of
+from exporter.sources.windows import plan_poll
 
 FIRST_DEPTH = DAY
 """Maximum seconds that the first poll reads back."""
@@ -66,7 +66,6 @@ class RunReader:
         self._runs: PageReader[StraitRun] = PageReader(client, kind.runs, RUN_ROW)
         self._by_status = StatusLists(kind, settings.status_map, self._runs)
         self._catalog = JobCatalog(kind, client, failing)
-        self._reach = reach_of(settings, api=REACH, maximum=DAY)
         self._committed: dict[str, StraitRun] = {}
         self._latest = LatestRows(self._to_run)
         self._open_runs = OpenRunQueue(failing)
@@ -151,7 +150,7 @@ class RunReader:
         """Read the newest runs, down to the watermark minus the overlap. After downtime, read windows, oldest first."""
         now = view.now
         watermark = view.watermark(self.kind.scope)
-        plan = plan_poll(view, self._settings, self._reach, self.kind.scope)
+        plan = plan_poll(view, self._settings, self.kind.scope, api=REACH, maximum=DAY)
         windows = [Window(now - FIRST_DEPTH, now)] if watermark is None else plan.windows
         for window in windows:
             unobserved = [plan.unobserved] if plan.unobserved and window is windows[0] else []

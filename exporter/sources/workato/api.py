@@ -10,9 +10,8 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, FUTURE_MARGIN, Job, Result, Run, State, Step
-from exporter.sources.oddities import Oddity
 from exporter.sources.payload import MAX_WORD_LENGTH, Fields, Scalar, decode_rows, usable
-from exporter.sources.rest import Meaning, StatusTable, best_row, look_up, seconds_between
+from exporter.sources.rest import Meaning, StatusTable, ValueProblem, best_row, look_up, seconds_between
 from exporter.times import parse_timestamp, parse_vendor_duration
 
 USERS = "/managed_users"
@@ -71,7 +70,7 @@ class WorkatoJob(msgspec.Struct, frozen=True, kw_only=True):
     is_error: bool
     is_repeat: bool
     error_type: str
-    odd: tuple[Oddity, ...] = ()
+    problems: tuple[ValueProblem, ...] = ()
 
 
 NOTHING = frozenset({b"null", b"false", b'""', b"{}", b"[]"})
@@ -185,7 +184,7 @@ def _job(fields: Fields) -> WorkatoJob | None:
         is_error=fields.flag("is_error") is True,
         is_repeat=fields.flag("is_repeat") is True or bool(master and master not in (job_id, fields.text("handle"))),
         error_type=_error_type(fields),
-        odd=tuple(
+        problems=tuple(
             (f"{name} time of a run cannot be read", value)
             for (name, value), time in zip(times.items(), (started, completed), strict=True)
             if value is not None and time is None
@@ -293,8 +292,8 @@ def _meaning(row: WorkatoJob, status_map: StatusTable) -> Meaning:
     return meaning._replace(result=Result.FAILURE, state=None) if row.is_error and not is_known else meaning
 
 
-def oddities(row: WorkatoJob, run: Run, now: float) -> Iterator[Oddity]:
+def problems_of(row: WorkatoJob, run: Run, now: float) -> Iterator[ValueProblem]:
     """Yield the unreadable or implausible values of a row."""
-    yield from row.odd
+    yield from row.problems
     if run.end is not None and run.end > now + FUTURE_MARGIN:
         yield "end of a run is in the future", f"{run.end - now:.0f}s ahead"

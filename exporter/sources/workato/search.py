@@ -9,9 +9,8 @@ from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import FUTURE_MARGIN, Run, Step
 from exporter.sources.failing import FailingParts
-from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import StatusTable, is_gone, path
+from exporter.sources.rest import ProblemLog, StatusTable, is_gone, path
 from exporter.sources.view import View
 from exporter.sources.workato.api import (
     CUSTOMER,
@@ -19,10 +18,10 @@ from exporter.sources.workato.api import (
     JOBS,
     WorkatoJob,
     better,
-    oddities,
     parse_job,
     parse_jobs,
     parse_total,
+    problems_of,
     split_job_id,
     to_run,
 )
@@ -35,10 +34,10 @@ MAX_PAGES = 40
 class WorkatoApi:
     """Requests for recipes and jobs, of customers or of a single workspace."""
 
-    def __init__(self, client: Client, statuses: StatusTable, oddities: Oddities, failing: FailingParts) -> None:
+    def __init__(self, client: Client, statuses: StatusTable, problems: ProblemLog, failing: FailingParts) -> None:
         self._client = client
         self.statuses = statuses
-        self.oddities = oddities
+        self.problems = problems
         self.failing = failing
 
     def get(
@@ -189,7 +188,7 @@ class Search:
         exact = [row if row.job_id in known else self._exact(row) for row in fresh]
         runs = [to_run(row, self._job_id, self._api.statuses) for row in exact]
         for row, run in zip(exact, runs, strict=True):
-            self._api.oddities.note(oddities(row, run, self._view.now))
+            self._api.problems.add(problems_of(row, run, self._view.now))
         return runs
 
     def ended_since(self, timestamp: float) -> int:

@@ -11,9 +11,8 @@ from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE
-from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import RestSource, bearer_access, path, status_table
+from exporter.sources.rest import ProblemLog, RestSource, bearer_access, path, status_table
 from exporter.sources.source import SourceType, StepLog
 from exporter.sources.view import View
 from exporter.sources.workato.api import (
@@ -89,7 +88,7 @@ class WorkatoSource(RestSource):
         super().__init__(client)
         self._settings = settings
         statuses = status_table(STATUSES, settings.status_map)
-        self._api = WorkatoApi(client, statuses, Oddities(settings.name), self._failing)
+        self._api = WorkatoApi(client, statuses, ProblemLog(settings.name), self._failing)
         self._customers = Customers(settings, client)
         self._order = CustomerOrder(settings.poll_interval, self._failing)
         self._requested: dict[str, float] = {}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
-from exporter.sources.payload import MAX_WORD_LENGTH, SLICE
+from exporter.sources.payload import MAX_WORD_LENGTH, SLICE_SIZE
 from exporter.sources.rest import path, status_table
 from exporter.sources.snowplow.api import (
     LIST_KEYS,
@@ -75,7 +75,7 @@ def test_unchanged_rows_of_two_responses_are_equal():
 @pytest.mark.parametrize("tags", [[], [{"a": 1}, {"b": 2}] * 40], ids=["flat", "nested"])
 def test_no_row_of_a_list_longer_than_a_slice_is_lost(tags):
     rows = [{**ROW, "runId": f"{number:064x}", "tags": tags} for number in range(2000)]
-    assert sum(len(json.dumps(row)) for row in rows) > SLICE
+    assert sum(len(json.dumps(row)) for row in rows) > SLICE_SIZE
     assert rows_of(*rows) == ([rows_of(row)[0][0] for row in rows], 0)
 
 

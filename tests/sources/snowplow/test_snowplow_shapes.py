@@ -6,15 +6,14 @@ import pytest
 
 from exporter.errors import SchemaError
 from exporter.model import FUTURE_MARGIN, Result, State
-from exporter.sources.oddities import shape_of
-from exporter.sources.rest import status_table
+from exporter.sources.rest import shape_of, status_table
 from exporter.sources.snowplow.api import (
     STATUSES,
     in_milliseconds,
-    oddities,
     parse_rows,
     parse_run,
     parse_steps,
+    problems_of,
     to_run,
 )
 
@@ -213,13 +212,13 @@ def test_a_single_odd_number_does_not_change_the_unit_of_the_others(durations):
 )
 def test_unparsable_and_implausible_values_are_named(changes, what):
     row = row_of(**changes)
-    assert what in [each for each, _ in oddities(row, to_run(row, TABLE, NOW), NOW)]
+    assert what in [each for each, _ in problems_of(row, to_run(row, TABLE, NOW), NOW)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"duration": None}, {"state": "RUNNING", "duration": "later"}])
-def test_an_ordinary_row_has_no_oddities(changes):
+def test_an_ordinary_row_has_no_problems(changes):
     row = row_of(**changes)
-    assert list(oddities(row, to_run(row, TABLE, NOW), NOW)) == []
+    assert list(problems_of(row, to_run(row, TABLE, NOW), NOW)) == []
 
 
 def test_the_shape_of_a_value_does_not_reveal_it():

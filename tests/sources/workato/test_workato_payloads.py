@@ -10,13 +10,13 @@ from exporter.sources.workato.api import (
     STATUSES,
     Customer,
     Recipe,
-    oddities,
     parse_customers,
     parse_error,
     parse_job,
     parse_jobs,
     parse_recipes,
     parse_total,
+    problems_of,
     split_job_id,
     to_job,
     to_run,
@@ -129,13 +129,15 @@ def test_statuses_of_the_vendor_are_case_insensitive(word, meaning):
 
 def test_an_unparsable_or_future_time_is_named():
     (row,), _ = parse_jobs(body_of([{**JOB, "started_at": "soon", "completed_at": None}]))
-    assert [what for what, _ in oddities(row, to_run(row, "r", STATUSES), NOW)] == [
+    assert [what for what, _ in problems_of(row, to_run(row, "r", STATUSES), NOW)] == [
         "start time of a run cannot be read"
     ]
     (row,), _ = parse_jobs(body_of([JOB]))
-    assert list(oddities(row, to_run(row, "r", STATUSES), NOW)) == []
+    assert list(problems_of(row, to_run(row, "r", STATUSES), NOW)) == []
     early = (to_run(row, "r", STATUSES).end or 0) - 3600
-    assert [what for what, _ in oddities(row, to_run(row, "r", STATUSES), early)] == ["end of a run is in the future"]
+    assert [what for what, _ in problems_of(row, to_run(row, "r", STATUSES), early)] == [
+        "end of a run is in the future"
+    ]
 
 
 @pytest.mark.parametrize(
