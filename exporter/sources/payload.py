@@ -26,8 +26,8 @@ MAX_ID_LENGTH = 200
 MAX_COMMAS = 1_000_000
 TOO_MANY_ROWS = "the response has too many rows or values"
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# Group 1 matches whole surrogate pairs and other escapes. A match without group 1 is half a pair. Truncated texts may end
-# with one.
+# Group 1 matches whole surrogate pairs and other escapes. A match without group 1 is half a pair, as at the end of a
+# truncated text.
 ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
