@@ -225,8 +225,8 @@ class SnowplowSource(RestSource):
 
 def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:
     """Return whether the API may have trimmed a response. The response itself does not say so."""
-    # A run has about 3 state-change events, and two more per step. Each row has at least one event, so more rows than the
-    # limit mean that the API does not trim.
+    # A run has about 3 state-change events, and two more per step. Each row has at least one event, so if rows exceed
+    # the limit, the API does not trim.
     if len(rows) > limit or len(rows) * (3 + 2 * ASSUMED_STEPS) < SURELY_COMPLETE * limit:
         return False
     counts = view.step_counts()

@@ -1,5 +1,6 @@
 """Workato's API: its paths, and parsers of its responses. Titles, inputs and outputs are never decoded.
 
+Workato's words differ from the exporter's: its recipes are jobs, its jobs are runs, and lines of recipes are steps.
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
@@ -32,24 +33,25 @@ STATUSES: StatusTable = {
     "processing": State.EXECUTING,
     "running": State.EXECUTING,
 }
+NO_ERROR = frozenset({b"null", b"false", b'""', b"{}", b"[]"})
+"""Values of a line's `error` if the line did not fail."""
 POLL_ERROR = "poll_error"
 """Error type of a job whose trigger failed to poll for events, if the vendor names no other."""
-# Names of adapters, operations and error types. Any other text may be customer data.
+# Names of adapters, operations and error types. Other texts may be customer data.
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}", re.ASCII)
-
-
+# A larger number of jobs is wrong.
 MAX_TOTAL = 2**53
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """A managed user: its ID, which is the scope, and the label of its recipes. A workspace has "" for both."""
+    """A managed user. Its ID is the scope, its label the project of its recipes. Both are "" for a single workspace."""
 
     customer_id: str
     label: str
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe, with the counts of its completed jobs; None if the API does not have them."""
+    """A recipe, and the numbers of its completed jobs; None if the API does not show them."""
 
     recipe_id: str
     name: str
@@ -61,7 +63,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkatoJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A Workato job, which is a run, as the API shows it. `odd`: its unreadable values."""
+    """A job as the API shows it. `problems`: its unreadable values."""
 
     job_id: str
     status: str
@@ -73,12 +75,8 @@ class WorkatoJob(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[ValueProblem, ...] = ()
 
 
-NOTHING = frozenset({b"null", b"false", b'""', b"{}", b"[]"})
-"""Values of a line's `error` that mean that there is no error."""
-
-
 def parse_customers(body: bytes) -> tuple[list[Customer], int]:
-    """Return the managed users of a page, and the number of other rows."""
+    """Return the managed users of a page, and the number of rows that are not managed users."""
     raws = decode_rows(body, LIST_KEYS)
     customers = usable(raws, _customer, "a managed user")
     return customers, len(raws) - len(customers)
@@ -91,7 +89,7 @@ def _customer(raw: msgspec.Raw) -> Customer | None:
 
 
 def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
-    """Return the recipes of a page, and the number of other rows."""
+    """Return the recipes of a page, and the number of rows that are not recipes."""
     raws = decode_rows(body, LIST_KEYS)
     recipes = usable(raws, _recipe, "a recipe")
     return recipes, len(raws) - len(recipes)
@@ -119,9 +117,9 @@ def _total(number: Scalar) -> int | None:
 
 
 def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[WorkatoJob], int]:
-    """Return the jobs of a page, one row per job, and the number of other rows.
+    """Return the jobs of a page, one row per job, and the number of rows that are not jobs.
 
-    Raises SchemaError if the first page has only other rows.
+    Raises SchemaError if the first page has rows, but no jobs.
     """
     raws = decode_rows(body, ("items", "result", "data"))
     rows = usable(raws, lambda raw: _job(Fields.of(raw)), "a job", required=first)
@@ -146,7 +144,7 @@ def parse_total(body: bytes) -> int | None:
 
 
 def parse_job(body: bytes, job_id: str) -> tuple[WorkatoJob, list[Step]]:
-    """Return a job and its steps, one per line of the recipe that ran."""
+    """Return a job and its steps: one per line of the recipe that ran."""
     fields = Fields.of_body(body)
     row = _job(fields)
     if row is None or job_id not in (row.job_id, fields.text("handle")):
@@ -156,7 +154,7 @@ def parse_job(body: bytes, job_id: str) -> tuple[WorkatoJob, list[Step]]:
 
 
 def parse_error(body: bytes, step_name: str) -> str:
-    """Return the error text of a step; for the step "" that of the job. The text is customer data and never stored."""
+    """Return the error text of a step, or of the job for the step "". The text is customer data and is never stored."""
     fields = Fields.of_body(body)
     if not step_name:
         return _message(fields)
@@ -194,8 +192,8 @@ def _job(fields: Fields) -> WorkatoJob | None:
 
 def _error_type(fields: Fields) -> str:
     parts = fields.object("error_parts")
-    other = POLL_ERROR if fields.flag("is_poll_error") is True else ""
-    return _word(parts.text("error_type")) or _word(parts.text("adapter")) or other
+    default = POLL_ERROR if fields.flag("is_poll_error") is True else ""
+    return _word(parts.text("error_type")) or _word(parts.text("adapter")) or default
 
 
 def _word(value: str) -> str:
@@ -203,8 +201,8 @@ def _word(value: str) -> str:
 
 
 def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
-    # A line in a loop appears once per iteration. The iterations are one step with their total duration, which failed
-    # if one of them failed.
+    # A line in a loop appears once per iteration. All iterations are one step with their total duration. The step has
+    # failed if one iteration has failed.
     steps: dict[str, Step] = {}
     for fields in map(Fields.of, raws):
         if fields.name("recipe_line_number"):
@@ -216,7 +214,9 @@ def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
 def _step(fields: Fields, failed_line: str) -> Step:
     number, stat = fields.name("recipe_line_number").strip()[:9], fields.object("line_stat")
     words = [word for name in ("adapter_name", "adapter_operation") if (word := _word(fields.text(name)))]
-    failed = number == failed_line or any(bytes(raw) not in NOTHING for raw in fields.raws("error", "error_descriptor"))
+    failed = number == failed_line or any(
+        bytes(raw) not in NO_ERROR for raw in fields.raws("error", "error_descriptor")
+    )
     total = parse_vendor_duration(stat.scalar("total"))
     return Step(
         name=f"{number} {'/'.join(words)}".strip(),
@@ -282,7 +282,7 @@ def to_run(row: WorkatoJob, job_id: str, status_map: StatusTable) -> Run:
 
 
 def _meaning(row: WorkatoJob, status_map: StatusTable) -> Meaning:
-    """Return the meaning of a row, by its status if that is known, otherwise by its error flag and end."""
+    """Return the meaning of a row: that of its status if it is known, otherwise that of its error flag and end."""
     ended = row.completed is not None
     if row.status:
         meaning = look_up(row.status, status_map, ended=ended)

@@ -15,14 +15,14 @@ from exporter.sources.workato.settings import WorkatoSettings
 PER_PAGE = 100
 """Managed users per page."""
 USERS_PER_MINUTE = 36
-"""The API allows 60, shared with all other users of the workspace."""
+"""The API allows 60, which other clients of the workspace also use."""
 LISTING_INTERVALS, MAX_LISTING = 10, 30 * MINUTE
-"""Time between two reads of the list, in poll intervals and in seconds: the shorter applies."""
-# Poll intervals after which an unread customer comes before all others.
+"""Time between two reads of the list: this many poll intervals, but at most this many seconds."""
+# Poll intervals after which a customer that was not read comes before all others.
 MAX_WAIT_INTERVALS = 10
 
 
-class Customers:
+class CustomerList:
     """The list of managed users, read regularly. A single workspace is one customer without a name.
 
     Attributes:
@@ -65,7 +65,7 @@ class Customers:
         return None
 
     def _read(self, now: float) -> None:
-        """Read as many pages as the API's limit allows. Later polls read the other pages."""
+        """Read as many pages as the API's limit allows. The next polls read the other pages."""
         while self._pace.earliest(now) <= now:
             self._pace.take(now)
             self._began = now if self._page == 1 else self._began
@@ -83,7 +83,7 @@ class Customers:
         self._partial, self._page, self._guard = {}, 1, PageGuard(f"GET {USERS}")
 
     def read_page(self, page: int = 1) -> tuple[list[Customer], int]:
-        """Return one page of the list, and the number of other rows."""
+        """Return one page of the list, and the number of rows that are not managed users."""
         params = {"page": page, "per_page": PER_PAGE}
         return parse_customers(self._client.get(USERS, endpoint=USERS, params=params))
 
@@ -92,7 +92,7 @@ class CustomerOrder:
     """The order in which customers are read, and how long it takes to read each once.
 
     Attributes:
-        round_seconds: Seconds in which each customer was last read once; 0 while every poll reads all customers.
+        round_seconds: Seconds that the last read of all customers took; 0 while every poll reads all customers.
         refused: Customers that the credential may not read.
         unfinished: Customers that were not read completely.
     """
@@ -108,10 +108,11 @@ class CustomerOrder:
         self.unfinished: set[str] = set()
 
     def ordered(self, customers: Sequence[Customer], busy: Collection[str], now: float) -> list[Customer]:
-        """Return customers in the order for a poll that begins now. `busy`: scopes with open jobs.
+        """Return customers in the order in which this poll reads them. `busy`: scopes with active jobs.
 
-        The groups are: customers that have waited too long, those with open or unread jobs, all others, and those that
-        cannot be read. In each group the customer that has waited longest is first.
+        First come customers that have waited too long, then customers with active or unread jobs, then all others, then
+        refused customers, and last customers whose last read failed. In each group, the customer that has waited
+        longest is first.
         """
         self._round_began = now if self._round_began is None else self._round_began
 
@@ -128,12 +129,12 @@ class CustomerOrder:
         return sorted(customers, key=rank)
 
     def note_read(self, scope: str, now: float) -> None:
-        """Note that a customer was read, or was refused."""
+        """Record that a customer was read or refused."""
         self._read[scope] = now
         self._round.add(scope)
 
     def end_poll(self, customers: Sequence[Customer], began: float, now: float) -> None:
-        """Note the end of a poll. A round is over when every customer has been read once."""
+        """Record the end of a poll. A round ends when every customer has been read once."""
         start = began if self._round_began is None else self._round_began
         if self._round.issuperset(customer.customer_id for customer in customers):
             self.round_seconds = 0.0 if start >= began else now - start

@@ -1,4 +1,4 @@
-"""Read marks, which say how far each recipe's jobs have been read, and the rules for ending a search for jobs."""
+"""Read marks: how far each recipe's jobs have been read. Rules that say when a search for jobs ends."""
 
 from collections.abc import Collection, Mapping
 from typing import TypeVar
@@ -10,23 +10,24 @@ from exporter.sources.workato.api import Recipe, WorkatoJob
 Kept = TypeVar("Kept")
 
 MAX_TRIES = 3
-"""Maximum number of searches for jobs that are in the counts but on no page."""
+"""Maximum number of searches for completed jobs that a recipe counts, but that no page shows."""
 
 
 AGAIN = "again"
+"""A `last_run` that no recipe has, so that the next poll reads its jobs."""
 
 
 class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """How far a recipe's jobs have been read.
 
     Attributes:
-        succeeded: The recipe's count of successful jobs when its jobs were last read.
-        failed: The recipe's count of failed jobs at that time.
-        last_run: The recipe's `last_run_at` at that time; AGAIN if the next poll reads the jobs in any case.
-        missing: Number of completed jobs that are in the counts but were not found.
-        surplus: Number of completed jobs that were found but are not in the counts yet.
+        succeeded: Number of successful jobs that the recipe counted when its jobs were last read.
+        failed: Number of failed jobs that it counted then.
+        last_run: Its `last_run_at` then, or AGAIN.
+        missing: Number of completed jobs that it counted, but that were not found.
+        surplus: Number of completed jobs that were found, but that it did not count yet.
         tries: Number of complete searches that did not find the missing jobs.
-        unread_offsets: IDs of jobs, newest first. The pages after each of them are unread.
+        unread_offsets: IDs of jobs, newest first. The pages after each of these jobs are unread.
     """
 
     succeeded: int | None = None
@@ -41,14 +42,14 @@ class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
 MARKS: msgspec.json.Decoder[dict[str, ReadMark]] = msgspec.json.Decoder(dict[str, ReadMark])
 
 
-class UnreadRecipe(msgspec.Struct, frozen=True, array_like=True):
-    """A recipe whose jobs cannot be read. `since`: first failed try. `read`: time up to which its jobs were read."""
+class UnreadableRecipe(msgspec.Struct, frozen=True, array_like=True):
+    """A recipe whose jobs cannot be read: time of the first failed try, and time up to which its jobs were read."""
 
     since: float
     read: float
 
 
-UNREAD: msgspec.json.Decoder[dict[str, UnreadRecipe]] = msgspec.json.Decoder(dict[str, UnreadRecipe])
+UNREAD: msgspec.json.Decoder[dict[str, UnreadableRecipe]] = msgspec.json.Decoder(dict[str, UnreadableRecipe])
 
 
 def marks_key(scope: str) -> str:
@@ -75,7 +76,7 @@ def encode_checkpoint(kept: Mapping[str, Kept]) -> str:
 
 
 def has_changed(mark: ReadMark, recipe: Recipe) -> bool:
-    """Return whether jobs may have started or ended since the mark; always True for a recipe without counts."""
+    """Return whether jobs may have started or completed since the mark; True for a recipe without counts."""
     shown = (recipe.succeeded, recipe.failed, recipe.last_run)
     return shown != (mark.succeeded, mark.failed, mark.last_run) or shown == (None, None, "")
 
@@ -86,9 +87,9 @@ def needs_read(mark: ReadMark | None, recipe: Recipe) -> bool:
 
 
 def count_missing(mark: ReadMark | None, recipe: Recipe) -> int | None:
-    """Return the number of completed jobs to find; negative if more were found than are in the counts.
+    """Return the number of completed jobs to find; negative if earlier searches found more than the recipe counts.
 
-    None if the counts are absent or have fallen.
+    Return None if the counts are absent or have fallen.
     """
     if mark is None:
         return None
@@ -104,9 +105,9 @@ class SearchTarget(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         missing: The number of completed jobs to find; None if unknown.
-        floor: Jobs that started earlier are not read.
-        baseline: For a recipe that is read for the first time, the time up to which completed runs do not count.
-        deep: Whether to continue through known jobs down to the floor, because the last search did not find all jobs.
+        floor: The search ends at jobs that started before this time.
+        baseline: Jobs that completed before this time do not count; None if the recipe was read before.
+        deep: Whether to continue after known jobs, down to the floor, because the last search did not find all jobs.
     """
 
     missing: int | None
@@ -118,7 +119,10 @@ class SearchTarget(msgspec.Struct, frozen=True, kw_only=True):
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     """A page of jobs, newest first.
 
-    `unseen`: IDs that are neither in the state nor on an earlier page. `repeated`: all its jobs were on earlier pages.
+    Attributes:
+        rows: The jobs.
+        unseen: IDs of jobs that are neither in the state nor on an earlier page.
+        repeated: Whether all jobs were on earlier pages.
     """
 
     rows: tuple[WorkatoJob, ...]
@@ -127,7 +131,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def oldest(self) -> float:
-        """Return the earliest start on the page; infinite if there is none."""
+        """Return the earliest start of a job on the page; infinite if there is none."""
         return min((row.started for row in self.rows if row.started is not None), default=float("inf"))
 
 
@@ -143,7 +147,7 @@ def is_last(page: JobPage, target: SearchTarget, *, found: int, completed: Colle
         return not target.deep
     if target.baseline is not None and _all_older(page, target.baseline, completed):
         return True
-    # All missing jobs are found. But if all jobs of the page are unseen, there may be an open job on the next page.
+    # All missing jobs are found. But if all jobs of the page are unseen, the next page may have an active job.
     return target.missing is not None and found >= target.missing and len(page.unseen) < len(page.rows)
 
 
@@ -155,11 +159,11 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a search.
 
     Attributes:
-        completed: Number of completed jobs found, without those that ended before the baseline.
-        recent: Number of jobs that ended so recently that they may not be in the counts yet.
+        completed: Number of completed jobs found, except jobs that completed before the baseline.
+        recent: Number of jobs that completed so recently that the recipe may not count them yet.
         unread_offsets: IDs of jobs after which pages are unread.
         lacks_end: Whether a newly completed job has no end yet.
-        beyond: Whether pages past the floor were read. Jobs that are still missing are then lost.
+        beyond: Whether the search went past the floor. Jobs that are still missing are then lost.
     """
 
     completed: int

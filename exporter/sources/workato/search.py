@@ -1,4 +1,4 @@
-"""Searches for new jobs of one recipe: on pages, in the list of open jobs, and by ID."""
+"""Searches for new jobs of one recipe: on pages, in the list of active jobs, and by ID."""
 
 from collections.abc import Mapping, Sequence
 
@@ -32,7 +32,7 @@ MAX_PAGES = 40
 
 
 class WorkatoApi:
-    """Requests for recipes and jobs, of customers or of a single workspace."""
+    """Sends requests for recipes and jobs, of customers or of a single workspace."""
 
     def __init__(self, client: Client, statuses: StatusTable, problems: ProblemLog, failing: FailingParts) -> None:
         self._client = client
@@ -54,19 +54,19 @@ class WorkatoApi:
         address = path(template, customer=customer_id, **parts)
         return self._client.get(address, endpoint=template, params=params, patience=patience)
 
-    def page(self, job_id: str, params: Mapping[str, str]) -> bytes:
-        """Return a page of a recipe's jobs."""
+    def jobs_body(self, job_id: str, params: Mapping[str, str]) -> bytes:
+        """Return the body with a page of a recipe's jobs."""
         customer_id, recipe_id = split_job_id(job_id)
         return self.get(customer_id, JOBS, params, recipe=recipe_id)
 
-    def detail(self, job_id: str, run_id: str, *, patience: float | None = None) -> bytes:
-        """Return the body with a single job. Raises NotFoundError if there is no job with this ID."""
+    def job_body(self, job_id: str, run_id: str, *, patience: float | None = None) -> bytes:
+        """Return the body with a single job. Raises NotFoundError if the API does not have the job."""
         customer_id, recipe_id = split_job_id(job_id)
         return self.get(customer_id, JOB, patience=patience, recipe=recipe_id, job=run_id)
 
-    def one(self, job_id: str, run_id: str) -> tuple[WorkatoJob, list[Step]]:
+    def job(self, job_id: str, run_id: str) -> tuple[WorkatoJob, list[Step]]:
         """Return a single job with its steps."""
-        return parse_job(self.detail(job_id, run_id), run_id)
+        return parse_job(self.job_body(job_id, run_id), run_id)
 
     def is_completed(self, row: WorkatoJob) -> bool:
         """Return whether a job has completed."""
@@ -77,18 +77,19 @@ class Search:
     """One poll's search for new jobs of one recipe.
 
     Args:
-        baseline: The time up to which completed runs of its scope do not count.
-        tracked: The recipe's active runs in the state, oldest first.
+        job_id: The recipe's ID in the ledger.
+        baseline: The scope's baseline: jobs that completed before it do not count.
+        tracked: The recipe's active jobs in the state, oldest first.
 
     Attributes:
         rows: All jobs found so far, by ID.
         steps: Steps of completed jobs that were read by ID.
-        found: Ends of newly completed jobs, without those before the baseline.
-        unchanged: Number of completed jobs of which the state needs nothing more.
+        found: Ends of newly completed jobs, except ends before the baseline.
+        unchanged: Number of jobs about which the state already has everything.
         invalid: Number of rows that are not jobs.
         gone: IDs of jobs that the API no longer has.
-        capped: Whether there were more pages than one poll may read.
-        beyond: Whether the pages went past the target's floor.
+        capped: Whether there are more pages than one poll may read.
+        beyond: Whether the search went past the target's floor.
     """
 
     def __init__(self, api: WorkatoApi, view: View, job_id: str, baseline: float, tracked: Sequence[OpenRun]) -> None:
@@ -97,7 +98,7 @@ class Search:
         self._job_id = job_id
         self._baseline = baseline
         self._pages = 0
-        self._below = False
+        self._below_floor = False
         self._oldest = float("inf")
         self.tracked = tracked
         self.rows: dict[str, WorkatoJob] = {}
@@ -114,9 +115,9 @@ class Search:
         # If there are unread offsets, only their pages are read deep. A deep search of the newest pages would leave no
         # requests for them.
         newest = msgspec.structs.replace(target, deep=False) if offsets else target
-        rests = [self._read_from(newest, ""), *(self._read_from(target, offset) for offset in offsets)]
-        self.beyond = self._below and not target.deep
-        return tuple(dict.fromkeys(rest for rest in rests if rest))
+        unread = [self._read_from(newest, ""), *(self._read_from(target, offset) for offset in offsets)]
+        self.beyond = self._below_floor and not target.deep
+        return tuple(dict.fromkeys(offset for offset in unread if offset))
 
     def _read_from(self, target: SearchTarget, offset: str) -> str:
         """Read the pages after an offset. Return "" if the search has ended, or the offset at which time ran out."""
@@ -125,30 +126,30 @@ class Search:
         while self._pages < MAX_PAGES and not (self._pages and self._view.out_of_time()):
             page = self._read_page(offset)
             completed = {row.job_id for row in page.rows if self._api.is_completed(row)}
-            # An open job of the state may have completed and be one of the missing jobs, so it counts as found.
-            open_jobs = 0 if target.deep or is_old else len(self.unresolved())
+            # An active job in the state may have completed and be one of the missing jobs, so it counts as found.
+            active = 0 if target.deep or is_old else len(self.unresolved())
             guard.check(_ids(page))
-            if is_last(page, target, found=len(self.found) + open_jobs, completed=completed):
-                self._below = self._below or page.oldest < target.floor
+            if is_last(page, target, found=len(self.found) + active, completed=completed):
+                self._below_floor = self._below_floor or page.oldest < target.floor
                 return ""
             offset = page.rows[-1].job_id
         self.capped = self.capped or self._pages >= MAX_PAGES
         return offset
 
     def unresolved(self) -> list[OpenRun]:
-        """Return the open jobs in the state that were not found yet, oldest first."""
+        """Return the active jobs in the state that were not found yet, oldest first."""
         return [run for run in self.tracked if run.run_id not in self.rows]
 
-    def read_open(self, *, oldest_of_interest: float | None = None) -> None:
-        """Read the list of open jobs, to find those that no page has shown.
+    def read_active(self, *, all_since: float | None = None) -> None:
+        """Read the list of active jobs, to find active jobs in the state that no page has shown.
 
-        `oldest_of_interest`: for the first read of a recipe, which needs all open jobs that started after this time.
+        `all_since`: find all active jobs that started after this time, also if they are not in the state.
         """
-        wants_all = oldest_of_interest is not None and bool(self.rows) and self._oldest > oldest_of_interest
+        wants_all = all_since is not None and bool(self.rows) and self._oldest > all_since
         offset, shown, pages = "", 0, 0
         guard = PageGuard(f"GET {JOBS}?status=pending")
         while (wants_all or self.unresolved()) and pages < MAX_PAGES:
-            page, total = self._read_open_page(offset)
+            page, total = self._read_active_page(offset)
             pages += 1
             shown += len(page.rows)
             guard.check(_ids(page))
@@ -158,7 +159,7 @@ class Search:
             offset = page.rows[-1].job_id
 
     def read_single(self, reach: float) -> None:
-        """Read the open jobs that were not found yet by ID. `reach`: seconds for which the API keeps jobs."""
+        """Read by ID the active jobs that were not found yet. `reach`: seconds for which the API keeps jobs."""
         missing = {run.run_id: run for run in self.unresolved()}
         for number, (run_id, run) in enumerate(missing.items()):
             if number and self._view.out_of_time():
@@ -170,7 +171,7 @@ class Search:
 
     def _read_job(self, run: OpenRun, reach: float) -> None:
         try:
-            row, steps = self._api.one(self._job_id, run.run_id)
+            row, steps = self._api.job(self._job_id, run.run_id)
         except NotFoundError:
             if is_gone(run, self._view.now, reach):
                 self.gone.append(run.run_id)
@@ -182,7 +183,7 @@ class Search:
     def runs(self) -> list[Run]:
         """Return the runs that are new or may have changed."""
         ended = self._view.ended(self.rows)
-        fresh = [row for row in self.rows.values() if _is_news(row, ended)]
+        fresh = [row for row in self.rows.values() if _is_new(row, ended)]
         self.unchanged = len(self.rows) - len(fresh)
         known = self._view.known([row.job_id for row in fresh])
         exact = [row if row.job_id in known else self._exact(row) for row in fresh]
@@ -192,7 +193,8 @@ class Search:
         return runs
 
     def ended_since(self, timestamp: float) -> int:
-        """Return the number of jobs that ended in or after the second of a time, but not in the future."""
+        """Return the number of jobs that completed at a time or later, but not in the future."""
+        # Ends in lists are whole seconds.
         latest = self._view.now + FUTURE_MARGIN
         ends = [row.completed for row in self.rows.values() if row.completed is not None]
         return sum(int(timestamp) <= end <= latest for end in ends)
@@ -203,17 +205,19 @@ class Search:
             return row
         # If that fails, the other jobs of the recipe are counted nevertheless.
         with self._api.failing.read(f"job {row.job_id}", self._view):
-            row, _ = self._api.one(self._job_id, row.job_id)
+            row, _ = self._api.job(self._job_id, row.job_id)
         return row
 
     def _read_page(self, offset: str) -> JobPage:
-        rows, invalid = parse_jobs(self._api.page(self._job_id, _after(offset)), self._api.statuses, first=not offset)
+        rows, invalid = parse_jobs(
+            self._api.jobs_body(self._job_id, _after(offset)), self._api.statuses, first=not offset
+        )
         self._pages += 1
         self.invalid += invalid
         return self._add(rows)
 
-    def _read_open_page(self, offset: str) -> tuple[JobPage, int | None]:
-        body = self._api.page(self._job_id, {"status": "pending", **_after(offset)})
+    def _read_active_page(self, offset: str) -> tuple[JobPage, int | None]:
+        body = self._api.jobs_body(self._job_id, {"status": "pending", **_after(offset)})
         rows, invalid = parse_jobs(body, self._api.statuses, first=not offset)
         self.invalid += invalid
         return self._add(rows), parse_total(body)
@@ -241,14 +245,14 @@ class Search:
         self.found += [end for end in ends if end >= int(self._baseline)]
 
 
-def _is_news(row: WorkatoJob, ended: Mapping[str, float | None]) -> bool:
+def _is_new(row: WorkatoJob, ended: Mapping[str, float | None]) -> bool:
     """Return whether a job is not in the state as completed, or has an end that the state does not have."""
     return row.job_id not in ended or (ended[row.job_id] is None and row.completed is not None)
 
 
 def _ids(page: JobPage) -> list[str]:
     """Return the IDs of a page, to check whether it repeats an earlier page."""
-    # The last page may consist of the job at the offset, so a page with one job is not checked.
+    # The last page may consist of the job at the offset, so a page with a single job is not checked.
     return [row.job_id for row in page.rows] if len(page.rows) > 1 else []
 
 

@@ -1,4 +1,4 @@
-"""Reads Workato. A recipe's counts show whether it has new jobs; new jobs are read page by page, open jobs by ID."""
+"""Reads Workato. A recipe counts its jobs, so that only recipes with new jobs are read. Active jobs are read by ID."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import count
@@ -31,14 +31,14 @@ from exporter.sources.workato.api import (
     split_job_id,
     to_job,
 )
-from exporter.sources.workato.customers import PER_PAGE, CustomerOrder, Customers, part_of
+from exporter.sources.workato.customers import PER_PAGE, CustomerList, CustomerOrder, part_of
 from exporter.sources.workato.marks import (
     MARKS,
     UNREAD,
     ReadMark,
     SearchResult,
     SearchTarget,
-    UnreadRecipe,
+    UnreadableRecipe,
     count_missing,
     decode_checkpoint,
     encode_checkpoint,
@@ -51,32 +51,37 @@ from exporter.sources.workato.marks import (
 from exporter.sources.workato.search import Search, WorkatoApi
 from exporter.sources.workato.settings import WorkatoSettings
 
-# Workspaces keep jobs for at least this long by default.
+# By default, workspaces keep jobs for at least this long.
 REACH = 30 * DAY
 FIRST_DEPTH = DAY
-"""How far back the first read of a scope goes."""
+"""Maximum seconds that the first read of a scope goes back."""
 # Consecutive unreadable customers after which all others wait for the next poll.
 MAX_FAILURES = 3
-# Maximum number of unlisted recipes per customer whose marks are kept, because one wrong list must not delete marks.
+# The marks of recipes that are no longer listed are kept, because a list may be wrong; at most this many per customer.
 MAX_FORMER_RECIPES = 1000
 DENIALS = (AuthError, ForbiddenError)
 REFUSALS = (*DENIALS, NotFoundError)
 LIST_OF_CUSTOMERS = "list of managed users"
 
 OpenRuns = Mapping[str, Sequence[OpenRun]]
-"""Active runs of a scope by job, oldest first."""
+"""Active runs of a scope by job ID, oldest first."""
 
 
 class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer's recipes by ID, as listed at the time `requested`.
+    """A customer's recipes in one poll.
 
-    `marks` and `unread` are updated while jobs are read. `open_runs`: the active runs in the state before.
+    Attributes:
+        recipes: The listed recipes, by ID.
+        marks: Read marks by recipe ID, updated while jobs are read.
+        unread: Unreadable recipes by ID, updated while jobs are read.
+        open_runs: Active runs in the state before this poll.
+        requested: Time at which the recipes were listed.
     """
 
     scope: str
     recipes: Mapping[str, Recipe]
     marks: dict[str, ReadMark]
-    unread: dict[str, UnreadRecipe]
+    unread: dict[str, UnreadableRecipe]
     open_runs: OpenRuns
     requested: float
 
@@ -89,7 +94,7 @@ class WorkatoSource(RestSource):
         self._settings = settings
         statuses = status_table(STATUSES, settings.status_map)
         self._api = WorkatoApi(client, statuses, ProblemLog(settings.name), self._failing)
-        self._customers = Customers(settings, client)
+        self._customers = CustomerList(settings, client)
         self._order = CustomerOrder(settings.poll_interval, self._failing)
         self._requested: dict[str, float] = {}
 
@@ -104,7 +109,7 @@ class WorkatoSource(RestSource):
         self._failing.start_poll()
         if (error := self._customers.refresh(view.now)) is not None:
             self._failing.errors[LIST_OF_CUSTOMERS] = error
-        # Only a fresh list is used. Otherwise one wrong list would be reported repeatedly.
+        # Customers are removed after they were missing in several lists, so each list is used only once.
         if self._customers.fresh:
             yield from self._vanished_customers(view)
         open_runs = _by_scope(view.open_runs())
@@ -151,7 +156,7 @@ class WorkatoSource(RestSource):
         return Batch(scope=customer.customer_id, readable=False, listing=self._customers.listing)
 
     def _vanished_customers(self, view: View) -> Iterator[Batch]:
-        """Yield a batch per customer that the list no longer shows. Without a scope, its checkpoints are deleted."""
+        """Yield a batch per customer that the list no longer shows. After its scope, its checkpoints are removed."""
         known = {customer.customer_id for customer in self._customers.known}
         prefixes = (marks_key(""), unread_key(""))
         stored = {name.removeprefix(each) for name in view.checkpoints for each in prefixes if name.startswith(each)}
@@ -199,7 +204,8 @@ class WorkatoSource(RestSource):
     def _read_recipes(self, view: View, listed: CustomerRecipes, todo: Sequence[str]) -> Generator[Batch, None, bool]:
         """Read the jobs of these recipes. Return whether all were read completely.
 
-        A recipe that was unreadable for longer than PATIENCE is ignored. Later it is read from the time in its record.
+        A recipe that was unreadable for longer than PATIENCE is ignored. When it is readable again, its jobs are read
+        from the time up to which they were read before.
         """
         unread, waiting, denied, any_read = False, False, list[SourceError](), False
         for number, key in enumerate(todo):
@@ -220,9 +226,9 @@ class WorkatoSource(RestSource):
             self._order.note_read(listed.scope, view.now)
         return not unread and not waiting
 
-    def _unread_from(self, view: View, scope: str) -> UnreadRecipe:
+    def _unread_from(self, view: View, scope: str) -> UnreadableRecipe:
         watermark = view.watermark(scope)
-        return UnreadRecipe(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
+        return UnreadableRecipe(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
 
     def _try_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Generator[Batch, None, SourceError | None]:
         """Read the jobs of a recipe. Return the error; None if there was none."""
@@ -237,7 +243,7 @@ class WorkatoSource(RestSource):
             raise
         except SourceError as error:
             self._failing.failed(part, error, began=began, now=view.now)
-            # The recipe was probably deleted after it was listed, which the next list will show.
+            # The recipe was probably deleted after it was listed. The next list will show that.
             if isinstance(error, NotFoundError) and failure is None:
                 del self._failing.errors[part]
             return error
@@ -262,7 +268,7 @@ class WorkatoSource(RestSource):
         return f"{self._settings.base_url}{path(RECIPES + '/{recipe}', recipe=recipe.recipe_id)}"
 
     def _todo(self, view: View, listed: CustomerRecipes) -> list[str]:
-        """Return the IDs of the recipes to read: the longest unread ones first, unreadable ones last."""
+        """Return the IDs of the recipes to read: recipes that have waited longest first, unreadable recipes last."""
         recipes, marks = listed.recipes, listed.marks
         tracked = dict.fromkeys(split_job_id(job_id)[1] for job_id in listed.open_runs)
         included = {key: None for key, recipe in recipes.items() if view.wanted(recipe.name or key)}
@@ -286,7 +292,7 @@ class WorkatoSource(RestSource):
         target = self._target(view, scope, recipe, mark, watermark)
         search = self._search(view, listed, key)
         offsets = search.read_pages(target, mark.unread_offsets if mark else ())
-        search.read_open(oldest_of_interest=None if mark else view.now - self._settings.max_run_age)
+        search.read_active(all_since=None if mark else view.now - self._settings.max_run_age)
         search.read_single(REACH)
         runs = search.runs()
         recent = search.ended_since(listed.requested - self._settings.settle)
@@ -318,7 +324,7 @@ class WorkatoSource(RestSource):
         self, view: View, scope: str, recipe: Recipe, mark: ReadMark | None, watermark: float | None
     ) -> SearchTarget:
         settings = self._settings
-        deep = mark is not None and mark.tries > 0  # the last search did not find all jobs
+        deep = mark is not None and mark.tries > 0
         floor = view.now - (FIRST_DEPTH if watermark is None else settings.lookback)
         # A recipe that is new in a known scope has no jobs from before its watermark.
         if watermark is not None and (deep or mark is None):
@@ -327,7 +333,7 @@ class WorkatoSource(RestSource):
         return SearchTarget(missing=count_missing(mark, recipe), floor=floor, baseline=baseline, deep=deep)
 
     def _read_deleted_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Batch:
-        """Return the batch of a recipe that is no longer listed: its open jobs."""
+        """Return the batch of a recipe that is no longer listed: its active jobs."""
         search = self._search(view, listed, key)
         search.read_single(REACH)
         return Batch(scope=listed.scope, runs=search.runs(), steps=search.steps, gone=search.gone)
@@ -336,11 +342,11 @@ class WorkatoSource(RestSource):
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """Return the lines of a completed job."""
-        return parse_job(self._api.detail(run.job_id, run.run_id, patience=patience), run.run_id)[1]
+        return parse_job(self._api.job_body(run.job_id, run.run_id, patience=patience), run.run_id)[1]
 
     def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
         """Return the error text of a job, or of one of its steps."""
-        return StepLog(stderr=parse_error(self._api.detail(run.job_id, run.run_id, patience=patience), step_name))
+        return StepLog(stderr=parse_error(self._api.job_body(run.job_id, run.run_id, patience=patience), step_name))
 
     def probe(self) -> str:
         """Sign in and read the first page of managed users, or the recipes."""
@@ -349,7 +355,7 @@ class WorkatoSource(RestSource):
         return f"signed in, {len(self._recipes('')[0])} recipes"
 
     def round_seconds(self) -> float:
-        """Return the seconds in which every customer is read once; 0 while every poll reads all customers."""
+        """Return the seconds that it takes to read every customer once; 0 while every poll reads all customers."""
         return self._order.round_seconds
 
 
