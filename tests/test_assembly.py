@@ -122,7 +122,7 @@ def test_only_replaced_sources_are_closed(assembled):
 
 def test_a_replaced_source_keeps_the_used_budget_of_its_credential(assembled):
     before = assembled(ALPHA)
-    before.clients["alpha"]._budget.blocked_until(100.0)
+    before.clients["alpha"]._budget.block(100.0)
     after = assembled({**ALPHA, "poll_interval": "2m"}, before=before)
     assert after.clients["alpha"]._budget is not before.clients["alpha"]._budget
     assert after.clients["alpha"].wait() > 90

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 
 from exporter.errors import RateLimitedError
 
-# Maximum seconds for which a server can block requests.
+# Maximum seconds for which a response can block requests.
 LONGEST_BLOCK = 3600.0
 RESERVED_SHARE = 0.1
 """Fraction of the server's limit that is left to other clients of the same account."""
 PAGE_SHARE = 4
-"""Requests for pages are at most one in this many."""
+"""At most one in this many requests is for a page."""
 # Seconds after which one request is sent during a block, because the server may recover early.
 PROBE_INTERVAL = 300.0
-# Maximum seconds per sleep, so that a wait ends soon after it is no longer needed, and the metric of waiting moves.
+# Maximum seconds per sleep. After each sleep the wait is computed again, and the metric of waiting is updated.
 MAX_SLEEP = 5.0
 
 _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
@@ -28,7 +28,7 @@ _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
 
 @contextlib.contextmanager
 def for_a_person() -> Iterator[None]:
-    """Mark this thread's requests as requests for a page that a person opened. Polls have priority."""
+    """Send this thread's requests for a page that a person opened: polls have priority over them."""
     token = _for_a_person.set(True)
     try:
         yield
@@ -46,9 +46,9 @@ def is_for_a_person() -> bool:
 
 
 class Pace:
-    """Computes when the next request may be sent: at most `size` per `period`, and when the server allows it.
+    """Computes when the next request may be sent: at most `size` per `period`, and only when the server allows it.
 
-    At most a quarter of the requests, but at least one per period, are for people.
+    At most a quarter of the requests are for pages, but one per period always may be.
     """
 
     def __init__(self, requests_per_minute: float) -> None:
@@ -61,7 +61,7 @@ class Pace:
         self._spaced_until = -math.inf
 
     def inherit(self, before: "Pace") -> None:
-        """Take over the requests and the server's limits of an earlier pace."""
+        """Copy the requests and the server's limits from an earlier pace."""
         taken, by_people = before._taken, before._by_people  # noqa: SLF001  # our own class, as below
         self._taken.extend(taken)
         self._by_people.extend(by_people)
@@ -93,18 +93,18 @@ class Pace:
             self._by_people.append(now)
 
     def block(self, now: float, seconds: float) -> None:
-        """Block requests for this many seconds, except for rare probes. A longer block stays."""
+        """Block requests for this many seconds. A longer block stays. A probe may be sent from time to time."""
         if seconds > 0:
             self._blocked_until = max(self._blocked_until, now + min(seconds, LONGEST_BLOCK))
             self._blocked_since = now
 
     def succeeded(self, sent: float) -> None:
-        """End the block if a request that was sent after it began has succeeded."""
+        """End the block if a request was sent after it began, and has succeeded."""
         if sent > self._blocked_since:
             self._blocked_until = -math.inf
 
     def _unblocked(self, now: float) -> float:
-        """Return the first time that is not blocked, or at which the server may be probed."""
+        """Return the first time at which no block applies, or a probe may be sent."""
         if now >= self._blocked_until:
             return now
         last = self._taken[-1] if self._taken else -math.inf
@@ -112,7 +112,7 @@ class Pace:
         return max(now, min(probe, self._blocked_until))
 
     def space(self, now: float, limit: float, remaining: float, reset_seconds: float) -> None:
-        """Spread `remaining`, minus a tenth of `limit`, evenly over the seconds until the server's reset."""
+        """Spread the remaining requests, except a tenth of the limit, evenly over the seconds until the reset."""
         usable = remaining - RESERVED_SHARE * limit
         if usable < 1:
             self.block(now, reset_seconds)
@@ -127,7 +127,7 @@ class Budget:
     Args:
         sleep: Sleeps for some seconds. Returns True if the process is shutting down.
         stopping: Returns whether polls must send no more requests.
-        before: The previous budget of the same credential.
+        before: The budget that this one replaces: its requests and blocks are kept.
     """
 
     def __init__(
@@ -197,28 +197,28 @@ class Budget:
             now = self._monotonic()
             return self._pace.earliest(now) - now
 
-    def blocked_until(self, seconds: float) -> None:
+    def block(self, seconds: float) -> None:
         """Block all requests for this many seconds, because the server asks for it."""
         if math.isfinite(seconds):
             with self._lock:
                 self._pace.block(self._monotonic(), seconds)
 
-    def observe(self, limit: float | None, remaining: float, reset_seconds: float) -> None:
-        """Spread the remaining requests until the server's reset. An unknown limit is taken to be `remaining`."""
+    def spread(self, limit: float | None, remaining: float, reset_seconds: float) -> None:
+        """Spread the remaining requests until the server's reset. If the limit is unknown, `remaining` replaces it."""
         limit = remaining if limit is None else limit
         if all(math.isfinite(number) and number >= 0 for number in (limit, remaining, reset_seconds)):
             with self._lock:
                 self._pace.space(self._monotonic(), limit, remaining, reset_seconds)
 
     def succeeded(self, sent: float) -> None:
-        """End the block if a request that was sent after it began has succeeded. `sent`: by the monotonic clock."""
+        """End the block if a request was sent after it began, and has succeeded. `sent`: by the monotonic clock."""
         with self._lock:
             self._pace.succeeded(sent)
 
     def _try(self, deadline: float, *, person: bool) -> float:
         """Take a request and return 0, or return the seconds to wait before the next try."""
-        # A time is not reserved before a wait. Otherwise a thread that wakes late would send a request right before
-        # another one, and would ignore a block that began in the meantime.
+        # A thread that waits has no reserved time. Otherwise it could wake late, send its request right before another
+        # one, and ignore a block that began in the meantime.
         with self._lock:
             now = self._monotonic()
             if person and self._polls_waiting:
@@ -232,5 +232,6 @@ class Budget:
             return free - now
 
     def _reason(self, now: float) -> str:
-        used = "the budget is used up"
-        return "pages have used their share of the request budget" if self._pace.earliest(now) <= now else used
+        if self._pace.earliest(now) <= now:
+            return "pages have used their share of the request budget"
+        return "the budget is used up"

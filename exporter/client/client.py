@@ -35,7 +35,7 @@ __all__ = ["Client", "Environment", "NetworkSettings", "RequestRecorder"]
 
 RETRIES = 2
 FIRST_BACKOFF = 1.0
-"""Maximum seconds before the first retry; doubled per retry. The wait is random below the maximum."""
+"""Maximum seconds before the first retry; doubled per retry. The wait is a random part of the maximum."""
 RETRYABLE_STATUSES = frozenset({408, 429, *range(500, 600)})
 HEADERS = {
     "Accept": "application/json",
@@ -112,7 +112,7 @@ class Client:
             path: Percent-encoded path after the root, with a leading slash.
             endpoint: Template of the path, for metrics and errors.
             params: Query parameters.
-            patience: Seconds that each request may wait for the budget; by default twice the budget's period.
+            patience: Seconds that each request may wait for the budget; None for twice the budget's period.
 
         Raises:
             SourceError: There was no usable response, even after up to two retries.
@@ -147,7 +147,7 @@ class Client:
         self._http.close()
 
     def _try(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> Outcome:
-        """Send a request, and again if its `Date` is in doubt. Return the response or a retryable error."""
+        """Send a request, and send it again if the `Date` of its response is in doubt."""
         outcome, contradicts = self._send(path, endpoint, params, patience)
         # If the `Date` of a response contradicts earlier ones, a second request confirms or refutes it. A refusal is
         # not requested again, because a vendor may lock a credential after some refusals.
@@ -156,7 +156,7 @@ class Client:
         return outcome
 
     def _send(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> tuple[Outcome, bool]:
-        """Send one request. Return the outcome, and whether its `Date` contradicts earlier responses."""
+        """Send one request. Return the outcome, and whether its `Date` contradicts the `Date` of earlier responses."""
         extensions = {
             "endpoint": endpoint,
             "patience": self._patience if patience is None else patience,
@@ -165,7 +165,7 @@ class Client:
         }
         sent = self._environment.clock()
         try:
-            # httpx parses a URL again for each part that is added to it
+            # If httpx added the parameters, it would parse the URL twice.
             url = f"{self._root}{path}?{urlencode(params)}" if params else self._root + path
             request = self._http.build_request("GET", url, extensions=extensions)
             response = self._http.send(request)
@@ -176,13 +176,13 @@ class Client:
         return response, self._clock.observe(response, sent)
 
     def _apply_retry_after(self, outcome: Outcome) -> float:
-        """Block the budget as `Retry-After` says. Return the seconds; 0 without the header."""
+        """Block the budget for the seconds in `Retry-After`. Return these seconds; 0 without the header."""
         if not isinstance(outcome, httpx.Response) or outcome.status_code not in RETRYABLE_STATUSES:
             return 0.0
-        # While the server's time is in doubt, the shorter wait is used, and the next response corrects it.
+        # If the server's time is in doubt, the shorter wait is used. The next response corrects it.
         times = self._clock.possible_times(outcome)
         seconds = min(parse_retry_after(outcome.headers, now) or 0.0 for now in times)
-        self._budget.blocked_until(seconds)
+        self._budget.block(seconds)
         return seconds
 
     def _pause(self, retry: int) -> None:
@@ -193,7 +193,7 @@ class Client:
 
 
 def is_retryable(outcome: Outcome) -> bool:
-    """Return whether a retry could succeed."""
+    """Return whether a retry may succeed."""
     if isinstance(outcome, SourceError):
         return not isinstance(outcome, ProxyRefusedError)
     return outcome.status_code in RETRYABLE_STATUSES

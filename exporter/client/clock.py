@@ -31,8 +31,8 @@ class ServerClock:
 
         A new skew is used once two consecutive responses show it.
         """
-        # One odd `Date` may come from a cache or from one bad node. If it were used, windows would be in the future,
-        # and completed runs would look older than they are.
+        # A single wrong `Date` may come from a cache or from a broken node. If it were used, windows would end in the
+        # future, and completed runs would look older than they are.
         skew = self._shown_skew(response, sent)
         if skew is None:
             return False

@@ -1,8 +1,8 @@
-"""Parses the rate limit headers of all vendors.
+"""Parses the headers of a response about rate limits and time.
 
-These are `X-RateLimit-Limit`, `-Remaining`, `-Reset` and variants such as `RateLimit-Limit`, and the headers
-`RateLimit` and `RateLimit-Policy` of the IETF drafts. If there are several limits, the one with the fewest remaining
-requests is used. Implausible values are ignored and listed.
+Rate limits are in `X-RateLimit-Limit`, `-Remaining` and `-Reset`, in variants such as `RateLimit-Limit`, or in the
+headers `RateLimit` and `RateLimit-Policy` of the IETF drafts. Of several limits, the one with the fewest remaining
+requests is used. Implausible values are ignored and reported.
 """
 
 import email.utils
@@ -18,10 +18,10 @@ from exporter.times import epoch_seconds, parse_timestamp
 MAX_RESET = 3600.0
 """Maximum plausible seconds until a reset."""
 MAX_TIME_DISTANCE = 86400.0
-"""A number in `Retry-After` that differs from the current Unix time by less than this is a Unix time."""
+"""A number in `Retry-After` is a Unix time if it differs from the current Unix time by less than this."""
 MAX_REQUESTS = 1e9
 """Maximum plausible number of requests of a limit."""
-# Larger numbers are Unix times: as seconds to wait they would be more than three years.
+# A larger number is a Unix time, because nobody waits for three years.
 MIN_UNIX_SECONDS = 1e8
 NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?")
 ZONED = re.compile(r"\d{4}-.*(?:Z|[+-]\d\d:?\d\d)", re.IGNORECASE)
@@ -58,13 +58,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
 
 
-class LimitTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit as text in the headers; values are "" if absent."""
-
-    header: str
-    limit: str = ""
-    remaining: str = ""
-    reset: str = ""
+LimitTexts = tuple[str, Mapping[str, str]]
+"""One limit: the name of its header, and the texts of its values by the names in FIELDS."""
 
 
 def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
@@ -83,7 +78,7 @@ def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
 
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Return the seconds of `Retry-After`, which may be a time; None if absent or unreadable."""
-    # A proxy may add its own value to the server's. The longest wait is used.
+    # A proxy may add a value to the server's. The longest wait is used.
     value = headers.get("retry-after", "")
     waits = [_wait(text.strip(), now) for text in HTTP_DATE.findall(value) or value.split(",")]
     return max((wait for wait in waits if wait is not None), default=None)
@@ -97,10 +92,6 @@ def _wait(value: str, now: float) -> float | None:
     return None if timestamp is None else max(0.0, timestamp - now)
 
 
-MAX_AGE_DIGITS = 9
-"""Maximum number of digits of a plausible age in seconds."""
-
-
 def parse_date(value: str) -> float | None:
     """Return an HTTP date as Unix seconds, in UTC if it has no zone; None if it is not a date."""
     try:
@@ -112,22 +103,22 @@ def parse_date(value: str) -> float | None:
 
 def parse_age(value: str) -> float:
     """Return the seconds that a response was in a cache, by its `Age` header; 0 without the header."""
-    return float(value) if value.isascii() and value.isdigit() and len(value) <= MAX_AGE_DIGITS else 0.0
+    return float(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0.0
 
 
 def _separate_headers(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
-    """Yield the limits in headers such as `X-RateLimit-Remaining` in their order."""
+    """Yield the limits in headers such as `X-RateLimit-Remaining`, in the order of their values."""
     for prefix in PREFIXES:
         lists = [_values(headers.get(prefix + field, "")) for field in FIELDS]
         if not lists[2]:
             lists[2] = _values(headers.get(prefix + "reset-after", ""))
         for index in range(max(map(len, lists[:2]))):
-            limit, remaining, reset = (_at(values, index) for values in lists)
-            yield LimitTexts(header=prefix.removesuffix("-"), limit=limit, remaining=remaining, reset=reset)
+            texts = (_at(values, index) for values in lists)
+            yield prefix.removesuffix("-"), dict(zip(FIELDS, texts, strict=True))
 
 
 def _values(header: str) -> Sequence[str]:
-    """Return the values of a list, without policies that may follow a limit, as in `100, 100;w=60`."""
+    """Return the values of a list, without the policies in a list such as `100, 100;w=60`."""
     dates = HTTP_DATE.findall(header)
     if dates:
         return [date.strip() for date in dates]
@@ -155,7 +146,7 @@ def _combined_headers(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
         items = [";".join(items)]
     for item in items:
         policy = policies.get(_name(item)) or (next(iter(policies.values())) if len(policies) == 1 else {})
-        yield LimitTexts(header="ratelimit", **(policy | _pairs(item)))
+        yield "ratelimit", policy | _pairs(item)
 
 
 def _name(item: str) -> str:
@@ -163,20 +154,21 @@ def _name(item: str) -> str:
 
 
 def _pairs(item: str) -> dict[str, str]:
-    """Return the pairs of an item. A policy may also begin with its quota, as in `100;w=60`."""
+    """Return the values of an item by field. A policy may begin with its quota, as in `100;w=60`."""
     pairs = {COMBINED_KEYS[key]: value for key, value in PAIR.findall(item.lower()) if key in COMBINED_KEYS}
     return {"limit": _name(item)} | pairs if NUMBER.fullmatch(_name(item)) else pairs
 
 
 def _parsed(limit_texts: LimitTexts, now: float, ignored: list[str]) -> Limits | None:
     """Parse the texts of a limit; return None if they are unusable. Add implausible values to `ignored`."""
+    header, texts = limit_texts
 
     def ignore(field: str, why: str) -> None:
-        ignored.append(f"{limit_texts.header} {field}: {why}")
+        ignored.append(f"{header} {field}: {why}")
 
-    limit, remaining = _number(limit_texts.limit), _number(limit_texts.remaining)
-    for field, text, number in (("limit", limit_texts.limit, limit), ("remaining", limit_texts.remaining, remaining)):
-        if text and number is None:
+    limit, remaining = _number(texts.get("limit", "")), _number(texts.get("remaining", ""))
+    for field, number in (("limit", limit), ("remaining", remaining)):
+        if texts.get(field) and number is None:
             ignore(field, "is not a number")
     if limit is not None and not 0 < limit <= MAX_REQUESTS:
         ignore("limit", f"is not between 1 and {MAX_REQUESTS:.0f}")
@@ -184,8 +176,8 @@ def _parsed(limit_texts: LimitTexts, now: float, ignored: list[str]) -> Limits |
     if remaining is not None and not 0 <= remaining <= MAX_REQUESTS:
         ignore("remaining", f"is not between 0 and {MAX_REQUESTS:.0f}")
         remaining = None
-    reset = _reset(limit_texts.reset, now)
-    if reset is None and limit_texts.reset:
+    reset = _reset(texts.get("reset", ""), now)
+    if reset is None and texts.get("reset"):
         ignore("reset", "is neither seconds nor a time")
     if reset is not None and not 0 <= reset <= MAX_RESET:
         ignore("reset", "is not within an hour")

@@ -1,6 +1,6 @@
-"""Connections with a deadline per exchange, not only per read.
+"""Connections with a deadline per exchange of request and response, not only per read.
 
-A socket's timeout starts again with every byte. Here every wait ends at the deadline of the exchange at the latest:
+A socket's timeout starts again with every byte. Here every wait ends at the latest at the deadline of the exchange:
 `request.extensions["deadline"]`, a time of the monotonic clock.
 """
 
@@ -23,7 +23,7 @@ KEEPALIVE_SECONDS = 120.0
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Connection settings: seconds per wait, maximum size of a body in bytes, TLS files, and a proxy; "" for none."""
+    """Connection settings: seconds per wait, maximum bytes of a body, TLS files and a proxy ("" for none)."""
 
     timeout: float = 30.0
     body_limit: int = 64 * 1024 * 1024
@@ -31,12 +31,6 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
     cert_file: str = ""
     key_file: str = ""
     proxy_url: str = ""
-
-
-class Deadline(threading.local):
-    """The deadline of this thread's exchange."""
-
-    at: float | None = None
 
 
 class DeadlineStream(httpcore.NetworkStream):
@@ -73,7 +67,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
     """Opens connections that respect the thread's deadline."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
-        self.deadline = Deadline()
+        self._thread = threading.local()
         self._monotonic = monotonic
         self._inner = httpcore.SyncBackend()
 
@@ -89,11 +83,16 @@ class DeadlineBackend(httpcore.NetworkBackend):
         stream = self._inner.connect_tcp(host, port, self._left(timeout), local_address, socket_options)
         return DeadlineStream(stream, self._left)
 
+    def set_deadline(self, deadline: float | None) -> None:
+        """Set the deadline of this thread's exchange; None for no deadline."""
+        self._thread.deadline = deadline
+
     def _left(self, timeout: float | None) -> float | None:
         """Return the shorter of a timeout and the time until the deadline."""
-        if self.deadline.at is None:
+        deadline: float | None = getattr(self._thread, "deadline", None)
+        if deadline is None:
             return timeout
-        left = self.deadline.at - self._monotonic()
+        left = deadline - self._monotonic()
         if left <= 0:
             raise httpcore.ReadTimeout("the exchange took too long")
         return left if timeout is None else min(timeout, left)
@@ -138,7 +137,7 @@ class NetworkTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request. The caller must read the body in the same thread."""
-        self._backend.deadline.at = request.extensions.get("deadline")
+        self._backend.set_deadline(request.extensions.get("deadline"))
         response = self._current_pool().handle_request(
             httpcore.Request(
                 request.method,
@@ -162,7 +161,7 @@ class NetworkTransport(httpx.BaseTransport):
             try:
                 pool = make_pool(self._settings, self._backend)
             except (OSError, ValueError) as error:
-                # A file may be half written, or only one of certificate and key may be replaced so far.
+                # A file may be half written, or only the certificate or only the key may be replaced so far.
                 self._refused = found
                 _log.warning("tls files changed but cannot be used; old files stay in use", error=error)
                 return self._pool
@@ -186,7 +185,7 @@ class NetworkTransport(httpx.BaseTransport):
 
 
 def versions_of(settings: NetworkSettings) -> Versions:
-    """Return the versions of a source's TLS files. They differ after a file has changed."""
+    """Return the versions of a source's TLS files, which show whether a file has changed."""
     return tuple(_version(path) for path in (settings.ca_file, settings.cert_file, settings.key_file) if path)
 
 
@@ -212,12 +211,12 @@ def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> ht
 
 @cache
 def bundled_ssl_context() -> ssl.SSLContext:
-    """Return the context with the bundled CAs. Sources share it, because each copy takes 0.8 MB."""
+    """Return the context with the bundled CAs. All sources share it, because a context takes 0.8 MB."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
-    """Return a context with the CA file, or else the bundled CAs, and the client certificate if there is one."""
+    """Return a context with the CA file, or with the bundled CAs, and with the client certificate if there is one."""
     if not settings.ca_file and not settings.cert_file:
         return bundled_ssl_context()
     verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True

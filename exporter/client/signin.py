@@ -22,7 +22,7 @@ from exporter.client.limits import parse_date
 from exporter.errors import AuthError
 
 UNKNOWN_LIFE = 24 * 3600.0
-# Minimum lifetime in seconds. Otherwise a very short lifetime or a wrong clock would cause a sign-in per request.
+# Minimum lifetime in seconds. With a shorter lifetime or a wrong clock, every request would sign in.
 SHORTEST_LIFE = 60.0
 EARLY_SECONDS = 300.0
 EARLY_PART = 0.1
@@ -74,7 +74,7 @@ class TokenAuth(httpx.Auth):
         """Return the meaning of a 4xx response to the sign-in."""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with a token. Sign in first if there is none; after a 401 sign in and try again once."""
+        """Send the request with a token. Sign in if there is none. After a 401, sign in and send the request again."""
         token = yield from self._valid_token(request, refused=None)
         if token is None:
             return
@@ -86,7 +86,7 @@ class TokenAuth(httpx.Auth):
             yield with_token(request, token)
 
     def _valid_token(self, request: httpx.Request, refused: Token | None) -> Flow:
-        """Return the token that all threads share, or a new one; None if the response of the sign-in is final."""
+        """Return the token that all threads share, or a new one; None if the sign-in's response is the final one."""
         with self._lock:
             if self._token is not None and self._token is not refused and self._clock() < self._token.renew:
                 return self._token
@@ -112,7 +112,7 @@ class TokenAuth(httpx.Auth):
             raise AuthError("the response of the sign-in contains no token")
         now = self._clock()
         claims, date = parse_claims(secret), parse_date(response.headers.get("date", ""))
-        # The `Date` of one response may be wrong, but the token's time of issue can confirm it.
+        # The `Date` of a single response may be wrong. It is right if the token was issued at this time.
         if claims and claims.iat is not None and date is not None and abs(claims.iat - date) < MIN_SKEW:
             skew = date - now
         return make_token(secret, fields.get("expires_in"), now, skew)
@@ -140,22 +140,21 @@ def with_token(request: httpx.Request, token: Token) -> httpx.Request:
 
 
 def make_token(secret: str, expires_in: object, now: float, skew: float) -> Token:
-    """Return a token. It expires as its JWT says, or after `expires_in` seconds, or after a day."""
+    """Return a token. It expires as its JWT says, or after `expires_in` seconds, or is renewed after a day."""
     claims = parse_claims(secret)
     if claims is not None:
         expiry = claims.exp - skew
         life = max(SHORTEST_LIFE, claims.exp - (claims.iat if claims.iat is not None else now + skew))
-    else:
-        known = isinstance(expires_in, int | float) and math.isfinite(expires_in) and expires_in > 0
-        life = max(SHORTEST_LIFE, float(expires_in)) if known else UNKNOWN_LIFE  # type: ignore[arg-type]  # a number: `known`
+    elif isinstance(expires_in, int | float) and math.isfinite(expires_in) and expires_in > 0:
+        life = max(SHORTEST_LIFE, float(expires_in))
         expiry = now + life
-        if not known:
-            return Token(secret=secret, renew=expiry - renewal_margin(life), expiry=None)
+    else:
+        return Token(secret=secret, renew=now + UNKNOWN_LIFE - renewal_margin(UNKNOWN_LIFE), expiry=None)
     return Token(secret=secret, renew=max(now + SHORTEST_LIFE / 2, expiry - renewal_margin(life)), expiry=expiry)
 
 
 def renewal_margin(life: float) -> float:
-    """Return how many seconds before its expiry a token of this lifetime is renewed."""
+    """Return the seconds before its expiry at which a token of this lifetime is renewed."""
     return min(EARLY_SECONDS, EARLY_PART * life)
 
 

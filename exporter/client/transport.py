@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import httpcore
 import httpx
@@ -22,7 +22,7 @@ TRANSPORT_ERRORS = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-# The texts of these errors come from the operating system and from TLS, and may be logged. Texts of other errors may
+# The texts of these errors come from the operating system and from TLS, so they may be logged. Texts of other errors may
 # quote the request.
 CONNECT_ERRORS = (httpx.ConnectError, httpcore.ConnectError)
 PROXY_ERRORS = (httpx.ProxyError, httpcore.ProxyError)
@@ -38,12 +38,12 @@ HINTS = (
     ("Hostname mismatch", "the certificate is for another name than the host of base_url"),
     ("IP address mismatch", "the certificate is for another address than the host of base_url"),
     ("certificate has expired", "the server needs a new certificate"),
-    ("CERTIFICATE_VERIFY_FAILED", "where the authority is your own, name its certificate in tls.ca_file"),
+    ("CERTIFICATE_VERIFY_FAILED", "if the authority is your own, set tls.ca_file to its certificate"),
     ("CERTIFICATE_REQUIRED", "the server wants a client certificate: set tls.cert_file and tls.key_file"),
     ("Name or service not known", "check the host of base_url, or the DNS"),
     ("Connection refused", "check the host and the port of base_url"),
 )
-"""Parts of texts of connection errors, each with the cure."""
+"""Parts of the texts of connection errors, each with a cure."""
 DROPPED_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"set-cookie"})
 GZIP = 31
 """zlib's `wbits` for the gzip format."""
@@ -75,8 +75,8 @@ LIMITS_SHOWN = 900.0
 class BudgetedTransport(httpx.BaseTransport):
     """Transport that waits for the budget, reads the whole body within limits, and reports to the observer.
 
-    It uses these `extensions` of a request: `endpoint` (template of the path) and `patience` (seconds that it may wait
-    for the budget). Raises errors of `exporter.errors`, and `Stopped`.
+    It uses these `extensions` of a request: `endpoint` (template of its path) and `patience` (seconds to wait for the
+    budget). Raises errors of `exporter.errors`, and `Stopped`.
     """
 
     def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
@@ -110,7 +110,7 @@ class BudgetedTransport(httpx.BaseTransport):
         self._budget.acquire(self._monotonic() + patience, self._observer.waited)
         started = self._monotonic()
         request.extensions["deadline"] = started + 2 * self._timeout
-        # The request of a sign-in has no timeouts, and would wait forever.
+        # Without this, the request of a sign-in would wait forever.
         request.extensions["timeout"] = self._timeouts
         code = "network"
         try:
@@ -142,26 +142,25 @@ class BudgetedTransport(httpx.BaseTransport):
                 response.close()
         except TIMEOUTS + TRANSPORT_ERRORS as error:
             raise wrap_error(error, request) from None
-        # Headers are copied as bytes, because they may contain any bytes.
+        # Headers are copied as bytes, because some are not valid text.
         headers = [pair for pair in response.headers.raw if pair[0].lower() not in DROPPED_HEADERS]
         return httpx.Response(response.status_code, headers=headers, content=body)
 
     def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:
         # The body is read in pieces, so that it never exceeds the limit by more than one piece.
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
-        inflate = Inflater(self._body_limit) if encoding in ("gzip", "x-gzip") else None
+        stream: Iterable[bytes] = response.stream if isinstance(response.stream, httpx.SyncByteStream) else ()
+        if encoding in ("gzip", "x-gzip"):
+            stream = inflate(stream, self._body_limit, describe(request))
         pieces: list[bytes] = []
         size = 0
-        for raw in response.stream if isinstance(response.stream, httpx.SyncByteStream) else ():
-            piece = raw if inflate is None else inflate(raw, describe(request))
+        for piece in stream:
             size += len(piece)
             if size > self._body_limit:
                 raise DecodeError(f"{describe(request)}: the response is larger than {self._body_limit} bytes")
             if self._monotonic() > request.extensions["deadline"]:
                 raise TimedOutError(f"{describe(request)}: no complete response within {2 * self._timeout:g} s")
             pieces.append(piece)
-        if inflate is not None and pieces and not inflate.whole:
-            raise NetworkError(f"{describe(request)}: the response ended early")
         return b"".join(pieces)
 
     def _forget_limits(self) -> None:
@@ -172,10 +171,10 @@ class BudgetedTransport(httpx.BaseTransport):
     def _apply_limits(self, response: httpx.Response) -> None:
         # This joins headers of the same name with commas.
         headers = dict(response.headers)
-        # Most APIs send no such header, and then nothing needs to be parsed.
+        # Most APIs send no header about rate limits.
         if not any("rate" in name for name in headers):
             return
-        # While the server's time is in doubt, a reset that is given as a time is ignored.
+        # If the server's time is in doubt, a reset that is a time is ignored.
         limits, *others = (parse_limits(headers, now) for now in self._clock.possible_times(response))
         if limits is None or any(other != limits for other in others):
             return
@@ -188,34 +187,28 @@ class BudgetedTransport(httpx.BaseTransport):
         self._limits_until = self._monotonic() + LIMITS_SHOWN
         self._observer.limits(limits.limit, limits.remaining, reset)
         if limits.remaining is not None and limits.reset_seconds is not None:
-            self._budget.observe(limits.limit, limits.remaining, limits.reset_seconds)
+            self._budget.spread(limits.limit, limits.remaining, limits.reset_seconds)
 
 
-class Inflater:
-    """Decompresses gzip in pieces of at most `limit` + 1 bytes."""
+def inflate(stream: Iterable[bytes], limit: int, request: str) -> Iterator[bytes]:
+    """Yield a gzip stream decompressed, in pieces of at most `limit` + 1 bytes.
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._member = zlib.decompressobj(GZIP)
-
-    @property
-    def whole(self) -> bool:
-        """Return whether the last gzip member is complete."""
-        return self._member.eof
-
-    def __call__(self, raw: bytes, request: str) -> bytes:
-        """Return a decompressed piece. Raises DecodeError if it is not gzip."""
-        piece = b""
-        try:
-            while raw and len(piece) <= self._limit:
-                # A gzip file may consist of several members.
-                if self._member.eof:
-                    self._member = zlib.decompressobj(GZIP)
-                piece += self._member.decompress(raw, self._limit + 1 - len(piece))
-                raw = self._member.unused_data
-        except zlib.error:
-            raise DecodeError(f"{request}: the response's compression is broken") from None
-        return piece
+    Raises DecodeError if it is not gzip, and NetworkError if it ends early.
+    """
+    member, empty = zlib.decompressobj(GZIP), True
+    try:
+        for raw in stream:
+            empty, rest = False, raw
+            while rest:
+                # A gzip stream may consist of several members.
+                if member.eof:
+                    member = zlib.decompressobj(GZIP)
+                yield member.decompress(rest, limit + 1)
+                rest = member.unconsumed_tail or member.unused_data
+    except zlib.error:
+        raise DecodeError(f"{request}: the response's compression is broken") from None
+    if not empty and not member.eof:
+        raise NetworkError(f"{request}: the response ended early")
 
 
 def endpoint_of(request: httpx.Request) -> str:
@@ -250,7 +243,7 @@ def wrap_error(error: Exception, request: httpx.Request) -> SourceError:
 
 
 def hint_for(error: Exception, request: httpx.Request) -> str:
-    """Return the cure of a connection error; "" if unknown."""
+    """Return a cure for a connection error; "" if there is none."""
     text = str(error)
     hint = next((hint for sign, hint in HINTS if sign in text), "")
     if not hint and request.url.scheme == "http" and isinstance(error, HANG_UPS):

@@ -86,8 +86,8 @@ def test_a_poll_that_must_stop_sends_no_request_even_if_it_need_not_wait_and_a_p
 
 def test_a_block_by_the_server_applies_to_all_threads_and_a_shorter_one_does_not_lift_it(moved):
     budget = make_budget(moved)
-    budget.blocked_until(30.0)
-    budget.blocked_until(5.0)
+    budget.block(30.0)
+    budget.block(5.0)
     assert budget.wait() == 30.0
     assert budget.acquire(EVER) == 30.0
 
@@ -95,7 +95,7 @@ def test_a_block_by_the_server_applies_to_all_threads_and_a_shorter_one_does_not
 @pytest.mark.parametrize("seconds", [1e12, LONGEST_BLOCK + 1])
 def test_no_server_can_block_for_longer_than_an_hour(moved, seconds):
     budget = make_budget(moved)
-    budget.blocked_until(seconds)
+    budget.block(seconds)
     while probes := budget.wait():
         budget.acquire(EVER)
         assert probes <= PROBE_INTERVAL
@@ -105,35 +105,35 @@ def test_no_server_can_block_for_longer_than_an_hour(moved, seconds):
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -5.0, 0.0])
 def test_a_block_that_is_not_a_valid_time_is_ignored(moved, seconds):
     budget = make_budget(moved)
-    budget.blocked_until(seconds)
+    budget.block(seconds)
     assert budget.wait() == 0.0
 
 
 def test_remaining_requests_minus_a_reserve_of_a_tenth_are_spread_until_the_reset(moved):
     budget = make_budget(moved, 600.0)
     budget.acquire(EVER)
-    budget.observe(1000, 200, 1000.0)
+    budget.spread(1000, 200, 1000.0)
     assert [budget.acquire(EVER) for _ in range(3)] == [10.0, 10.0, 10.0]
 
 
 def test_spacing_ends_with_the_reset(moved):
     budget = make_budget(moved, 600.0)
     budget.acquire(EVER)
-    budget.observe(10, 2, 30.0)
+    budget.spread(10, 2, 30.0)
     assert budget.acquire(EVER) == 30.0
     assert budget.acquire(EVER) == 0.0
 
 
 def test_with_only_the_reserve_left_nothing_is_sent_before_the_reset(moved):
     budget = make_budget(moved, 600.0)
-    budget.observe(1000, 100, 300.0)
+    budget.spread(1000, 100, 300.0)
     assert budget.wait() == 300.0
 
 
 @pytest.mark.parametrize("said", [(math.nan, 1, 1), (10, -1, 1), (10, 5, math.inf), (10, 5, -1)])
 def test_nonsense_about_limits_is_ignored(moved, said):
     budget = make_budget(moved, 600.0)
-    budget.observe(*said)
+    budget.spread(*said)
     assert budget.wait() == 0.0
 
 
@@ -159,7 +159,7 @@ def test_threads_share_one_budget():
 
 def test_a_recovered_server_gets_requests_long_before_its_retry_after(moved):
     budget = make_budget(moved)
-    budget.blocked_until(LONGEST_BLOCK)
+    budget.block(LONGEST_BLOCK)
     assert budget.acquire(EVER) == PROBE_INTERVAL
     assert budget.wait() == PROBE_INTERVAL
     budget.succeeded(moved.now)
@@ -168,9 +168,9 @@ def test_a_recovered_server_gets_requests_long_before_its_retry_after(moved):
 
 def test_a_server_that_still_refuses_gets_one_request_in_five_minutes(moved):
     budget = make_budget(moved)
-    budget.blocked_until(LONGEST_BLOCK)
+    budget.block(LONGEST_BLOCK)
     budget.acquire(EVER)
-    budget.blocked_until(LONGEST_BLOCK)
+    budget.block(LONGEST_BLOCK)
     assert budget.acquire(EVER) == PROBE_INTERVAL
 
 
@@ -178,7 +178,7 @@ def test_a_success_of_a_request_sent_before_the_block_does_not_end_it(moved):
     budget = make_budget(moved)
     sent = moved.now
     moved.sleep(1.0)
-    budget.blocked_until(100.0)
+    budget.block(100.0)
     budget.succeeded(sent)
     assert budget.wait() == 100.0
 
@@ -217,7 +217,7 @@ def test_users_get_at_least_one_request(moved, requests_per_minute, part):
 
 def test_users_get_a_quarter_of_the_requests_that_a_server_spaces(moved):
     budget = make_budget(moved, 600.0)
-    budget.observe(1000, 200, 1000.0)
+    budget.spread(1000, 200, 1000.0)
     granted = 0
     for _ in range(400):
         granted += as_people(budget, 1)
@@ -233,7 +233,7 @@ def test_while_a_poll_waits_no_user_gets_a_request_and_the_poll_waits_one_spacin
         moved.sleep(seconds)
 
     budget = Budget(6.0, monotonic=moved.monotonic, sleep=sleep)
-    budget.observe(100, 40, 600.0)
+    budget.spread(100, 40, 600.0)
     as_people(budget, 1)
     assert budget.acquire(EVER) == 20.0
     assert set(granted) == {0}
@@ -248,7 +248,7 @@ def test_a_refused_user_gets_the_reason(moved):
 
 def test_a_users_request_never_probes_a_blocked_server(moved):
     budget = make_budget(moved)
-    budget.blocked_until(LONGEST_BLOCK)
+    budget.block(LONGEST_BLOCK)
     moved.now += PROBE_INTERVAL
     assert as_people(budget, 1) == 0
     assert budget.wait() == 0.0
@@ -264,5 +264,5 @@ def test_a_budget_that_replaces_another_keeps_its_sent_requests_and_its_block(mo
     for _ in range(7):
         assert after.acquire(EVER) == 0.0
     assert after.wait() == 60.0
-    before.blocked_until(100.0)
+    before.block(100.0)
     assert Budget(20.0, monotonic=moved.monotonic, sleep=moved.sleep, before=before).wait() == 100.0

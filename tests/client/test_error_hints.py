@@ -76,7 +76,7 @@ def test_plain_http_to_a_port_that_says_it_speaks_tls_suggests_https(serve, text
 
 def test_a_certificate_of_a_private_authority_suggests_a_ca_file(serve):
     _, client = serve(ANSWER, "https://127.0.0.1:{port}", tls=server_context())
-    assert refused(client, NetworkError).endswith("name its certificate in tls.ca_file")
+    assert refused(client, NetworkError).endswith("set tls.ca_file to its certificate")
 
 
 def test_a_port_where_nothing_listens(serve):
@@ -124,7 +124,7 @@ def test_a_ca_file_applies_to_a_tls_proxy_too(serve, tmp_path):
     _, client = serve(ANSWER, "http://api.invalid", ca_file=str(tmp_path / "ca.pem"), **arguments)
     assert client.get("/x", endpoint="/x") == b"{}"
     _, client = serve(ANSWER, "http://api.invalid", **arguments)
-    assert refused(client, NetworkError).endswith("name its certificate in tls.ca_file")
+    assert refused(client, NetworkError).endswith("set tls.ca_file to its certificate")
 
 
 @pytest.mark.parametrize(

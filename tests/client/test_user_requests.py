@@ -81,7 +81,7 @@ class SignIn(TokenAuth):
 def test_a_sign_in_for_a_user_never_waits_because_polls_would_wait_for_its_token(moved):
     budget = Budget(600.0, monotonic=moved.monotonic, sleep=moved.sleep)
     budget.acquire(moved.now)
-    budget.observe(100, 40, 60.0)
+    budget.spread(100, 40, 60.0)
     environment = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "word"}))
     client = Client(

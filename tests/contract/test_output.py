@@ -53,7 +53,7 @@ def test_a_user_waits_only_briefly_for_the_budget(make, ask):
     source = bench.assembly.sources["one"]
     source.steps(run)
     for budget in [account.budget for account in bench.assembly._accounts.values()]:
-        budget.blocked_until(600)
+        budget.block(600)
     before = bench.clock()
     with pytest.raises(RateLimitedError):
         source.steps(run, patience=5.0) if ask == "steps" else source.log(run, bench.step("model", 1), patience=5.0)
