@@ -22,8 +22,8 @@ TRANSPORT_ERRORS = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-# The texts of these errors come from the operating system and from TLS, so they may be logged. Texts of other errors may
-# quote the request.
+# These errors have texts of the operating system and of TLS, which may be logged. Texts of other errors may quote the
+# request.
 CONNECT_ERRORS = (httpx.ConnectError, httpcore.ConnectError)
 PROXY_ERRORS = (httpx.ProxyError, httpcore.ProxyError)
 PROXY_STATUS = re.compile(r"(\d{3})\b")
