@@ -1,4 +1,4 @@
-"""Makes responses that show a run twice, the copy in another state. Rows are copied as JSON, for any vendor."""
+"""Makes responses that show a run twice, in two states. Rows are copied as JSON, so that it works for every vendor."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ PAGING = frozenset({"cursor", "offset_job_id", "prev", "page"})
 """Parameters of pages other than the first."""
 
 EVERY_RUN = 1.0
-"""Fraction of runs that are copied. Which copies are shown is decided afterwards."""
+"""Fraction of runs that are copied. Later, `Contradict.share` decides which copies are shown."""
 
 Row = dict[str, object]
 
@@ -25,7 +25,7 @@ def contradicted(
     again: Callable[[Request], Response],
     generator: random.Random,
 ) -> Response:
-    """Return the response with copies of some rows. `again`: returns the response for the copies."""
+    """Return the response with copies of some rows. `again`: the handler, which returns the rows of the copies."""
     if disruption.on != "same" and (disruption.on == "later") != bool(PAGING & request.query.keys()):
         return response
     document = msgspec.json.decode(response.body)
@@ -57,7 +57,7 @@ def _with_copies(
         return [*shown, *rows]
     for row in rows:
         copy = copies.get(_id(row))
-        if copy is None or copy == row or not _strikes(disruption, _id(row), generator):
+        if copy is None or copy == row or not _is_copied(disruption, _id(row), generator):
             shown.append(row)
             continue
         copy_first = disruption.copy_first if disruption.copy_first is not None else generator.random() < 0.5
@@ -65,7 +65,7 @@ def _with_copies(
     return shown
 
 
-def _strikes(disruption: Contradict, run_id: object, generator: random.Random) -> bool:
+def _is_copied(disruption: Contradict, run_id: object, generator: random.Random) -> bool:
     return run_id in disruption.run_ids or generator.random() < disruption.share
 
 

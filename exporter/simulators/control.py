@@ -58,7 +58,7 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def truth(world: World, now: float, since: float, until: float) -> Truth:
-    """Return all runs that completed in [since, until) and not later than now, and all runs that are active now."""
+    """Return all runs that completed in [since, until) and before now, and all runs that are active now."""
     runs = [run for run in world.runs(since, math.nextafter(max(now, since), math.inf)) if run.created <= now]
     ended = [run for run in runs if run.end is not None and since <= run.end < until and run.end <= now]
     still_open = [run for run in runs if run.end is None or run.end > now]

@@ -1,4 +1,4 @@
-"""Disruptions of a simulated API. A test or `POST /-/faults` switches each of them on.
+"""Disruptions of a simulated API. Tests and `POST /-/faults` switch them on.
 
     replaces the answer   status html redirect garbage huge
     affects its delivery  hang slow half reset outage wrongdate
@@ -6,7 +6,8 @@
                           (see exporter.simulators.response_view)
     contradicts itself    contradict                                      (see exporter.simulators.contradiction)
 
-As JSON each is an object with its word as `kind`: `{"kind": "status", "code": 503, "endpoint": "runs", "count": 2}`.
+As JSON, a disruption is an object with one of these words as `kind`, such as
+`{"kind": "status", "code": 503, "endpoint": "runs", "count": 2}`.
 """
 
 import re
@@ -34,12 +35,12 @@ class Wire(Protocol):
 class Disruption(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True
 ):
-    """Base class of disruptions: selects the requests that are affected.
+    """Base class of disruptions. It selects the requests that a disruption affects.
 
     Attributes:
-        endpoint: Short name or path template of a route; None for all of the vendor's.
+        endpoint: Short name or path template of a route; None for all routes of the vendor.
         path: Text that a path must contain, such as the ID of a run; "" for all paths.
-        probability: Fraction of the requests that it affects.
+        probability: Random fraction of these requests that it affects.
         count: Maximum number of affected requests; None for no limit.
         since: When it begins, by the simulator's clock.
         until: When it ends.
@@ -61,7 +62,7 @@ class AnswerDisruption(Disruption, frozen=True, kw_only=True):
     """Replaces the response. The vendor's handler is not called."""
 
     def answer(self, vendor_error: Response, now: float) -> Response:
-        """Return the response; `vendor_error` is an error of `error_status` in the vendor's shape."""
+        """Return the response. `vendor_error`: an error with `error_status` in the vendor's shape."""
         raise NotImplementedError
 
     @property
@@ -71,7 +72,7 @@ class AnswerDisruption(Disruption, frozen=True, kw_only=True):
 
 
 class Status(AnswerDisruption, frozen=True, kw_only=True, tag="status"):
-    """An error status. `retry_after` is sent in seconds, as an HTTP date, or as nonsense."""
+    """Returns an error. `retry_after` is sent in seconds, as an HTTP date, or as nonsense."""
 
     code: int
     body: Literal["vendor", "html", "empty", "text"] = "vendor"
@@ -102,7 +103,7 @@ class Status(AnswerDisruption, frozen=True, kw_only=True, tag="status"):
 
 
 class Html(AnswerDisruption, frozen=True, kw_only=True, tag="html"):
-    """200 with a web page, as from a login page or a proxy."""
+    """Returns 200 with a web page, as a login page or a proxy does."""
 
     def answer(self, vendor_error: Response, now: float) -> Response:  # noqa: ARG002  # the interface of all answers
         """Return the page."""
@@ -110,7 +111,7 @@ class Html(AnswerDisruption, frozen=True, kw_only=True, tag="html"):
 
 
 class Redirect(AnswerDisruption, frozen=True, kw_only=True, tag="redirect"):
-    """A redirect to another address."""
+    """Redirects to another address."""
 
     location: str
     code: int = 302
@@ -121,7 +122,7 @@ class Redirect(AnswerDisruption, frozen=True, kw_only=True, tag="redirect"):
 
 
 class Garbage(AnswerDisruption, frozen=True, kw_only=True, tag="garbage"):
-    """200 with JSON of an undocumented shape, or with any text."""
+    """Returns 200 with JSON of an undocumented shape, or with any text."""
 
     text: str = '{"unexpected": {"shape": [1, null, "x"]}}'
 
@@ -131,7 +132,7 @@ class Garbage(AnswerDisruption, frozen=True, kw_only=True, tag="garbage"):
 
 
 class Huge(AnswerDisruption, frozen=True, kw_only=True, tag="huge"):
-    """200 with a very large body of valid JSON."""
+    """Returns 200 with a very large body of valid JSON."""
 
     mebibytes: float = 64.0
 
@@ -149,7 +150,7 @@ class DeliveryDisruption(Disruption, frozen=True, kw_only=True):
 
 
 class Hang(DeliveryDisruption, frozen=True, kw_only=True, tag="hang"):
-    """A response after some real seconds; None for never."""
+    """Responds after some real seconds; None for never."""
 
     seconds: float | None = None
 
@@ -162,7 +163,7 @@ class Hang(DeliveryDisruption, frozen=True, kw_only=True, tag="hang"):
 
 
 class Slow(DeliveryDisruption, frozen=True, kw_only=True, tag="slow"):
-    """A slow body: `chunk` bytes at a time, `pause` real seconds apart."""
+    """Sends the body slowly: `chunk` bytes at a time, `pause` real seconds apart."""
 
     chunk: int = 16
     pause: float = 0.1
@@ -178,7 +179,7 @@ class Slow(DeliveryDisruption, frozen=True, kw_only=True, tag="slow"):
 
 
 class Half(DeliveryDisruption, frozen=True, kw_only=True, tag="half"):
-    """A connection that closes after a fraction of the promised body."""
+    """Closes the connection after a fraction of the announced body."""
 
     share: float = 0.5
 
@@ -189,7 +190,7 @@ class Half(DeliveryDisruption, frozen=True, kw_only=True, tag="half"):
 
 
 class Reset(DeliveryDisruption, frozen=True, kw_only=True, tag="reset"):
-    """A connection that closes without a response; `abruptly`: with a TCP reset."""
+    """Closes the connection without a response; `abruptly`: with a TCP reset."""
 
     abruptly: bool = True
 
@@ -199,14 +200,14 @@ class Reset(DeliveryDisruption, frozen=True, kw_only=True, tag="reset"):
 
 
 class Outage(Reset, frozen=True, kw_only=True, tag="outage"):
-    """A reset of every connection between two times of the simulator's clock."""
+    """Resets every connection between two times of the simulator's clock."""
 
     since: float
     until: float
 
 
 class WrongDate(DeliveryDisruption, frozen=True, kw_only=True, tag="wrongdate"):
-    """The right response with a `Date` that is some seconds ahead, or behind if negative."""
+    """Sends the correct response with a `Date` that is some seconds ahead, or behind if negative."""
 
     seconds: float
 
@@ -218,24 +219,24 @@ class WrongDate(DeliveryDisruption, frozen=True, kw_only=True, tag="wrongdate"):
 
 
 class WrongAnswer(Disruption, frozen=True, kw_only=True):
-    """Base class of disruptions with well-formed but wrong rows."""
+    """Base class of disruptions that show well-formed but wrong rows."""
 
 
 class Stale(WrongAnswer, frozen=True, kw_only=True, tag="stale"):
-    """Rows as they were some seconds ago."""
+    """Shows rows as they were some seconds ago."""
 
     seconds: float
 
 
 class Late(WrongAnswer, frozen=True, kw_only=True, tag="late"):
-    """A fraction of the runs shows changes only after some seconds."""
+    """Shows the changes of a fraction of the runs some seconds late."""
 
     seconds: float
     share: float = 1.0
 
 
 class LostEnd(WrongAnswer, frozen=True, kw_only=True, tag="lost_end"):
-    """Runs that never show their end: those of the given IDs and jobs, and a fraction of all."""
+    """Shows as active forever: the given runs, the runs of the given jobs, and a fraction of all runs."""
 
     run_ids: tuple[str, ...] = ()
     job_ids: tuple[str, ...] = ()
@@ -243,7 +244,7 @@ class LostEnd(WrongAnswer, frozen=True, kw_only=True, tag="lost_end"):
 
 
 class Shorter(WrongAnswer, frozen=True, kw_only=True, tag="shorter"):
-    """Completed runs that show an earlier end, but not before their start."""
+    """Shows an earlier end of the given completed runs and of a fraction of all, but no end before the start."""
 
     seconds: float = 10.0
     run_ids: tuple[str, ...] = ()
@@ -251,40 +252,40 @@ class Shorter(WrongAnswer, frozen=True, kw_only=True, tag="shorter"):
 
 
 class Drop(WrongAnswer, frozen=True, kw_only=True, tag="drop"):
-    """The rows of the given runs are missing, and a random fraction of all rows."""
+    """Omits the rows of the given runs and a random fraction of all rows."""
 
     share: float = 0.5
     run_ids: tuple[str, ...] = ()
 
 
 class Duplicate(WrongAnswer, frozen=True, kw_only=True, tag="duplicate"):
-    """A random fraction of the rows appears twice."""
+    """Shows a random fraction of the rows twice."""
 
     share: float = 0.5
 
 
 class Shuffle(WrongAnswer, frozen=True, kw_only=True, tag="shuffle"):
-    """The rows are in random order."""
+    """Shows the rows in random order."""
 
 
 class Nameless(WrongAnswer, frozen=True, kw_only=True, tag="nameless"):
-    """The rows of the given runs lack their ID, and a random fraction of all rows."""
+    """Omits the IDs from the rows of the given runs and from a random fraction of all rows."""
 
     run_ids: tuple[str, ...] = ()
     share: float = 0.0
 
 
 class Contradict(Disruption, frozen=True, kw_only=True, tag="contradict"):
-    """Lists that show some runs a second time, in another state.
+    """Shows some runs a second time in lists, in another state.
 
     Attributes:
-        run_ids: Runs of which every list shows a copy.
+        run_ids: Runs that every list shows a second time.
         share: Random fraction of the other rows that are copied.
-        copy: The state of the copy: active; completed earlier; or as it was `seconds` ago.
+        copy: The state of the copy: active, completed earlier, or as it was `seconds` ago.
         seconds: See `copy`.
         copy_first: Whether the copy comes right before its row, or right after it; None for a random choice.
-        on: Where the copy is: in the same answer as its row; or, for the given runs, on the first page or on every
-            later page that lacks the row.
+        on: Where the copy is: on the same page as its row, or (only for `run_ids`) on the first page, or on every later
+            page without the row.
     """
 
     run_ids: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""A world without storage: every run is a function of a seed, its job and its number."""
+"""A world without storage: every run is computed from a seed, its job and its number."""
 
 import hashlib
 import math
@@ -13,13 +13,13 @@ from exporter.simulators.script import RunScript, StepScript, make_run
 from exporter.simulators.world import SimJob, SimRun, overlaps
 
 FORGOTTEN_AFTER = 8 * 86400.0
-"""A run that never completes is part of ranges for this many seconds after its creation."""
+"""Seconds after its creation for which a run that never completes is shown."""
 
 CACHE_LENGTH = 200_000
 
 
 class StepPlan(msgspec.Struct, frozen=True):
-    """A step of a job: its fraction of the job's duration, and its parents; None for the previous step."""
+    """A step of a job: its weight in the job's duration, and the steps before it; None for the previous step."""
 
     name: str
     weight: float = 1.0
@@ -27,14 +27,14 @@ class StepPlan(msgspec.Struct, frozen=True):
 
 
 class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job behaves; all durations are seconds at speed 1.
+    """How a job behaves. All durations are in seconds at speed 1.
 
     Attributes:
         failing: Fraction of runs that fail, at a random step.
         skipping: Fraction of runs that are skipped as a whole.
         no_op: Fraction of runs that stop early and succeed.
-        slow_every: Number of runs of a cycle. Its later half takes `slow_factor` times as long. 0 for no cycle.
-        stuck_every: Every n-th run never completes; 0 if all complete.
+        slow_every: Number of runs of a cycle; 0 for no cycle. The later half takes `slow_factor` times as long.
+        stuck_every: One in this many runs never completes; 0 if all complete.
         queue: How long runs wait before they start.
         edit_every: Runs between two edits of the job's definition.
         until: Seconds after the birth of the world after which no run starts.
@@ -60,21 +60,23 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def job_id(self) -> str:
-        """Return the identity of its job in the world."""
+        """Return the job's ID in the world."""
         return f"{self.project}/{self.name}"
 
     @property
     def longest(self) -> float:
-        """Return the longest life of a run that completes."""
+        """Return the maximum seconds from the creation to the end of a run that completes."""
         return self.queue * 1.5 + self.duration * 1.5 * max(self.slow_factor if self.slow_every else 1.0, 1.0)
 
 
 class GeneratedWorld:
-    """An endless series of runs: the k-th run of a job is created at k intervals plus a jitter.
+    """An endless series of runs. Run number k of a job is created after k intervals and a random delay.
 
-    `speed` N makes runs happen N times as often and N times as short. `birth`: nothing is created before it.
-    `id_digits`: the length of the hexadecimal run IDs, from which a run can be made again. `clock`: decides which jobs
-    are switched off.
+    Args:
+        speed: At speed N, runs occur N times as often and take an Nth of the time.
+        birth: No run is created before this time.
+        id_digits: Length of the hexadecimal run IDs. A run can be computed from its ID.
+        clock: Decides which jobs are switched off.
     """
 
     def __init__(  # noqa: PLR0913  # all but one have a default
@@ -116,7 +118,7 @@ class GeneratedWorld:
         return self._birth <= run.created <= self._last(plan)
 
     def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
-        """Return runs whose life touches [since, until), oldest creation first."""
+        """Return the runs that overlap [since, until), oldest creation first."""
         return sorted(
             (
                 run
@@ -129,7 +131,7 @@ class GeneratedWorld:
         )
 
     def find(self, run_id: str, now: float) -> SimRun | None:
-        """Return the run of an ID, if it is one of this world and was created by `now`."""
+        """Return the run with this ID, if this world has it and it was created before `now`."""
         place = read_id(run_id)
         if place is None or place[0] >= len(self._plans) or self._id(*place) != run_id:
             return None
@@ -137,7 +139,7 @@ class GeneratedWorld:
         return run if self._existed(self._plans[place[0]], run) and run.created <= now else None
 
     def _numbers(self, plan: JobPlan, since: float, until: float) -> Iterator[int]:
-        """Yield numbers of the runs that may touch [since, until): old stuck runs, then all."""
+        """Yield the numbers of the runs that may overlap [since, until): first old stuck runs, then all others."""
         interval = plan.interval / self._speed
         oldest = max(since - FORGOTTEN_AFTER, self._birth - interval)
         first = max(int((since - plan.longest / self._speed) // interval), int(self._birth // interval)) - 1
@@ -207,19 +209,19 @@ def _result(plan: JobPlan, dice: random.Random, *, stuck: bool) -> Result | None
 
 
 def _steps(plan: JobPlan, dice: random.Random, length: float, result: Result | None) -> tuple[StepScript, ...]:
-    """Return the steps of one run; the culprit fails, gets stuck, or stops early."""
+    """Return the steps of one run. One random step fails, gets stuck, or stops early."""
     if not plan.steps:
         return ()
     total = sum(step.weight for step in plan.steps)
-    culprit = dice.randrange(len(plan.steps))
+    special = dice.randrange(len(plan.steps))
     stops_early = result is Result.SUCCESS and dice.random() < plan.no_op
     return tuple(
         StepScript(
             name=step.name,
             duration=round(length * step.weight / total * dice.uniform(0.8, 1.0), 3),
-            result=result if place == culprit else Result.SUCCESS,
+            result=result if place == special else Result.SUCCESS,
             dependencies=step.dependencies,
-            no_op=stops_early and place == culprit,
+            no_op=stops_early and place == special,
         )
         for place, step in enumerate(plan.steps)
     )

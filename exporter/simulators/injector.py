@@ -21,7 +21,7 @@ Kind = TypeVar("Kind", bound=Disruption)
 
 
 class Injector:
-    """The active disruptions. It has its own random generator, so that a seed repeats a test."""
+    """The active disruptions. A seed makes their random choices repeatable."""
 
     def __init__(self, seed: int, clock: Callable[[], float]) -> None:
         self._random = random.Random(seed)
@@ -44,52 +44,50 @@ class Injector:
         self.set(())
 
     def current(self) -> Sequence[AnyDisruption]:
-        """Return the active disruptions. `count` of each is the number of requests that it will still affect."""
+        """Return the active disruptions. `count` is the number of requests that a disruption will still affect."""
         with self._lock:
             return tuple(self._disruptions)
 
     def answer_disruption(self, request: Request) -> AnswerDisruption | None:
         """Return the first disruption that replaces the response."""
-        return next(iter(self._struck(request, AnswerDisruption, at_most=1)), None)
+        return next(iter(self._selected(request, AnswerDisruption, at_most=1)), None)
 
     def delivery_disruption(self, request: Request) -> DeliveryDisruption | None:
         """Return the first disruption of the response's delivery."""
-        return next(iter(self._struck(request, DeliveryDisruption, at_most=1)), None)
+        return next(iter(self._selected(request, DeliveryDisruption, at_most=1)), None)
 
     def wrong_answers(self, request: Request) -> list[WrongAnswer]:
         """Return all wrong answers for a response, in the order in which they were set."""
-        return self._struck(request, WrongAnswer)
+        return self._selected(request, WrongAnswer)
 
     def contradictions(self, request: Request) -> list[Contradict]:
         """Return all contradictions for a response."""
-        return self._struck(request, Contradict)
+        return self._selected(request, Contradict)
 
     def random(self) -> random.Random:
         """Return a random generator for one response, seeded by the injector's generator."""
         with self._lock:
             return random.Random(self._random.getrandbits(64))
 
-    def _struck(self, request: Request, kind: type[Kind], at_most: int | None = None) -> list[Kind]:
+    def _selected(self, request: Request, kind: type[Kind], at_most: int | None = None) -> list[Kind]:
         if not self._disruptions:
             return []
         now = self._clock()
-        struck: list[Kind] = []
+        selected: list[Kind] = []
         with self._lock:
             for disruption in tuple(self._disruptions):
-                if isinstance(disruption, kind) and self._strikes(disruption, request, now):
-                    self._spend(disruption)
-                    struck.append(disruption)
-                    if len(struck) == at_most:
+                if isinstance(disruption, kind) and self._affects(disruption, request, now):
+                    self._count_down(disruption)
+                    selected.append(disruption)
+                    if len(selected) == at_most:
                         break
-        return struck
+        return selected
 
-    def _strikes(self, disruption: Disruption, request: Request, now: float) -> bool:
-        concerned = (
-            disruption.endpoint in (None, request.endpoint, request.template) and disruption.path in request.path
-        )
-        return concerned and disruption.active(now) and self._random.random() < disruption.probability
+    def _affects(self, disruption: Disruption, request: Request, now: float) -> bool:
+        matches = disruption.endpoint in (None, request.endpoint, request.template) and disruption.path in request.path
+        return matches and disruption.active(now) and self._random.random() < disruption.probability
 
-    def _spend(self, disruption: AnyDisruption) -> None:
+    def _count_down(self, disruption: AnyDisruption) -> None:
         if disruption.count is None:
             return
         place = self._disruptions.index(disruption)

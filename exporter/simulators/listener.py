@@ -56,13 +56,13 @@ class Listener(ThreadingHTTPServer):
         super().__init__(address, _Connection)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]  # sockets only
-        """Remember a connection while it is open."""
+        """Keep a connection while it is open, so that `stop` can close it."""
         with self._guard:
             self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]  # sockets only
-        """Forget a connection that ends."""
+        """Remove a connection that ends."""
         with self._guard:
             self._connections.discard(request)
         super().shutdown_request(request)
@@ -86,7 +86,7 @@ class _Connection(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
-        """Handle requests until either side closes; a client may disconnect at any time."""
+        """Handle requests until one side closes the connection. A client may disconnect at any time."""
         with suppress(ConnectionError):
             super().handle()
 
@@ -99,7 +99,7 @@ class _Connection(BaseHTTPRequestHandler):
         self._respond()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the base class's
-        """Log what the base class finds malformed."""
+        """Log a malformed request."""
         logger.debug(format, *args)
 
     def send(self, data: bytes) -> None:

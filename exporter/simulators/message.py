@@ -7,10 +7,15 @@ import msgspec
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One request. Header names are lower case; `parameters` are the decoded `{...}` parts of the template.
+    """One request.
 
-    `endpoint` and `template` are those of the route, "" where no route matches; `received` is a time.
-    `wrong_answers`: replace those in force when the simulator makes copies of rows.
+    Attributes:
+        headers: Headers by name, in lower case.
+        endpoint: Short name of the route; "" if no route matches.
+        template: Path template of the route; "" if no route matches.
+        parameters: The decoded variable parts of the path, by their names in the template.
+        received: Time at which it was received.
+        wrong_answers: Wrong answers to use instead of the active ones; None for the active ones.
     """
 
     method: str
@@ -49,7 +54,7 @@ def enveloped(rows: Sequence[object], key: str) -> object:
 
 
 class Refused(Exception):  # noqa: N818  # it is a response, not an error
-    """The vendor refuses a request. The simulator then returns the vendor's error text."""
+    """The vendor refuses a request. The simulator returns the vendor's error."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -62,7 +67,7 @@ Handler = Callable[[Request], Response]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A row of a route table: `endpoint` is its short name, `template` its path with `{name}` for variable segments."""
+    """An endpoint: its short name, method, path template with `{name}` for variable segments, and handler."""
 
     endpoint: str
     method: str

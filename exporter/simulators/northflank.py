@@ -39,11 +39,11 @@ class NorthflankOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         order: Order of the runs. `shuffled` is the same for every request.
         forbidden: Short names of endpoints that answer 403.
         unreadable: Listed projects whose paths answer with this status.
-        hidden_projects: Projects that are not listed, although their own paths answer.
+        hidden_projects: Projects that are not listed, although their own paths work.
         missing_jobs: IDs (`project/job`) of jobs that are neither listed nor found.
-        reach: Runs that started longer ago are gone.
-        errors: Whether errors are objects, or raw text.
-        rows: The look of rows.
+        reach: Seconds after its start for which a run is kept.
+        errors: Whether errors are objects or plain text.
+        rows: The shape of rows.
     """
 
     requests_per_hour: int = 1000
@@ -115,14 +115,14 @@ class NorthflankSimulator(Simulator):
         )
 
     def error(self, status: int, message: str) -> Response:
-        """Return an error as documented, or as raw text."""
+        """Return an error as documented, or as plain text."""
         if self.options.errors == "text":
             return Response(status=status, body=message.encode(), content_type="text/plain")
         details = {"status": status, "message": message, "id": f"error-{status}", "details": {"about": MARK}}
         return json_response({"error": details}, status)
 
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # one limit for all endpoints
-        """Apply the rate limit, which every response shows; the reset is in seconds from now."""
+        """Apply the rate limit. Every response shows it, with the seconds until the reset."""
         quota = self._limit.take(self.options.requests_per_hour)
         headers = {
             "x-ratelimit-limit": str(quota.limit),
@@ -134,7 +134,7 @@ class NorthflankSimulator(Simulator):
         return headers
 
     def _admitted(self, handler: Handler) -> Handler:
-        """Return the handler behind the checks of token, team, permission and project."""
+        """Return the handler with checks of token, team, permission and project before it."""
 
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization", "") != f"Bearer {self.api_token}":
@@ -164,7 +164,7 @@ class NorthflankSimulator(Simulator):
         return _answer("projects", *_page(request, self.view(request).rows(rows)))
 
     def _login(self, request: Request) -> Response:  # noqa: ARG002  # the token alone decides
-        """Answer the vendor's command line, which only checks that the response is not an error."""
+        """Return the response for the vendor's command line, which only checks that it is not an error."""
         return json_response({"data": {}})
 
     def _project(self, request: Request) -> Response:
@@ -176,9 +176,9 @@ class NorthflankSimulator(Simulator):
         return _answer("jobs", *_page(request, self.view(request).rows(rows)))
 
     def _job(self, request: Request) -> Response:
-        return json_response({"data": job_details(self._asked(request), self.options.rows)})
+        return json_response({"data": job_details(self._job_of_path(request), self.options.rows)})
 
-    def _asked(self, request: Request) -> SimJob:
+    def _job_of_path(self, request: Request) -> SimJob:
         """Return the job of a path. Raises Refused 404 if it is unknown."""
         jobs = self._jobs_of(request.parameters["project"])
         found = next((job for job in jobs if slug_of(job) == request.parameters["job"]), None)
@@ -187,7 +187,7 @@ class NorthflankSimulator(Simulator):
         return found
 
     def _runs(self, request: Request) -> Response:
-        job, view = self._asked(request), self.view(request)
+        job, view = self._job_of_path(request), self.view(request)
         visible = self._visible(job, view, request.received)
         seen, pagination = _page(request, visible, key=lambda one: one.run.run_id)
         return _answer("runs", view.rows([self._row(one) for one in seen]), pagination)
@@ -205,7 +205,7 @@ class NorthflankSimulator(Simulator):
         return sorted(seen, key=lambda one: one.run.start, reverse=self.options.order == "newest")
 
     def _run(self, request: Request) -> Response:
-        job, view = self._asked(request), self.view(request)
+        job, view = self._job_of_path(request), self.view(request)
         run = self.world.find(request.parameters["run"], request.received)
         seen = self._kept(view, [run] if run is not None and run.job_id == job.job_id else [], request.received)
         if not seen:
@@ -225,8 +225,8 @@ def _page(
 ) -> tuple[Sequence[Item], dict[str, object]]:
     """Return the requested page of a list, and its pagination.
 
-    With a key, a cursor names the last item shown, so that items added before it do not move the next page; without
-    a key it is a number of items.
+    With a key, a cursor is the key of the last item shown, so that new items before it do not move the next page.
+    Without a key, it is a number of items.
     """
     size = _whole(request, "per_page", USUAL_PAGE, LARGEST_PAGE)
     cursor = request.query.get("cursor")

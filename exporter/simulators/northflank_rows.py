@@ -13,15 +13,15 @@ from exporter.simulators.world import MARK, SimJob, SimRun
 
 
 class NorthflankShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How rows look. The defaults are those of the vendor's sample.
+    """How rows look. The defaults are the values of the vendor's sample.
 
     Attributes:
-        no_end: What replaces a missing `concludedAt`.
+        no_end: How a row without an end shows `concludedAt`.
         endless_share: Fraction of the completed runs that lack `concludedAt`.
-        words: Other words for states, by the usual word (`{"FAILED": "ERRORED"}`) or by our own
-            (`{"cancellation": "ABORTED"}`, to give single runs an unknown word).
-        succeeded: Value of a success. The vendor's sample has 0.
-        backoff_limit: Value of every job.
+        words: Other statuses, by the usual status (`{"FAILED": "ERRORED"}`) or by the exporter's result or state
+            (`{"cancellation": "ABORTED"}`, to give single runs an unknown status).
+        succeeded: Value of `succeeded` in successful runs. The vendor's sample has 0.
+        backoff_limit: Value of `backoffLimit` in every job.
     """
 
     no_end: Literal["absent", "null", "empty"] = "absent"

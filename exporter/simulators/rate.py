@@ -7,7 +7,7 @@ import msgspec
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a limit at one request: seconds until `reset`, and whether the request is allowed."""
+    """A limit after one request. `reset`: seconds until the next window. `allowed`: whether the request is allowed."""
 
     limit: int
     remaining: int
@@ -26,7 +26,7 @@ class FixedWindow:
         self._used = 0
 
     def take(self, limit: int) -> Quota:
-        """Count one request against a limit; a refused request does not count."""
+        """Count one request. A refused request does not count."""
         with self._lock:
             now = self._clock()
             window = now // self._seconds

@@ -11,7 +11,7 @@ LOG_LENGTH = 10_000
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
-    """A request, with the names of its headers. `status`: 0 if a disruption affected the delivery."""
+    """A request, with the names of its headers. `status`: 0 if a disruption affected the response's delivery."""
 
     time: float
     method: str
@@ -56,7 +56,7 @@ class RequestLog:
             return dict(self._counts)
 
     def clear(self) -> None:
-        """Forget all requests."""
+        """Remove all requests."""
         with self._lock:
             self._lines.clear()
             self._counts.clear()

@@ -27,7 +27,7 @@ IDS = ("id", "runId", "handle")
 
 
 class Seen(NamedTuple):
-    """A run, and the time whose state of the run is shown."""
+    """A run, and the time for which its state is shown."""
 
     run: SimRun
     now: float
@@ -46,13 +46,13 @@ class ResponseView:
 
     @property
     def undistorted(self) -> bool:
-        """Return whether all runs are shown as they truly were at `now`."""
+        """Return whether all runs are shown as they were at `now`."""
         return not self._distorting
 
     def see(self, runs: Iterable[SimRun]) -> list[Seen]:
-        """Return the runs created by then, each with the time as of which it is shown.
+        """Return the runs that were created before the time that the response shows.
 
-        A run can look active here that has truly completed: lists of active runs must start from all runs of the world.
+        A completed run may look active here. So lists of active runs must start from all runs of the world.
         """
         if self.undistorted:
             return [Seen(run, self.now) for run in runs if run.created <= self.now]
@@ -60,7 +60,7 @@ class ResponseView:
         return [one for one in seen if one.run.created <= one.now]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """Return the rows, some missing, repeated, without an ID, or in another order."""
+        """Return the rows as the active disruptions change them: without some, repeated, without IDs, or shuffled."""
         shown = list(rows)
         for wrong in self._wrong_answers:
             if isinstance(wrong, Drop | Duplicate | Shuffle | Nameless):
@@ -104,7 +104,7 @@ def _unnamed(generator: random.Random, wrong: Nameless, rows: list[Mapping[str, 
 
 
 def _is_named(row: Mapping[str, object], wrong: Nameless | Drop) -> bool:
-    # Rows may be encoded already; IDs are read only where a disruption names runs.
+    # IDs are read only if a disruption names runs, because rows may already be encoded.
     return bool(wrong.run_ids) and any(row.get(key) in wrong.run_ids for key in IDS)
 
 

@@ -1,4 +1,4 @@
-"""Short descriptions of runs, from which their whole lives are built."""
+"""Short descriptions of runs, from which whole runs are built."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ DEFAULT_DURATION = 60.0
 
 
 class StepScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A short description of a step. `dependencies`: None for the step before. `result`: None if it never completes."""
+    """A short description of a step. `dependencies`: None for the previous step. `result`: None if it never ends."""
 
     name: str
     duration: float | None = None
@@ -24,10 +24,13 @@ class StepScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class RunScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A short description of a run.
 
-    Times are Unix seconds. `start` None: `queue` seconds after `created`, which is now if it is None too.
-    The end is `end`, else `start + duration`, else that of the last step, else a minute after the start.
-    `result` None: it never completes. A plain string is a step that succeeds; if the run fails and no step does, the
-    last one fails. `run_id` "" makes one of 64 hex digits.
+    Attributes:
+        run_id: "" for a random ID of 64 hexadecimal digits.
+        created: None for now.
+        start: None for `queue` seconds after `created`.
+        duration: Used if there is no `end`. Without both, the run ends with its last step, or after a minute.
+        result: None if the run never completes.
+        steps: A text is a step that succeeds. If the run fails and all steps succeed, the last step fails instead.
     """
 
     job: str
@@ -47,7 +50,7 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def make_run(script: RunScript, now: float, number: int) -> SimRun:
-    """Return the run that a script describes; `number` makes its ID unique."""
+    """Return the run that a script describes. `number`: makes its ID unique."""
     start = script.start if script.start is not None else _created(script, now) + script.queue
     created = script.created if script.created is not None else start - script.queue
     steps = timeline(_step_scripts(script), start, script.duration)
@@ -72,9 +75,9 @@ def make_run(script: RunScript, now: float, number: int) -> SimRun:
 
 
 def timeline(scripts: Sequence[StepScript], start: float, total: float | None = None) -> tuple[SimStep, ...]:
-    """Return the lives of a run's steps: each starts when its parents have succeeded, else it is skipped.
+    """Return a run's steps. A step starts when its parents have succeeded; if one fails, the step is skipped.
 
-    Steps without a duration share `total` seconds equally. Parents must stand before their children.
+    Steps without a duration share `total` seconds equally. A step must come after its parents.
     """
     share = (DEFAULT_DURATION if total is None else total) / max(len(scripts), 1)
     placed: dict[str, SimStep] = {}
@@ -123,7 +126,7 @@ def _end(script: RunScript, start: float, steps: Sequence[SimStep]) -> float | N
 
 
 def _step_scripts(script: RunScript) -> list[StepScript]:
-    """Return the steps in full; the last one has the run's result where all others succeed."""
+    """Return the steps as scripts. If all succeed but the run does not, the last step gets the run's result."""
     steps = [StepScript(name=step) if isinstance(step, str) else step for step in script.steps]
     if script.result is Result.SKIP:
         return [msgspec.structs.replace(step, result=Result.SKIP) for step in steps]

@@ -14,7 +14,7 @@ from exporter.simulators.world import SimJob, SimRun, overlaps
 
 
 class ScriptedWorld:
-    """Runs that calls or `POST /-/runs` add, at any time, past and future. Thread-safe."""
+    """Runs that tests or `POST /-/runs` add. They may be in the past and in the future. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -68,12 +68,12 @@ class ScriptedWorld:
             return tuple(self._jobs.values())
 
     def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
-        """Return runs whose life touches [since, until), oldest creation first."""
+        """Return the runs that overlap [since, until), oldest creation first."""
         found = self._indexed().overlapping(since, until)
         return found if job_id is None else [run for run in found if run.job_id == job_id]
 
     def find(self, run_id: str, now: float) -> SimRun | None:
-        """Return the run of an ID, in the latest life that had been created by `now`."""
+        """Return the run with this ID. If it was reopened, return the latest life created before `now`."""
         lives = self._indexed().by_id.get(run_id, ())
         return next((life for life in reversed(lives) if life.created <= now), None)
 
@@ -85,7 +85,7 @@ class ScriptedWorld:
 
 
 class _Index:
-    """Runs by creation, with the largest end so far, so that a bisection skips runs that ended before a time."""
+    """Runs by creation, and the latest end up to each run, so that a bisection finds the runs of a range."""
 
     def __init__(self, runs: Iterable[SimRun]) -> None:
         ordered = sorted(runs, key=lambda run: run.created)

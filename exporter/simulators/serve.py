@@ -19,10 +19,10 @@ def serve(  # noqa: PLR0913  # an address, a world, and two parameters for tests
     output: Callable[[str], None] = print,
     until: Callable[[], object] | None = None,
 ) -> None:
-    """Serve a vendor's demo world and print how to read it, until SIGTERM or SIGINT, or while `until` blocks.
+    """Serve a vendor's demo world and print how to read it, until SIGTERM or SIGINT, or until `until` returns.
 
-    Raises KeyError for an unknown vendor and OSError if the address cannot be used. Outside the main thread no signal
-    arrives: there `until` must be given.
+    Raises KeyError for an unknown vendor, and OSError if the address cannot be used. Outside of the main thread,
+    `until` is required, because signals do not arrive there.
     """
     wait = Signals(signal.SIGTERM, signal.SIGINT).wait if until is None else until
     with SIMULATORS[vendor].demo(speed=speed, seed=seed, host=host, port=port) as simulator:

@@ -18,11 +18,11 @@ from exporter.simulators.response_view import ResponseView
 from exporter.simulators.world import World
 
 STOP_LATENCY = 0.02
-"""Maximum seconds until a stop is noticed."""
+"""Maximum seconds until the listener notices a stop."""
 
 
 class Place(TypedDict, total=False):
-    """Where a simulator listens, and the seed of its disruptions."""
+    """The address of a simulator, and the seed of its disruptions."""
 
     host: str
     port: int
@@ -30,11 +30,15 @@ class Place(TypedDict, total=False):
 
 
 class Simulator:
-    """A vendor's API on loopback. A subclass adds `routes` and the form of errors.
+    """A vendor's API on loopback. A subclass adds `routes` and the shape of errors.
 
-    Handlers take `request.received` as now, so that one response is of one time.
-    Use it as a context manager, or `start` and `stop` it; after a stop it can start again on the same port.
-    Attributes: `world` (what truly happens), `clock`, `disruptions` (the injector), `log` (of requests), `url`.
+    Use it as a context manager, or call `start` and `stop`. It can start again on the same port. Handlers use
+    `request.received` as the current time, so that the whole response shows one time.
+
+    Attributes:
+        world: The ground truth.
+        disruptions: The active disruptions.
+        log: The requests received.
     """
 
     vendor: ClassVar[str] = ""
@@ -70,7 +74,7 @@ class Simulator:
         return cls(world, clock, **place)
 
     def truth(self, since: float | None = None, until: float = math.inf) -> Truth:
-        """Return the answer of `GET /-/truth`: runs that ended in [since, until), by default in the last 8 days."""
+        """Return the ground truth: runs that completed in [since, until), by default in the last 8 days."""
         now = self.clock()
         return truth(self.world, now, now - TRUTH_REACH if since is None else since, until)
 
@@ -79,7 +83,7 @@ class Simulator:
         raise NotImplementedError
 
     def controls(self) -> Sequence[Route]:
-        """Return the control API, under `/-/`; a vendor may add to it."""
+        """Return the endpoints of the control API, under `/-/`. A subclass may add some."""
         return (
             *control_routes(self.vendor, self.world, self.clock, self.disruptions, self.log),
             Route("options", "GET", "/-/options", self._show_options),
@@ -107,7 +111,7 @@ class Simulator:
         raise NotImplementedError
 
     def view(self, request: Request) -> ResponseView:
-        """Return the part of the world that a response shows, including wrong answers. Call it once per response."""
+        """Return the world as a response shows it, including wrong answers. Call it once per response."""
         if request.wrong_answers is None:
             wrong_answers = self.disruptions.wrong_answers(request)
         else:

@@ -31,19 +31,19 @@ class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         longest_window: Maximum `to - from`, in seconds.
-        reach: How old `from` may be; runs that started (or were created, if they never started) earlier are gone.
-        event_limit: Number of the latest state changes whose runs a response has.
-        select: Whether a window has the runs that started in it, or those with any state change in it.
-        as_of: Whether rows show their current state, or the state at `to`.
+        reach: Maximum age of `from`. Runs that started earlier (or were created earlier, if they wait) are gone.
+        event_limit: A response has only runs with one of the latest state changes; their maximum number.
+        select: Whether a window has all runs that started in it, or all runs with a state change in it.
+        as_of: Whether rows show the current state of runs, or their state at `to`.
         order: Order of the list.
         steps_late: Seconds by which steps lag behind, so that a completed run can have active steps.
         future_to: Whether a `to` in the future is refused.
         token_lifetime: Lifetime of a token, in seconds.
         token_field: Field with the token in the response to a sign-in by key. By password it is always `access_token`.
-        flows: The supported sign-ins. Others answer 404.
-        forbidden: Short names of endpoints that answer 403.
-        requests_per_minute: 0: no limit, as far as is known.
-        rows: The look of rows.
+        flows: The supported sign-ins. Others return 404.
+        forbidden: Short names of endpoints that return 403.
+        requests_per_minute: 0 for no limit, as the real API probably has none.
+        rows: The shape of rows.
     """
 
     longest_window: float = 96 * 3600.0
@@ -125,7 +125,7 @@ class SnowplowSimulator(Simulator):
         return {}
 
     def _admitted(self, handler: Handler) -> Handler:
-        """Return the handler behind the checks of token, permission and organization."""
+        """Return the handler with checks of token, permission and organization before it."""
 
         def admitted(request: Request) -> Response:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -139,7 +139,7 @@ class SnowplowSimulator(Simulator):
         return admitted
 
     def _known(self, handler: Handler) -> Handler:
-        """Return the handler behind the check of the organization."""
+        """Return the handler with a check of the organization before it."""
 
         def known(request: Request) -> Response:
             if request.parameters["org"] != self.organization_id:
@@ -247,6 +247,6 @@ class SnowplowSimulator(Simulator):
 
 
 def _listed_start(seen: Seen) -> float:
-    """Return the time by which a run is listed: its start, or its creation while it waits."""
+    """Return the time that decides whether a window has a run: its start, or its creation while it waits."""
     run, now = seen
     return run.start if run.start <= now else run.created

@@ -1,4 +1,4 @@
-"""Snowplow's rows in every variant that its documentation leaves open."""
+"""Snowplow's rows, in every variant that the documentation does not exclude."""
 
 import hashlib
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         omit_share: Fraction of runs (and of steps, by name) from which they are omitted.
         empty: Whether a field without a value is omitted or null.
         extra: More fields of every row.
-        words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`) or by our own
-            (`{"cancellation": "CANCELLED"}`, to give single runs an unknown word).
-        letters: The case of the state words.
+        words: Other statuses, by the usual status (`{"RUNNING": "IN_PROGRESS"}`) or by the exporter's result or state
+            (`{"cancellation": "CANCELLED"}`, to give single runs an unknown status).
+        letters: The letter case of statuses.
         times: ISO 8601, also with a zone's name after it or in brackets; HTTP dates; epoch numbers of any unit.
         offset_minutes: The offset of ISO times; 0 is written as `Z`.
         fraction_digits: Digits after the second in ISO times and durations.
@@ -69,7 +69,7 @@ WORDS: Mapping[Result | State, str] = {
     Result.SUCCESS: "SUCCEEDED",
     Result.SKIP: "SKIPPED",
 }
-"""The vendor's words; every other result is FAILED."""
+"""The vendor's statuses. Every other result is FAILED."""
 
 
 def run_row(seen: Seen, shape: SnowplowShape) -> dict[str, object]:
@@ -115,7 +115,7 @@ def step_row(step: SimStep, now: float, shape: SnowplowShape) -> dict[str, objec
 
 
 def step_output(run: SimRun, step: SimStep, now: float) -> tuple[str, str]:
-    """Return standard output and error of a step, with customer data in them; "" before it starts."""
+    """Return the standard output and standard error of a step, with customer data; "" before the step starts."""
     if step.start is None or step.start > now:
         return "", ""
     lines = [f"{number:04d} {run.job_name}/{step.name}: loaded a row of {MARK}" for number in range(400)]
@@ -194,7 +194,7 @@ def _written_span(
 
 
 def _finished(row: Mapping[str, object], key: str, shape: SnowplowShape) -> dict[str, object]:
-    """Return a row with fields omitted, renamed and added as the shape says; `key` decides what is omitted."""
+    """Return a row with fields omitted, renamed and added as the shape says. `key`: its ID or name."""
     keep_empty = shape.empty == "null"
     omit = shape.omit if shape.omit and chosen(key, shape.omit_share) else ()
     kept = {

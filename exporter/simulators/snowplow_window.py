@@ -28,7 +28,7 @@ def asked_window(query: Mapping[str, str], now: float) -> Window:
 
 
 def events(run: SimRun) -> list[float]:
-    """Return times of a run's state changes: 3 of its own, one per group of steps of equal depth, one per step."""
+    """Return the times of a run's state changes: 3 of the run, one per group of steps of equal depth, one per step."""
     depths: dict[str, int] = {}
     groups: dict[int, float] = {}
     ends = []
@@ -44,9 +44,9 @@ def events(run: SimRun) -> list[float]:
 
 
 def survivors(seen: Sequence[Seen], limit: int, within: Window | None = None) -> list[Seen]:
-    """Return the runs with at least one of the latest `limit` events up to the time at which they are seen.
+    """Return the runs that have one of the latest `limit` events. Later events than the time shown do not count.
 
-    `within`: only events of this window count, and a run without any is not in the answer.
+    `within`: count only events in this window, and omit runs without such an event.
     """
     if within is None and sum(3 + 2 * len(one.run.steps) for one in seen) <= limit:
         return list(seen)

@@ -54,12 +54,12 @@ CUT = 0.7
 """Fraction of an export that is left after truncation."""
 
 LOCKED_AFTER, LOCKED_FOR = 10, 900.0
-"""Failed sign-ins, and the seconds within which as many of them block the address."""
+"""After this many failed sign-ins within this many seconds, the address is blocked."""
 
 WINDOWS = {"1h": 3600.0, "1d": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
 
 PLENTY = 100_000
-"""Limit in headers if no limit is set."""
+"""The limit that headers show if there is no limit."""
 
 OPEN_WORDS = ("delayed", "replay_staged", "queued", "dequeued", "executing", "waiting", "paused")
 WORDS = frozenset({*OPEN_WORDS, *RUN_WORDS.values(), "dead_letter", "system_failed"})
@@ -85,18 +85,18 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Limits and shapes.
 
     Attributes:
-        lists: Whether a list is an object with a cursor, or the bare array of the vendor's page.
-        scopes: Scopes of the key; an empty list gives full access.
-        requests_per_minute: The key's limit; 0: no limit, for tests with a fixed clock. The real server's
-            default is 1,000. Headers show each limit.
+        lists: Whether a list is an object with a cursor, or a bare array as in the vendor's documentation.
+        scopes: Scopes of the key. An empty set gives full access.
+        requests_per_minute: Limit per key; 0 for no limit, for tests with a fixed clock. The real server's default is
+            1,000. Headers show each limit.
         address_requests_per_minute: Limit per address; 0 for no limit. The real server's default is 100.
         largest_body: Maximum bytes of a response. A larger one is refused with 413.
         hidden: Fraction of runs that a key of one environment does not see, so that pages are short or empty.
         unknown_words: Statuses that this server does not know, because it is too old.
         workflows: Whether this server has workflows.
-        export: What the export of runs answers: all IDs with stale states, a CSV that is cut off or empty, or an
-            error of this status.
-        rows: The look of rows.
+        export: The response of the export of runs: all IDs with stale states, a truncated or an empty CSV, or an error
+            with this status.
+        rows: The shape of rows.
     """
 
     lists: Literal["page", "array"] = "page"
@@ -112,9 +112,9 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class StraitSimulator(Simulator):
-    """The API of one server. A job one of whose runs has steps is a workflow. `options` may be replaced while it runs.
+    """The API of one server. A job whose runs have steps is a workflow. `options` may be replaced while it runs.
 
-    Rows keep the world's projects, although a real key sees one alone.
+    Rows show all projects of the world, although a real API key sees only one.
     """
 
     vendor: ClassVar[str] = "strait"
@@ -170,7 +170,7 @@ class StraitSimulator(Simulator):
         return error_response(status, message)
 
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # the limits are for all endpoints
-        """Apply the lock, the limit by address, then that of the key, which every response shows."""
+        """Apply the lock, the limit per address, and the limit per key. Every response shows the limits."""
         now = self.clock()
         if len(self._bad) == LOCKED_AFTER and self._bad[0] > now - LOCKED_FOR:
             raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(self._bad[0] + LOCKED_FOR - now))})
@@ -192,7 +192,7 @@ class StraitSimulator(Simulator):
         return headers
 
     def _admitted(self, handler: Handler) -> Handler:
-        """Return the handler behind the checks of the key and its scopes."""
+        """Return the handler with checks of the key and its scopes before it."""
 
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -252,7 +252,7 @@ class StraitSimulator(Simulator):
         return json_response({word: words.count(word) for word in ("queued", "executing", "delayed")})
 
     def _lives(self, view: ResponseView) -> list[Life]:
-        """Return every visible run in its latest life, and note which jobs are workflows."""
+        """Return the latest life of every visible run, and record which jobs are workflows."""
         shown = lives(view.see(self.world.runs(view.now - MEMORY, math.nextafter(view.now, math.inf))))
         self._workflows |= {life.run.job_id for life in shown if life.run.steps}
         return shown
@@ -280,7 +280,7 @@ class StraitSimulator(Simulator):
         return paged(request, listed, view, self._paging(hidden=self.options.hidden))
 
     def _candidates(self, request: Request, view: ResponseView, *, workflow: bool) -> Iterable[Life]:  # noqa: ARG002  # a hook for faster simulators
-        """Return runs of one kind that include all of the page."""
+        """Return runs of one kind, among them all runs of the page."""
         return [life for life in self._lives(view) if (life.run.job_id in self._workflows) is workflow]
 
     def _word(self, life: Life, *, workflow: bool) -> str:
@@ -301,7 +301,7 @@ class StraitSimulator(Simulator):
         raise Refused(404, "workflow run not found" if workflow else "run not found")
 
     def _lives_of(self, run_id: str, view: ResponseView) -> Sequence[Life]:
-        """Return the run of an ID, if it is visible."""
+        """Return the run with this ID, if it is visible."""
         return [life for life in self._lives(view) if life.run.run_id == run_id]
 
     def _run(self, request: Request) -> Response:

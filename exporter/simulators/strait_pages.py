@@ -29,7 +29,7 @@ USUAL_ROWS, MOST_ROWS = 50, 100
 
 
 class PagedRow(NamedTuple):
-    """A function that builds a row, and the time by which the row is listed, in microseconds."""
+    """A row of a list: its creation time in microseconds, by which lists are sorted, and a function that builds it."""
 
     created: int
     identity: str
@@ -37,7 +37,7 @@ class PagedRow(NamedTuple):
 
 
 class Paging(NamedTuple):
-    """How a list is shown: as a bare array or not, its maximum bytes, and the fraction of rows that are hidden."""
+    """How a list is shown: whether as a bare array, its maximum bytes, and the fraction of rows that are hidden."""
 
     bare: bool
     largest_body: int
@@ -45,7 +45,10 @@ class Paging(NamedTuple):
 
 
 def paged(request: Request, listed: Iterable[PagedRow], view: ResponseView, paging: Paging) -> Response:
-    """Return a page: rows created before the cursor. A tie with a page's last row is lost, as on the real server."""
+    """Return a page of rows created before the cursor.
+
+    Rows with the creation time of a page's last row may be on no page, as on the real server.
+    """
     limit, before = limit_of(request), cursor_of(request)
     rest = (one for one in listed if before is None or one.created < before)
     ordered = heapq.nsmallest(limit + 1, rest, key=lambda one: (-one.created, one.identity))

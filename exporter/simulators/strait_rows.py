@@ -19,19 +19,19 @@ EXPORTED = ("id", "job_id", "status", "attempt", "triggered_by", "created_at", "
 """Columns of the export of runs."""
 
 RETRY_PART = 0.1
-"""Fraction of its time that each attempt after the first waits in the queue."""
+"""Fraction of its duration for which an attempt after the first waits in the queue."""
 
 
 class StraitShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How rows look.
 
     Attributes:
-        delayed_after: Seconds of waiting after which a run is delayed: its start is promised.
-        compensation: Seconds from a workflow run's failure to its compensation, and of the compensation; 0: no
-            compensation.
-        payload_bytes: Length of each run's payload, besides what identifies its customer.
+        delayed_after: A run that waits longer than this many seconds has a planned start.
+        compensation: Seconds from a workflow run's failure to its compensation, and duration of the compensation; 0 for
+            no compensation.
+        payload_bytes: Length of the padding in each run's payload.
         traced: Whether runs have an execution trace.
-        paused: Why jobs are paused, by slug.
+        paused: Reasons why jobs are paused, by slug.
     """
 
     delayed_after: float = 600.0
@@ -42,7 +42,10 @@ class StraitShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Life(NamedTuple):
-    """A run in its latest life, the time as of which it is shown, and when its first life was created."""
+    """The latest life of a run, the time for which its state is shown, and the creation time of its first life.
+
+    A replay of a run is another life with the same ID.
+    """
 
     run: SimRun
     now: float
@@ -58,7 +61,7 @@ RUN_WORDS: Mapping[Result | State, str] = {
     Result.SKIP: "expired",
     Result.UNKNOWN: "evaporated",
 }
-"""Statuses by result. A failure after retries is a dead letter. The last status is unknown."""
+"""Statuses by result. A failure after retries is a dead letter instead. The exporter does not know the last status."""
 
 WORKFLOW_WORDS: Mapping[Result | State, str] = {
     **RUN_WORDS,
@@ -66,7 +69,7 @@ WORKFLOW_WORDS: Mapping[Result | State, str] = {
     State.PENDING: "pending",
     State.EXECUTING: "running",
 }
-"""The real server has no word for a workflow run that is skipped: it is shown as `expired`."""
+"""The real server has no status for a skipped workflow run. Here it is `expired`."""
 
 STEP_WORDS: Mapping[Result | State, str] = {
     Result.SUCCESS: "completed",
@@ -100,7 +103,7 @@ def timestamp(timestamp: float) -> str:
 
 
 def plain_id(identity: str) -> str:
-    """Return an ID without a slash, as the server makes them: an ID of the world with a slash is hashed."""
+    """Return an ID as the server shows it: an ID with a slash is hashed, because the server's IDs have none."""
     return hashed(identity) if "/" in identity else identity
 
 
@@ -204,7 +207,8 @@ def export_csv(shown: Iterable[Life]) -> bytes:
 
 
 def _attempt(life: Life) -> tuple[int, float | None]:
-    """Return the number of the attempt and its start. Attempts share a run's time; each but the first queues again."""
+    """Return the number of the current attempt, and its start; None while it waits in the queue."""
+    # All attempts take equally long. Each attempt after the first waits in the queue before it starts.
     run, now = life.run, life.now
     if now < run.start:
         return 1, None
@@ -252,7 +256,7 @@ def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
 
 
 def step_row(life: Life, step: SimStep) -> dict[str, object]:
-    """Return the row of a step; all steps of a run are created with it."""
+    """Return the row of a step. All steps of a run have the run's creation time."""
     what = step.at(life.now)
     word = STEP_WORDS.get(what, "failed")
     started = step.start is not None and step.start <= life.now

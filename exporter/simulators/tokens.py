@@ -18,7 +18,7 @@ class Tokens:
         self._expiries: dict[str, float] = {}
 
     def issue(self, lifetime: float) -> str:
-        """Return a new token that is valid for some seconds; its claim `exp` is a whole second."""
+        """Return a new token that is valid for some seconds, up to a whole second."""
         with self._lock:
             number = next(self._numbers)
             now = self._clock()
@@ -39,6 +39,6 @@ class Tokens:
 
 
 def jwt(claims: dict[str, object]) -> str:
-    """Return a token in the form of HS256, with an invalid signature."""
+    """Return a JWT that looks signed with HS256. Its signature is invalid."""
     parts = (msgspec.json.encode({"alg": "HS256", "typ": "JWT"}), msgspec.json.encode(claims), b"0" * 32)
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)

@@ -39,18 +39,18 @@ class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Attributes:
         mode: The API for which the token is valid.
         page_size: Jobs per page. The request cannot change it.
-        retention: For how long jobs are kept after their end, or after their creation while they are open, in seconds.
-        counts: Whether the counts of recipes include all jobs ever, or only those that are kept.
-        counts_late: How many seconds the counts lag behind the lists.
-        order: Of the list of jobs: newest creation or newest end first.
+        retention: Seconds for which a job is kept after its end, or after its creation while it is active.
+        counts: Whether recipes count all jobs that ever completed, or only jobs that are kept.
+        counts_late: Seconds by which the counts lag behind the lists.
+        order: Whether the list of jobs starts with the newest creation or with the newest end.
         unreadable: Response status of customers that cannot be read, by external ID.
-        forbidden: Short names of endpoints that answer 403.
+        forbidden: Short names of endpoints that return 403.
         jobs_per_minute: Limit of requests for lists of jobs and single jobs; None for the mode's limit, 0 for no limit.
         recipes_per_minute: The same for lists of recipes.
         users_per_minute: The same for lists of managed users.
         ignored: Parameters that are ignored, such as the number of a page.
-        retry_after: Whether a 429 says how long to wait.
-        rows: The look of rows.
+        retry_after: Whether a 429 has a `Retry-After`.
+        rows: The shape of rows.
     """
 
     mode: Literal["embedded", "developer"] = "embedded"
@@ -114,7 +114,7 @@ class WorkatoSimulator(Simulator):
         }
 
     def routes(self) -> Sequence[Route]:
-        """Return the vendor's endpoints; those of customers and of the own workspace share short names."""
+        """Return the vendor's endpoints. Endpoints of a customer and of the own workspace have equal short names."""
         return (
             Route("users", "GET", USERS, self._admitted(self._users)),
             Route("projects", "GET", "/api/projects", self._admitted(self._projects)),
@@ -142,7 +142,7 @@ class WorkatoSimulator(Simulator):
         return {}
 
     def _admitted(self, handler: Handler) -> Handler:
-        """Return the handler behind the checks of the token, its mode and the permissions."""
+        """Return the handler with checks of the token, its mode and the permissions before it."""
 
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization", "") != f"Bearer {self.token}":
@@ -218,7 +218,7 @@ class WorkatoSimulator(Simulator):
     def _seen(self, job: SimJob, view: ResponseView, which: Literal["lifetime", "kept"]) -> list[Seen]:
         """Return a recipe's created jobs, oldest first: all, or those that are kept."""
         kept = view.now - self.options.retention
-        # A job that has not completed may have been created long before.
+        # An active job is kept, even if it was created long ago.
         runs = self.world.runs(0.0 if which == "lifetime" else kept, view.now + 1.0, job.job_id)
         seen = view.see(runs)
         if which == "lifetime":
@@ -248,7 +248,7 @@ class WorkatoSimulator(Simulator):
         return json_response(answer | {"items": view.rows(rows)})
 
     def _listing(self, request: Request, job: SimJob, view: ResponseView) -> tuple[Tally, int, list[Seen]]:
-        """Return the counts of all kept jobs, the number that pass the filter, and a page of these."""
+        """Return the counts of all kept jobs, the number of jobs that pass the filter, and a page of these jobs."""
         seen = self._seen(job, view, "kept")
         ended = [one for one in seen if _has_ended(one)]
         wanted = self._filtered(request, sorted(seen, key=self._place, reverse=True))
@@ -266,7 +266,7 @@ class WorkatoSimulator(Simulator):
         return [one for one in seen if one.run.attempts > 1] if request.query.get("rerun_only") == "true" else seen
 
     def _page(self, request: Request, seen: list[Seen]) -> list[Seen]:
-        """Return the jobs before the offset, newest first, or the nearest after it."""
+        """Return the jobs that are older than the offset, newest first. With `prev=true`, return newer jobs."""
         offset, size = self._offset(request), self.options.page_size
         if offset is None:
             return seen[:size]
@@ -304,6 +304,6 @@ def _has_ended(seen: Seen) -> bool:
 
 
 def _kept_from(seen: Seen) -> float:
-    """Return the time from which the age of a job counts."""
+    """Return the time from which the retention of a job counts."""
     end = seen.run.end if _has_ended(seen) else None
     return seen.run.created if end is None else end

@@ -22,7 +22,7 @@ RECIPE_LISTS = LISTS | {
     "with_subfolders",
 }
 JOB_LISTS = frozenset({"offset_job_id", "per_page", "prev", "status", "rerun_only"})
-"""`per_page` is ignored: the API chooses the size of pages."""
+"""`per_page` is accepted but ignored, because the API decides the size of pages."""
 STOP_CAUSES = frozenset({"trigger_errors_limit", "action_quota_limit", "trial_expired", "txn_quota_limit"})
 FILTERS = frozenset({"succeeded", "failed", "pending"})
 LARGEST_PAGE = 100

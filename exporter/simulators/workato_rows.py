@@ -23,12 +23,12 @@ class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         users_envelope: Key of the object around the list of managed users; "" for a bare array.
-        recipes_envelope: The same for recipes; None: `result` for customers, `items` in a workspace of one's own, as
-            clients of either have seen it.
-        excluded_code: Whether recipes have an empty code or no code where it is excluded.
-        status: Whether rows of the list of jobs have a status word.
-        words: Other statuses, by the usual status or by our own result.
-        error_parts: Whether rows of the list show the kind of an error.
+        recipes_envelope: The same for recipes; None for `result` with customers and `items` in a single workspace, as
+            real clients have seen it.
+        excluded_code: Whether recipes have an empty code or no code if the request excludes it.
+        status: Whether rows of the list of jobs have a status.
+        words: Other statuses, by the usual status or by the exporter's result or state.
+        error_parts: Whether rows of the list show the type of an error.
         repeats: Whether rows of the list show which job they repeat.
         last_run_at: Whether recipes show when they ran last.
         scope_count: Whether pages show how many jobs pass the filter.
@@ -52,7 +52,7 @@ class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 WORDS: Mapping[str, str] = {"pending": "pending", "executing": "pending", "success": "succeeded", "skip": "succeeded"}
-"""The vendor's words; every other result is failed."""
+"""The vendor's statuses. Every other result is failed."""
 
 
 def number_of(name: str) -> int:
@@ -192,7 +192,7 @@ def job_detail(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, 
 
 
 def word_of(seen: Seen, shape: WorkatoShape) -> str:
-    """Return the status word of a job."""
+    """Return the status of a job."""
     what = seen.run.at(seen.now)
     usual = WORDS.get(str(what), "failed")
     return shape.words.get(str(what), shape.words.get(usual, usual))

@@ -1,4 +1,4 @@
-"""The ground truth behind a simulated API: jobs, runs and steps with their whole lives."""
+"""The ground truth of a simulated API: jobs, runs and steps, from their creation to their end."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,14 +12,14 @@ MARK = "customer-data-4711"
 
 
 def seen_as(start: float | None, end: float | None, result: Result | None, now: float) -> Result | State:
-    """Return the result of a run or step that has completed by a time, or its state."""
+    """Return the result of a run or step if it has completed at a time, otherwise its state."""
     if end is not None and end <= now and result is not None:
         return result
     return State.EXECUTING if start is not None and start <= now else State.PENDING
 
 
 class SimJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job. `job_id` is its identity in the world, `interval` the usual number of seconds between two runs."""
+    """A job. `job_id`: its ID in the world. `interval`: usual seconds between two runs."""
 
     job_id: str
     name: str
@@ -30,7 +30,7 @@ class SimJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step's whole life. `start`, `end`: None if it never starts or ends. `no_op`: whether it stops early."""
+    """A step. `start`, `end`: None if it never starts or ends. `no_op`: whether it ends the run early, successfully."""
 
     name: str
     start: float | None = None
@@ -40,15 +40,19 @@ class SimStep(msgspec.Struct, frozen=True, kw_only=True):
     no_op: bool = False
 
     def at(self, now: float) -> Result | State:
-        """Return its result if it has completed by a time, or its state."""
+        """Return its result if it has completed at a time, otherwise its state."""
         return seen_as(self.start, self.end, self.result, now)
 
 
 class SimRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run's whole life, the future included. `end` None: it never ends.
+    """A run from its creation to its end, which may be in the future.
 
-    A vendor that reopens ids has two of these with one `run_id` and different `created`.
-    `version` counts the edits of its job's definition; `attempts` counts from 1.
+    If a vendor reopens a run, the world has another one with the same `run_id` and a later `created`.
+
+    Attributes:
+        end: None if it never ends.
+        attempts: Number of attempts, at least 1.
+        version: Number of the version of its job's definition.
     """
 
     run_id: str
@@ -67,12 +71,12 @@ class SimRun(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
 
     def at(self, now: float) -> Result | State:
-        """Return its result if it has completed by a time, or its state."""
+        """Return its result if it has completed at a time, otherwise its state."""
         return seen_as(self.start, self.end, self.result, now)
 
 
 class World(Protocol):
-    """The source of the ground truth. Results include the future, so callers compare them with the clock."""
+    """The source of the ground truth. Its runs include the future, so callers compare their times with the clock."""
 
     def jobs(self) -> Sequence[SimJob]:
         """Return all jobs, in a stable order."""
@@ -85,5 +89,5 @@ class World(Protocol):
 
 
 def overlaps(run: SimRun, since: float, until: float) -> bool:
-    """Return whether a run's life touches [since, until)."""
+    """Return whether a run overlaps [since, until)."""
     return run.created < until and (run.end is None or run.end >= since)

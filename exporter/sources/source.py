@@ -1,7 +1,7 @@
 """The interface between the exporter and a vendor.
 
-A source reads and parses; it does not count. It gets a `View` of the state, yields `Batch`es in the order in which
-they are committed, and raises `exporter.errors.SourceError` when it cannot continue.
+A source reads and parses; it does not count. It gets a `View` of the state, yields batches in the order of their
+commits, and raises `exporter.errors.SourceError` if it cannot continue.
 """
 
 from abc import abstractmethod
@@ -26,7 +26,7 @@ class StepLog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(Protocol):
-    """One configured source. A vendor whose API has no steps and no output only needs `fetch` and `probe`."""
+    """One configured source. If the vendor's API has no steps and no output, `fetch` and `probe` are enough."""
 
     @abstractmethod
     def fetch(self, view: View) -> Iterator[Batch]:
@@ -39,15 +39,15 @@ class Source(Protocol):
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface
         """Return the steps of a run. Raises NotFoundError if the API does not have them.
 
-        `patience`: seconds that each request may wait for the budget; None for the time that polls wait.
+        `patience`: seconds that each request may wait for the budget; None for as long as polls wait.
         """
         return ()
 
     def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:  # noqa: ARG002  # as above
-        """Return a step's output; for the step "" the error text of the run.
+        """Return a step's output, or the run's error text for the step "".
 
-        The request needs nothing but `run`, because the process may just have started. Raises NotFoundError if the API
-        does not have the output, or provides none.
+        The request needs only `run`, so it works before the first poll. Raises NotFoundError if the API does not have
+        the output, or never has output.
         """
         raise NotFoundError("this API provides no output of runs; see the vendor's page", 404)
 
@@ -56,7 +56,7 @@ class Source(Protocol):
         """Sign in and send a request. Return a sentence about the result."""
 
     def round_seconds(self) -> float:
-        """Return the seconds that it currently takes to read everything once; 0 if every poll reads everything."""
+        """Return the seconds that it takes to read everything once; 0 if every poll reads everything."""
         return 0.0
 
     def close(self) -> None:
@@ -78,11 +78,11 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
         settings: The class of its settings in the config.
         build: Builds the source from its settings and a client.
         access: Returns how to reach the API.
-        results: Results that it can produce. Their series start at 0 for every job.
+        results: Results that its runs can have. Their series start at 0 for every job.
         endpoints: Templates of the paths that it requests.
         reach: How far back the API shows runs, in seconds.
-        identity: Returns the API and the account as text. They must not change under a source's name.
-        attempts: Whether it reports attempts. Jobs then have counters of retries.
+        identity: Returns the API and the account as text. A source with another identity needs another name.
+        attempts: Whether it reports attempts. If so, jobs have counters of retries.
         has_steps: Whether runs have steps.
         reopens: Whether a completed run can become active again under its ID.
         poll_requests: Requests per idle poll. The config check warns if the budget is too small for the interval.

@@ -15,7 +15,7 @@ from exporter.sources.northflank.page_cursor import PageCursor
 from exporter.sources.northflank.request_queue import (
     PollTier,
     ScheduledRequest,
-    is_turn,
+    is_job_due,
     overdue_ratio,
     spacing,
     tier_of,
@@ -76,7 +76,7 @@ class JobReader:
             part=job.part,
             send=partial(self._read_runs, project, job),
             overdue=float("inf") if interrupted else overdue_ratio(job.requested, job.listed, now, tier, interval),
-            due=is_turn(job.requested, now, tier, interval),
+            due=is_job_due(job.requested, now, tier, interval),
             retry=job.failed,
         )
         if job.row.cron and job.requested is not None and job.schedule_age(now) >= self.schedule_spacing:

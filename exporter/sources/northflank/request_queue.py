@@ -1,4 +1,4 @@
-"""Decides which job's runs are requested next: one request reads the runs of one job."""
+"""Decides which request a poll sends next. One request reads the runs of one job."""
 
 import enum
 import math
@@ -11,13 +11,13 @@ from exporter.model import Batch
 from exporter.sources.northflank.api import JobSchedule
 from exporter.sources.view import View
 
-# Jobs with active runs count as overdue by this factor, so that a short budget delays idle jobs first.
+# The overdue ratio of jobs with active runs is multiplied by this, so that a short budget delays idle jobs first.
 FAST_WEIGHT = 2.0
 
 TIME_SHARE = 0.8
 """Fraction of an interval that a poll spends on requests."""
 
-# A job with a schedule is polled as if it were due for this many seconds after a start: a person may start it again.
+# For this many seconds after a start, a job with a schedule is not slow, because a person may start it again.
 RECENT = 3600.0
 
 IDLE = 86400.0
@@ -45,9 +45,9 @@ class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         part: Name of the request in errors.
         send: Sends it and yields its batches. It continues after a batch was committed.
-        overdue: How long it has waited, in multiples of its spacing; infinite if it was interrupted.
+        overdue: How long it has waited, in multiples of its spacing; infinite if it must come first.
         due: Whether this poll sends it.
-        retry: Whether it is sent after all others if it is not due, because its last try failed.
+        retry: Whether it failed last time. If it is not due, this poll sends it after all others.
     """
 
     part: str
@@ -58,7 +58,7 @@ class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spacing(tier: PollTier, poll_interval: float) -> float:
-    """Return the seconds between two requests for a job, if the budget allows."""
+    """Return the seconds between two requests for a job of a tier, if the budget allows them."""
     return min(tier * poll_interval, max(poll_interval, MAX_SPACING[tier]))
 
 
@@ -73,8 +73,7 @@ def tier_of(  # noqa: PLR0913  # the tier depends on all of them
 ) -> PollTier:
     """Return how often a job is polled now.
 
-    `is_open`: the job has an active run, or its last response differed from the previous one. `enabled`: False while
-    the job is suspended.
+    `is_open`: whether the job has an active run, or its last two responses differ. `enabled`: False if it is suspended.
     """
     if is_open:
         return PollTier.FAST
@@ -97,33 +96,33 @@ def has_tick(schedule: JobSchedule, start: float, end: float) -> bool | None:
     return None if tick is None else tick <= end
 
 
-def overdue_ratio(read: float | None, since: float, now: float, tier: PollTier, poll_interval: float) -> float:
-    """Return how long a job has waited since it was read, or listed (`since`), in multiples of its spacing."""
+def overdue_ratio(read: float | None, listed: float, now: float, tier: PollTier, poll_interval: float) -> float:
+    """Return how long a job has waited, in multiples of its spacing. `listed`: used for a job that was never read."""
     # A time in the future was set by a wrong clock.
     if read is None or read > now:
-        return FIRST_OVERDUE + max(0.0, now - since) / spacing(PollTier.NORMAL, poll_interval)
+        return FIRST_OVERDUE + max(0.0, now - listed) / spacing(PollTier.NORMAL, poll_interval)
     return (now - read) / spacing(tier, poll_interval) * (FAST_WEIGHT if tier is PollTier.FAST else 1.0)
 
 
-def is_turn(read: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
-    """Return whether a job is polled now, because it would have waited too long at the next poll."""
+def is_job_due(read: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
+    """Return whether this poll reads a job, because the next poll would be too late."""
     return read is None or read > now or now - read >= spacing(tier, poll_interval) - poll_interval
 
 
 def is_due(due: float, now: float, longest: float) -> bool:
-    """Return whether a due time has come. A time more than `longest` seconds ahead was set by a wrong clock."""
+    """Return whether a time has come. A time more than `longest` seconds ahead was set by a wrong clock."""
     return not now < due <= now + longest
 
 
 def ordered(requests: Iterable[ScheduledRequest]) -> Iterator[ScheduledRequest]:
     """Yield the due requests, the most overdue first, and then those to retry."""
-    given = list(requests)
-    yield from sorted((each for each in given if each.due), key=lambda each: -each.overdue)
-    yield from (each for each in given if each.retry and not each.due)
+    every = list(requests)
+    yield from sorted((request for request in every if request.due), key=lambda request: -request.overdue)
+    yield from (request for request in every if request.retry and not request.due)
 
 
 def round_seconds(tiers: Iterable[PollTier], poll_interval: float, requests_per_minute: float) -> float:
-    """Return the seconds in which every job is read once within the budget."""
+    """Return the seconds that it takes to read every job once within the budget."""
     spacings = [spacing(tier, poll_interval) for tier in tiers]
     supply = max(1.0, TIME_SHARE * requests_per_minute * poll_interval / 60)
     demand = sum(poll_interval / each for each in spacings)

@@ -28,12 +28,12 @@ from exporter.sources.rest import StatusTable, path
 from exporter.sources.view import View
 
 PAGE_SIZE = 100
-# A request that would wait longer than this fraction of the interval is left to the next poll.
+# The next poll sends requests that would wait for the budget longer than this fraction of the interval.
 MAX_WAIT_SHARE = 0.2
 
 
 class NorthflankApi:
-    """Reads lists, pages, runs and schedules."""
+    """Sends requests and parses their responses."""
 
     def __init__(self, client: Client, statuses: StatusTable, poll_interval: float) -> None:
         self._client = client

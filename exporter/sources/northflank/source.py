@@ -38,13 +38,13 @@ from exporter.sources.rest import RestSource, bearer_access, path, status_table
 from exporter.sources.source import Access, SourceType
 from exporter.sources.view import View
 
-# If this many parts fail before anything is read, the list of projects is requested. It shows whether the API responds.
+# If this many parts fail and none was read, the list of projects is requested, to find out whether the API responds.
 FAILURES_BEFORE_CHECK = 3
 
 # Consecutive failed parts after which all others wait for the next poll.
 MAX_FAILURES = 10
 
-# Maximum fraction of the budget for lists, and for schedules.
+# Maximum fraction of the budget for lists. Schedules have the same maximum.
 LISTS_SHARE = 0.05
 
 # Seconds after which the checkpoint of a job that is no longer listed is deleted.
@@ -69,8 +69,8 @@ class NorthflankSource(RestSource):
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read due lists, then jobs, the most overdue first, within the poll's time and budget.
 
-        Raises PartialError if some parts could not be read. If nothing could be read, raises the error of the list of
-        projects.
+        Raises PartialError if some parts could not be read. If nothing could be read, request the list of projects, and
+        raise its error.
         """
         if (wait := self._client.wait()) > spacing(PollTier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
@@ -145,7 +145,7 @@ class NorthflankSource(RestSource):
         rows = self._api.list(PROJECTS, "projects")
         names = usable(rows, parse_project, "a project")
         self._listing = Listing(requested, frozenset(names))
-        # A project that is no longer listed is still requested, because its list of jobs shows whether it is gone.
+        # The jobs of a project that is no longer listed are still requested: the response shows whether it is gone.
         kept = dict.fromkeys([*names, *sorted(view.scopes)])
         self._projects = {name: self._projects.get(name) or Project(name=name) for name in kept}
         for project in self._projects.values():
@@ -154,7 +154,7 @@ class NorthflankSource(RestSource):
         return ()
 
     def _list_jobs(self, project: Project, view: View) -> Iterator[Batch]:
-        """Read the jobs of a project. A job that is missing in the list stays as long as its runs can be read."""
+        """Read the jobs of a project. A job that the list no longer shows stays as long as its runs can be read."""
         now = view.now
         project.due, project.failed = now + self._lists_spacing(), True
         try:
@@ -186,7 +186,7 @@ class NorthflankSource(RestSource):
         return self._affordable_spacing(1 + len(self._projects))
 
     def _affordable_spacing(self, requests: int) -> float:
-        """Return the seconds between two rounds of `requests` requests: as for an idle job, or longer if too costly."""
+        """Return the seconds between two rounds of requests: as for an idle job, or longer if the budget is small."""
         slow = spacing(PollTier.SLOW, self._settings.poll_interval)
         return max(slow, min(HOUR, 60 * requests / (LISTS_SHARE * self._settings.requests_per_minute)))
 
@@ -200,7 +200,7 @@ class NorthflankSource(RestSource):
         return TrackedJob(row=row, checkpoint=checkpoint, listed=view.now, requested=checkpoint.read)
 
     def _expired_checkpoints(self, view: View) -> dict[str, str]:
-        """Return the checkpoints to delete, of jobs that are no longer listed and were last read long ago."""
+        """Return the checkpoints to delete: the checkpoints of jobs that are not listed and were last read long ago."""
         listed = {checkpoint_key(job.row.job_id) for each in self._projects.values() for job in each.jobs.values()}
         return {
             key: ""
@@ -221,7 +221,7 @@ class NorthflankSource(RestSource):
         return f"signed in, {len(self._api.list(PROJECTS, 'projects'))} projects"
 
     def round_seconds(self) -> float:
-        """Return the seconds in which every job is read once within the budget."""
+        """Return the seconds that it takes to read every job once within the budget."""
         return self._round
 
 

@@ -9,7 +9,7 @@ from exporter.sources.northflank.request_queue import (
     ScheduledRequest,
     has_tick,
     is_due,
-    is_turn,
+    is_job_due,
     ordered,
     overdue_ratio,
     round_seconds,
@@ -67,14 +67,14 @@ def test_tiers_skip_no_polls_if_polls_are_rare(interval, fast, normal, slow):
 
 
 def test_a_job_is_due_when_the_next_poll_would_be_too_late():
-    assert is_turn(None, NOON, PollTier.SLOW, MINUTE)
-    assert is_turn(NOON - 540, NOON, PollTier.SLOW, MINUTE)
-    assert not is_turn(NOON - 539, NOON, PollTier.SLOW, MINUTE)
-    assert is_turn(NOON, NOON, PollTier.FAST, MINUTE)
+    assert is_job_due(None, NOON, PollTier.SLOW, MINUTE)
+    assert is_job_due(NOON - 540, NOON, PollTier.SLOW, MINUTE)
+    assert not is_job_due(NOON - 539, NOON, PollTier.SLOW, MINUTE)
+    assert is_job_due(NOON, NOON, PollTier.FAST, MINUTE)
 
 
 def test_a_time_from_a_wrong_clock_delays_nothing():
-    assert is_turn(NOON + HOUR, NOON, PollTier.SLOW, 60)
+    assert is_job_due(NOON + HOUR, NOON, PollTier.SLOW, 60)
     assert overdue_ratio(NOON + HOUR, NOON, NOON, PollTier.SLOW, 60) == FIRST_OVERDUE
     assert [is_due(NOON + ahead, NOON, 600) for ahead in (-1, 0, 1, 600, 601)] == [True, True, False, False, True]
 
