@@ -33,11 +33,16 @@ def values(variant: str, **changes: object) -> Values:
     return {**loaded, **changes}
 
 
-def rendered(values: Values, release: str = "jobs") -> Objects:
-    """What is made of values, by kind and name."""
+def files(values: Values, release: str = "jobs") -> Mapping[str, str]:
     with helm_python.Chart.load(str(CHART)) as chart:
         chart.validate_schema(values)
         texts: Mapping[str, str] = chart.render(values, name=release, namespace="monitoring")
+    return texts
+
+
+def rendered(values: Values, release: str = "jobs") -> Objects:
+    """Return the objects that the chart makes of values, by kind and name."""
+    texts = files(values, release)
     documents = [yaml.safe_load_all(text) for name, text in texts.items() if name.endswith(".yaml")]
     objects = [each for document in documents for each in document if each]
     assert len({(each["kind"], each["metadata"]["name"]) for each in objects}) == len(objects)
@@ -301,6 +306,18 @@ def test_the_default_values_are_refused_with_a_hint_at_the_demo():
     with pytest.raises(helm_python.HelmError, match=r"config\.sources is empty") as raised:
         rendered({})
     assert "--set demo=true" in str(raised.value)
+
+
+@pytest.mark.parametrize(("variant", "kind"), [("full", "statefulset"), ("replicas", "deployment")])
+def test_the_notes_name_the_workload_and_warn_only_if_its_state_is_lost(variant, kind):
+    (notes,) = [text for name, text in files(values(variant)).items() if name.endswith("NOTES.txt")]
+    (lost,) = [
+        text
+        for name, text in files(values(variant, persistence={"enabled": False})).items()
+        if name.endswith("NOTES.txt")
+    ]
+    assert f"exec {kind}/jobs-jobrun-exporter" in notes
+    assert ["WARNING" in notes, "WARNING" in lost] == [False, kind == "statefulset"]
 
 
 @pytest.mark.parametrize("release", ["true", "123", "1e3", "null"])
