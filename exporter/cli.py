@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +16,8 @@ from types import ModuleType
 from typing import Any, NamedTuple, TextIO, get_args
 
 from exporter import __version__, logs
-from exporter.assets import AssetError
 from exporter.commands import assets
 from exporter.commands.backfill.options import BackfillOptions, parse_label
-from exporter.commands.placing import place
 from exporter.commands.warnings import warnings
 from exporter.config import Config, ConfigError, ConfigProblem, load, schema
 from exporter.errors import JobrunError
@@ -121,14 +118,9 @@ def _simulate(options: argparse.Namespace, console: Console) -> int:
 
 def _assets(options: argparse.Namespace, console: Console) -> int:
     labels = console.load(options.config_file).label_names() if options.config_file else ()
-    with tempfile.TemporaryDirectory() as staged:
-        links = {"external_url": options.external_url, "grafana_url": options.grafana_url}
-        written = [path.relative_to(staged) for path in assets.write(Path(staged), labels=labels, **links)]
-        try:
-            place(Path(staged), options.output, force=options.force)
-        except OSError as error:
-            raise AssetError(f"{options.output} cannot be written: {error.strerror}") from None
-    for name in written:
+    files = assets.contents(external_url=options.external_url, grafana_url=options.grafana_url, labels=labels)
+    assets.write(files, options.output, force=options.force)
+    for name in files:
         console.say(options.output / name)
     return 0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter import assets, cli
-from exporter.commands.assets import RULES, write
+from exporter.commands.assets import RULES, contents, write
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ def test_no_other_file_of_the_source_tree_is_an_asset(package):
 def test_assets_are_written_over_those_of_an_older_version(package, tmp_path):
     output = tree(tmp_path / "output", {"grafana/b.json": "old", "grafana/own.json": "mine"})
 
-    assert list(write(output, package)) == [output / name for name in SORTED]
+    write(contents(package), output, force=True)
     assert {name: (output / name).read_text() for name in FILES} == FILES
     assert (output / "grafana/own.json").read_text() == "mine"
 
@@ -61,7 +61,7 @@ def test_an_unwritable_folder_is_named(package, tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(assets.AssetError, match="cannot be written: Not a directory"):
-        list(write(tmp_path / "file", package))
+        write(contents(package), tmp_path / "file")
 
 
 def test_the_command_writes_every_asset_and_lists_it(tmp_path):

@@ -1,60 +1,96 @@
 """The command `assets`: writes rules, dashboards, runbooks and examples to a folder."""
 
+import errno
+import hashlib
+import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from exporter.assets import PACKAGE, AssetError, names, read, root_of
+from exporter.assets import PACKAGE, AssetError, names, root_of
 
 RULES = "prometheus/rules/jobrun-exporter.yml"
 
 LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTILINE)
-"""A commented-out alert annotation: a link that needs an address."""
+"""A commented-out annotation of an alert: a link that needs an address."""
 
 COPIED_LABELS = "team, page"
-"""Labels that job rules copy from jobrun_job_info. This text appears nowhere else in the rules."""
+"""Labels that alerts of jobs copy from jobrun_job_info. The rules contain this text in no other place."""
+
+MANIFEST = ".jobrun-exporter-assets"
+"""File with the digests of the files written last, in the format of `sha256sum`. It shows which files were changed."""
 
 
-def write(
-    folder: Path,
-    package: Path = PACKAGE,
-    *,
-    external_url: str = "",
-    grafana_url: str = "",
-    labels: Sequence[str] = (),
-) -> Iterator[Path]:
-    """Write all assets to a folder, replacing existing files, and yield each file. Raises AssetError.
+class ChangedFilesError(AssetError):
+    """Files that a person has changed would be overwritten. Nothing was written."""
 
-    For the addresses see `with_links`; for the labels see `with_labels`.
+
+def contents(
+    package: Path = PACKAGE, *, external_url: str = "", grafana_url: str = "", labels: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """Return the content of each asset, by name. Raises AssetError if an address is invalid.
+
+    Args:
+        package: Folder of the exporter's package.
+        external_url: Address of the exporter's pages; "" for no links to them.
+        grafana_url: Address of Grafana; "" for no links to it.
+        labels: Additional labels that alerts of jobs copy from jobrun_job_info.
     """
-    root = root_of(package)
-    # A wrong address is refused before anything is written.
-    with_links("", external_url=external_url, grafana_url=grafana_url)
-    for name in names(package):
-        target = folder / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if name == RULES:
-                rules = with_links(read(name, package), external_url=external_url, grafana_url=grafana_url)
-                target.write_text(with_labels(rules, labels), encoding="utf-8")
-            else:
-                shutil.copyfile(root / name, target)
-        except OSError as error:
-            raise AssetError(f"{target} cannot be written: {error.strerror}") from None
-        yield target
-
-
-def with_links(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
-    """Return rules with links to these addresses. Links without an address stay comments.
-
-    Raises AssetError if an address is not an http(s) URL, or has characters that a rule cannot contain.
-    """
+    files = {name: (root_of(package) / name).read_bytes() for name in names(package)}
     addresses = {
         "external-url": _address(external_url, "--external-url"),
         "grafana-url": _address(grafana_url, "--grafana-url"),
     }
+    if RULES in files:
+        files[RULES] = with_labels(_with_links(files[RULES].decode(), addresses), labels).encode()
+    return files
+
+
+def write(files: Mapping[str, bytes], folder: Path, *, force: bool = False) -> None:
+    """Write files to a folder. `force`: overwrite changed files too.
+
+    Raises:
+        ChangedFilesError: Existing files were changed, and `force` is not set.
+        AssetError: A file cannot be written.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if changed := [] if force else _changed(files, folder):
+            raise ChangedFilesError(
+                f"changed since they were written: {', '.join(changed)}. Nothing was written: move them away, "
+                "or add --force to lose the changes"
+            )
+        for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        manifest = "".join(f"{_digest(content)}  {name}\n" for name, content in sorted(files.items()))
+        (folder / MANIFEST).write_text(manifest)
+    except OSError as error:
+        raise AssetError(f"{folder} cannot be written: {error.strerror}") from None
+
+
+def _changed(files: Mapping[str, bytes], folder: Path) -> list[str]:
+    """Return the names of existing files that differ from the new content and from what was written last."""
+    try:
+        lines = (folder / MANIFEST).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        lines = []
+    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    return [
+        name
+        for name, content in sorted(files.items())
+        if (file := folder / name).exists() and _digest(file.read_bytes()) not in {_digest(content), written.get(name)}
+    ]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _with_links(rules: str, addresses: Mapping[str, str]) -> str:
+    """Return rules with links to these addresses. A link whose address is "" stays a comment."""
 
     def fill(match: re.Match[str]) -> str:
         indent, name, placeholder, rest = match.groups()
@@ -64,20 +100,15 @@ def with_links(rules: str, *, external_url: str = "", grafana_url: str = "") -> 
 
 
 def with_labels(rules: str, labels: Sequence[str]) -> str:
-    """Return rules that also copy these labels of jobrun_job_info.
-
-    Args:
-        rules: The text of the rules.
-        labels: Names from `labels` of the objectives.
-    """
+    """Return rules whose alerts of jobs also copy these labels."""
     return rules.replace(COPIED_LABELS, ", ".join((COPIED_LABELS, *labels)))
 
 
 def _address(url: str, flag: str) -> str:
-    """Return an address without a trailing slash; "" stays "". Raises AssetError."""
+    """Return an address without a trailing slash. Raises AssetError if it is neither an http(s) URL nor ""."""
     parts = urlsplit(url)
-    wrong = url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment)
-    # Braces would start a template, and a quote would end the text.
-    if wrong or re.search(r"""[\s'"{}]""", url):
+    is_url = parts.scheme in ("http", "https") and parts.netloc and not parts.query and not parts.fragment
+    # In a rule, a brace would begin a template, and a quote would end the text.
+    if url and (not is_url or re.search(r"""[\s'"{}]""", url)):
         raise AssetError(f"{flag} must be like https://jobruns.example.com, without a query; it is {url!r}")
     return url.rstrip("/")

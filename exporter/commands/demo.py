@@ -21,12 +21,12 @@ metrics:
   zero_first: 0s  # a demo shows the first failure at once
   run_buckets: [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300]
   step_buckets: [0.5, 1, 2, 5, 10, 20, 30, 60]
-web: {logs: true}  # the output contains no real data
+web: {logs: true}  # simulated output contains no customers' data
 """
 
 
 def demo(listen: Address, speed: float) -> int:
-    """Run all simulated vendors on loopback, and a daemon that polls them, until a signal. Return the exit code."""
+    """Run all simulated vendors and a daemon that polls them, until a signal stops both. Return the exit code."""
     logs.configure(logs.LogOptions("info"), sys.stderr)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))
@@ -43,10 +43,10 @@ def demo(listen: Address, speed: float) -> int:
         text = yaml.safe_dump(settings)
         for simulator in simulators:
             sys.stdout.write(f"simulated {simulator.vendor}: {simulator.url} (ground truth: /-/truth)\n")
-        return serve(lambda: loads(text, os.environ, KNOWN_NAMES), listen, started=_say_where)
+        return serve(lambda: loads(text, os.environ, KNOWN_NAMES), listen, started=_print_urls)
 
 
-def _say_where(address: Address) -> None:
+def _print_urls(address: Address) -> None:
     host = address.host or "localhost"
     sys.stdout.write(f"pages:   http://{Address(host, address.port)}/\n")
     sys.stdout.write(f"metrics: http://{Address(host, address.port)}/metrics\n")

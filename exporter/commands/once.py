@@ -1,4 +1,4 @@
-"""The command `once`: polls each source once with a temporary state, and prints the result."""
+"""The command `once`: polls each source once and prints the result. It does not use the state."""
 
 import os
 import shutil
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter import logs
 from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.commands.table import aligned
 from exporter.config import Config, load
 from exporter.counting.records import JobState
 from exporter.duration import format_duration
@@ -23,7 +24,13 @@ from exporter.state.opening import open_state
 
 
 class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of one poll of a source: its jobs, and a row of cells per job. `error`: "" if the poll succeeded."""
+    """A source after one poll.
+
+    Attributes:
+        outcome: `success`, `partial` or `error`.
+        error: Why the poll failed; "" if it did not.
+        rows: A row of cells per job.
+    """
 
     source: str
     outcome: str
@@ -33,10 +40,9 @@ class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
-    """Poll each source once, in the order of the config, with a temporary state."""
-    ledger = Ledger(lambda: open_state(Path(":memory:"), clocks.clock))
+    """Poll each source once, in the order of the config, with a state in memory."""
+    ledger, assembly = in_memory(config, clocks)
     ledger.load()
-    assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
     assembly.configure()
     try:
         for polled in assembly.polled:
@@ -49,15 +55,20 @@ def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
         ledger.close()
 
 
+def in_memory(config: Config, clocks: Clocks) -> tuple[Ledger, Assembly]:
+    """Return the sources of a config, and their ledger, whose state is in memory."""
+    ledger = Ledger(lambda: open_state(Path(":memory:"), clocks.clock))
+    return ledger, Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
+
+
 def _rows(ledger: Ledger, source: str, jobs: Iterable[JobState]) -> list[tuple[str, ...]]:
     with ledger.lock:
         runs = ledger.store().count_runs(source)
     active = Counter(run.job for run in ledger.open_runs(source))
-    return [cells(job, runs.get(job.key, 0), active[job.key]) for job in jobs]
+    return [_cells(job, runs.get(job.key, 0), active[job.key]) for job in jobs]
 
 
-def cells(job: JobState, runs: int, active: int) -> tuple[str, ...]:
-    """Return the cells of a job's row."""
+def _cells(job: JobState, runs: int, active: int) -> tuple[str, ...]:
     last = job.last_run
     names, numbers = (job.source, job.project, job.name), (str(runs), str(active))
     if last is None:
@@ -81,7 +92,7 @@ HEADINGS = (
 
 
 def once(config_file: Path) -> int:
-    """Poll each source once and print the result, without using the state. Return the exit code."""
+    """Poll each source once and print the result. Return the exit code."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     failed = False
     rows: list[tuple[str, ...]] = []
@@ -96,17 +107,17 @@ def once(config_file: Path) -> int:
 
 
 NAME_COLUMNS = 3
-"""Number of leading columns whose cells may be truncated."""
+"""How many of the first columns may be truncated."""
 
 REQUIRED_COLUMNS = 7
-"""Number of leading columns that are always shown. Others are omitted if the terminal is too narrow."""
+"""How many of the first columns are always shown. A narrow terminal has no room for the others."""
 
 MIN_NAME_WIDTH = 8
-"""Minimum length of a truncated name."""
+"""Minimum width of a truncated column."""
 
 
 def table(rows: Iterable[tuple[str, ...]], width: int | None) -> list[str]:
-    """Return the lines of a table, with names truncated to fit `width` characters; None for no limit."""
+    """Return the lines of the table. `width`: maximum number of characters per line; None for no limit."""
     rows = [HEADINGS, *rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     while width is not None and sum(widths) + 2 * len(widths) - 2 > width:
@@ -116,13 +127,4 @@ def table(rows: Iterable[tuple[str, ...]], width: int | None) -> list[str]:
             widths.pop()
         else:
             break
-    return [
-        "  ".join(
-            _cut(cell, column_width).ljust(column_width) for cell, column_width in zip(row, widths, strict=False)
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _cut(cell: str, width: int) -> str:
-    return cell if len(cell) <= width else f"{cell[: width - 1]}…"
+    return aligned(rows, widths)

@@ -1,4 +1,4 @@
-"""The command `run`: runs the daemon until a signal ends it."""
+"""The command `run`: runs the daemon until a signal stops it."""
 
 import contextlib
 import functools
@@ -44,42 +44,42 @@ def run(  # noqa: PLR0913  # dependencies are arguments, so that tests can repla
     logs.configure(log, sys.stderr)
     web_file = None
     if web_config_file is not None:
-        from exporter.web.file import WebFile  # noqa: PLC0415  # most daemons have none
+        from exporter.web.file import WebFile  # noqa: PLC0415  # most daemons have no web config file
 
         web_file = WebFile(web_config_file, time.monotonic)
-    read_config = functools.partial(read, config_file, environ)
+    read_config = functools.partial(load_with_warnings, config_file, environ)
     return serve(read_config, listen, connect=connect, web_file=web_file, manager=Manager(environ, os.getpid()))
 
 
-def read(config_file: Path, environ: Mapping[str, str]) -> Config:
-    """Return the config, and log what is probably wrong with it. Raises ConfigError."""
+def load_with_warnings(config_file: Path, environ: Mapping[str, str]) -> Config:
+    """Return the config, and log its warnings. Raises ConfigError."""
     config = load(config_file, environ, KNOWN_NAMES)
     for warning in warnings(config, time.time()):
         structlog.get_logger().warning("config may be wrong", key=warning.path, problem=warning.message)
-    mention_proxies(config, environ)
+    log_unused_proxies(config, environ)
     return config
 
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-"""Environment variables of proxies, which the exporter ignores."""
+"""Environment variables that name proxies. The exporter ignores them."""
 
 
-def mention_proxies(config: Config, environ: Mapping[str, str]) -> None:
-    """Log the environment variables that name an unused proxy, without values, which may contain passwords."""
-    named = [name for upper in PROXIES for name in (upper, upper.lower()) if environ.get(name)]
-    without = [source.name for source in config.sources if not source.proxy_url]
-    if named and without:
+def log_unused_proxies(config: Config, environ: Mapping[str, str]) -> None:
+    """Log which environment variables name a proxy that is not used, without their values, which may have passwords."""
+    variables = [name for upper in PROXIES for name in (upper, upper.lower()) if environ.get(name)]
+    sources = [source.name for source in config.sources if not source.proxy_url]
+    if variables and sources:
         text = "proxies in the environment are not used; set proxy_url of the sources that need one"
-        structlog.get_logger().info(text, variables=", ".join(named), sources=", ".join(without))
+        structlog.get_logger().info(text, variables=", ".join(variables), sources=", ".join(sources))
 
 
-# A response of the web server needs the interpreter about five times, and may wait this long for a poll each time. With
-# Python's default of 5 ms, three of four scrapes during a poll took up to 14 ms longer. Polls do not need more CPU.
+# For each response, the web server's thread waits for the interpreter about five times. During a poll, each wait may
+# take this long. With Python's default of 5 ms, three of four scrapes took up to 14 ms longer. Polls do not need more
+# CPU.
 SWITCH_INTERVAL = 0.0002
-"""Seconds that a thread may use the interpreter while another waits for it."""
+"""Seconds for which a thread may use the interpreter while another one waits for it."""
 
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
-"""Signals that end the daemon."""
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 def serve(  # noqa: PLR0913  # as above
@@ -91,11 +91,11 @@ def serve(  # noqa: PLR0913  # as above
     started: Callable[[Address], None] | None = None,
     manager: Manager | None = None,
 ) -> int:
-    """Run a daemon in this process until a signal ends it. Return the exit code."""
+    """Run a daemon until a signal stops it. Return the exit code. `started`: called with the daemon's address."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     raise_open_file_limit()
     daemon = Daemon(read_config, listen, clocks=Clocks(), connect=connect, web_file=web_file, manager=manager)
-    signals = Signals(*ENDING, signal.SIGHUP)
+    signals = Signals(*STOP_SIGNALS, signal.SIGHUP)
     try:
         daemon.start()
     except ListenError as error:
@@ -104,16 +104,15 @@ def serve(  # noqa: PLR0913  # as above
     if started is not None:
         try:
             started(daemon.address)
-        except BaseException:  # the output is closed
+        except BaseException:  # its output may be closed
             daemon.stop()
             raise
-    came = signals.wait()
-    while not came & ENDING:
+    received = signals.wait()
+    while not received & STOP_SIGNALS:
         daemon.reload()
-        came = signals.collect(RELOAD_INTERVAL, ENDING) or signals.wait()
+        received = signals.collect(RELOAD_INTERVAL, STOP_SIGNALS) or signals.wait()
     if not daemon.stop():
-        # A poll still waits for a response, and a normal exit would wait for the poll. The state is closed, so nothing
-        # is lost.
+        # A normal exit would wait for polls that still wait for their API. The state is closed, so nothing is lost.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(0)

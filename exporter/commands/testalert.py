@@ -1,4 +1,4 @@
-"""The command `test-alert`: sends one alert through Alertmanager, as Prometheus would, and reports its receivers."""
+"""The command `test-alert`: sends one alert to Alertmanager, as Prometheus would, and reports who receives it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,15 +12,15 @@ from exporter.errors import JobrunError
 
 NAME = "JobrunTestAlert"
 ALERT_DURATION = timedelta(minutes=5)
-"""Time after which Alertmanager resolves the alert by itself."""
+"""How long the alert fires. Then Alertmanager resolves it."""
 MAX_WAIT_SECONDS = 10
-"""Maximum seconds to wait until Alertmanager shows an accepted alert."""
+"""How long to wait until Alertmanager shows the alert."""
 
 
 class TestAlertError(JobrunError):
     """Alertmanager did not accept the alert, or sends it to nobody."""
 
-    __test__ = False  # not a test, although pytest would collect it by its name
+    __test__ = False  # pytest collects classes with such names
 
 
 def alert(severity: str, team: str, now: datetime) -> dict[str, object]:
@@ -56,17 +56,17 @@ def send(  # noqa: PLR0913  # clock, sleep and client are arguments, so that tes
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[str]:
-    """Send the alert to an Alertmanager. Yield sentences about the result.
+    """Send the alert to an Alertmanager. Yield sentences about what happened.
 
     Raises:
         TestAlertError: Alertmanager does not respond, refuses the alert, or sends it to nobody.
     """
     with nullcontext(client) if client is not None else httpx.Client(timeout=10) as http:
         root = url.rstrip("/") + "/api/v2/alerts"
-        _ask(http, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
+        _request(http, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
         yield f"{url} accepted the test alert (severity={severity}{f', team={team}' if team else ''})."
         for _ in range(MAX_WAIT_SECONDS):
-            accepted = _ask(
+            accepted = _request(
                 http,
                 "GET",
                 root,
@@ -79,7 +79,7 @@ def send(  # noqa: PLR0913  # clock, sleep and client are arguments, so that tes
     raise TestAlertError(f"{url} does not show the alert; is it the address of an Alertmanager?")
 
 
-def _ask(client: httpx.Client, method: str, url: str, **more: object) -> list[dict[str, object]]:
+def _request(client: httpx.Client, method: str, url: str, **more: object) -> list[dict[str, object]]:
     try:
         response = client.request(method, url, **more)  # type: ignore[arg-type]  # `json` or `params`
         response.raise_for_status()
@@ -89,17 +89,17 @@ def _ask(client: httpx.Client, method: str, url: str, **more: object) -> list[di
 
 
 def _receivers_without_notifier(client: httpx.Client, url: str) -> set[str]:
-    """Return the receivers without a notifier, if this Alertmanager shows its config."""
+    """Return the receivers that have no notifier."""
     try:
         status = client.get(url.rstrip("/") + "/api/v2/status").json()
         receivers = yaml.safe_load(status["config"]["original"])["receivers"]
         return {each["name"] for each in receivers if not any(name.endswith("_configs") for name in each)}
     except (httpx.HTTPError, yaml.YAMLError, ValueError, KeyError, TypeError):
-        return set()  # hosted Alertmanagers do not show their config
+        return set()  # hosted Alertmanagers hide their config
 
 
 def _receivers_of(accepted: dict[str, object], without_notifier: set[str]) -> Iterator[str]:
-    """Yield the receivers of an alert. Raise TestAlertError if it is muted or sent to nobody."""
+    """Yield sentences about the receivers of an alert. Raise TestAlertError if it is muted or sent to nobody."""
     names = [each["name"] for each in accepted["receivers"]]  # type: ignore[attr-defined]  # from the API
     receivers = ", ".join(names)
     status: dict[str, list[str]] = accepted["status"]  # type: ignore[assignment]  # from the API

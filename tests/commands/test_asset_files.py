@@ -3,51 +3,43 @@ import io
 import pytest
 
 from exporter import cli
-from exporter.commands.placing import MANIFEST, ChangedFilesError, place
+from exporter.commands.assets import MANIFEST, ChangedFilesError, write
+
+ONE_TWO = {"rules/a.yml": b"one", "b.yml": b"two"}
 
 
-@pytest.fixture
-def staged(tmp_path):
-    folder = tmp_path / "staged"
-    (folder / "rules").mkdir(parents=True)
-    (folder / "rules" / "a.yml").write_text("one")
-    (folder / "b.yml").write_text("two")
-    return folder
+def contents(folder):
+    return [(folder / name).read_bytes() for name in ONE_TWO]
 
 
-def test_files_are_written_and_replace_unchanged_files_of_an_older_version(staged, tmp_path):
-    folder = tmp_path / "out"
-    place(staged, folder, force=False)
-    assert (folder / "rules" / "a.yml").read_text() == "one"
-    (staged / "b.yml").write_text("newer")
-    place(staged, folder, force=False)
-    assert (folder / "b.yml").read_text() == "newer"
+def test_files_are_written_and_replace_unchanged_files_of_an_older_version(tmp_path):
+    write(ONE_TWO, tmp_path)
+    assert contents(tmp_path) == [b"one", b"two"]
+    write(ONE_TWO | {"b.yml": b"newer"}, tmp_path)
+    assert contents(tmp_path) == [b"one", b"newer"]
 
 
-def test_if_one_file_was_changed_no_file_is_overwritten(staged, tmp_path):
-    folder = tmp_path / "out"
-    place(staged, folder, force=False)
-    (folder / "b.yml").write_text("mine")
-    (staged / "rules" / "a.yml").write_text("newer")
+def test_if_one_file_was_changed_no_file_is_overwritten(tmp_path):
+    write(ONE_TWO, tmp_path)
+    (tmp_path / "b.yml").write_text("mine")
+    newer = ONE_TWO | {"rules/a.yml": b"newer"}
     with pytest.raises(ChangedFilesError, match=r"changed since they were written: b\.yml\. Nothing was written"):
-        place(staged, folder, force=False)
-    assert ((folder / "b.yml").read_text(), (folder / "rules" / "a.yml").read_text()) == ("mine", "one")
-    place(staged, folder, force=True)
-    assert ((folder / "b.yml").read_text(), (folder / "rules" / "a.yml").read_text()) == ("two", "newer")
+        write(newer, tmp_path)
+    assert contents(tmp_path) == [b"one", b"mine"]
+    write(newer, tmp_path, force=True)
+    assert contents(tmp_path) == [b"newer", b"two"]
 
 
 @pytest.mark.parametrize("manifest", [None, b"\xff\xfe", b"nonsense\n"])
-def test_files_of_unknown_origin_count_as_changed_if_they_differ(staged, tmp_path, manifest):
-    folder = tmp_path / "out"
-    place(staged, folder, force=False)
-    (folder / MANIFEST).unlink()
+def test_files_of_unknown_origin_count_as_changed_if_they_differ(tmp_path, manifest):
+    write(ONE_TWO, tmp_path)
+    (tmp_path / MANIFEST).unlink()
     if manifest is not None:
-        (folder / MANIFEST).write_bytes(manifest)
-    place(staged, folder, force=False)
-    (folder / MANIFEST).unlink()
-    (staged / "b.yml").write_text("newer")
+        (tmp_path / MANIFEST).write_bytes(manifest)
+    write(ONE_TWO, tmp_path)
+    (tmp_path / MANIFEST).unlink()
     with pytest.raises(ChangedFilesError):
-        place(staged, folder, force=False)
+        write(ONE_TWO | {"b.yml": b"newer"}, tmp_path)
 
 
 def assets(*flags):

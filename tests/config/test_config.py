@@ -8,7 +8,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from exporter.commands.run import mention_proxies, read
+from exporter.commands.run import load_with_warnings, log_unused_proxies
 from exporter.commands.warnings import warnings
 from exporter.config import Config, ConfigError, load, loads, schema, secrets
 from exporter.config.secret import Secret
@@ -371,9 +371,9 @@ def test_a_character_to_encode_in_a_proxy_password_is_named(mark, code):
 def test_proxies_of_the_environment_that_are_not_used_are_mentioned_by_name_only():
     environ = {"HTTPS_PROXY": "http://u:hidden@proxy", "no_proxy": "x", "http_proxy": ""}
     with capture_logs() as lines:
-        mention_proxies(config_of(), environ)
-        mention_proxies(config_of(", proxy_url: 'http://proxy'"), environ)
-        mention_proxies(config_of(), {})
+        log_unused_proxies(config_of(), environ)
+        log_unused_proxies(config_of(", proxy_url: 'http://proxy'"), environ)
+        log_unused_proxies(config_of(), {})
     assert [(line["variables"], line["sources"]) for line in lines] == [("HTTPS_PROXY", "a")]
 
 
@@ -382,7 +382,7 @@ def test_the_daemon_logs_the_warnings_of_its_config_at_each_start_and_reload(tmp
     file.write_text(LEAST.replace("{name: strait,", "{name: strait, base_url: 'http://strait.example.com',"))
     for _ in range(2):
         with capture_logs() as lines:
-            read(file, {})
+            load_with_warnings(file, {})
         assert [(line["log_level"], line["key"], line["problem"].partition(":")[0]) for line in lines] == [
             ("warning", "sources[3].base_url", "http without TLS")
         ]

@@ -1,1 +1,1 @@
-"""The command `backfill`: reads, replays and writes runs from before the first poll."""
+"""The command `backfill`: reads and replays the runs from before the first poll, and writes their metrics."""

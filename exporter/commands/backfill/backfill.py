@@ -1,8 +1,7 @@
 """The command `backfill`: writes metrics from before the first poll as OpenMetrics with timestamps.
 
-The sources read into a temporary ledger, as far back as their APIs reach. Then the runs are replayed in order: see
-`exporter.commands.backfill.replay`. The daemon's state, if there is one, is opened read-only, for the baselines and the
-labels of jobs.
+First, the sources are read into a temporary ledger, as far back as their APIs show runs (`reading.py`). Then the runs
+are replayed in order (`replay.py`). Baselines and labels of jobs come from the daemon's state, which is only read.
 """
 
 import os
@@ -26,7 +25,7 @@ from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.state.files import problem_of
 
 BUDGET_FRACTION = 0.5
-"""Fraction of the request budget that is used. The daemon may use the same credential."""
+"""Fraction of the request budget to use. A daemon may use the same credential at the same time."""
 
 
 def backfill(config_file: Path, options: BackfillOptions) -> int:
@@ -44,11 +43,11 @@ def backfill(config_file: Path, options: BackfillOptions) -> int:
 
 
 class BackfillError(JobrunError):
-    """There is no past to write, or the output cannot be written."""
+    """An option is invalid, or the output cannot be written."""
 
 
 class Written(msgspec.Struct, kw_only=True):
-    """Totals of the output. `size`: bytes."""
+    """Totals of the output. `size`: in bytes."""
 
     jobs: int = 0
     runs: int = 0
@@ -57,17 +56,18 @@ class Written(msgspec.Struct, kw_only=True):
 
 
 def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report: Report) -> Written:
-    """Write the past of all sources, as far as their APIs reach.
+    """Write the past of all sources, as far back as their APIs show runs.
 
     Raises:
-        BackfillError, StateError: The state has no baseline of a source, or the output cannot be written.
-        SourceError: A source could not be read completely. Then nothing is written.
+        BackfillError: An option is invalid, or the output cannot be written.
+        StateError: The state cannot be read, or does not have the baseline of a source.
+        SourceError: A source could not be read completely. Nothing is written.
     """
     if options.until is not None and options.until > clocks.clock():
         raise BackfillError("--until is in the future")
     if options.output.exists():
         raise BackfillError(f"{options.output} exists; give another name, or remove it")
-    # Reading may take an hour, so a folder that cannot be used is reported first.
+    # Reading may take an hour, so the output folder is checked first.
     if reason := problem_of(options.output):
         raise BackfillError(f"{options.output} cannot be written: {reason}")
     with closing(Samples(options.labels)) as samples:
@@ -90,7 +90,7 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
 
 
 def _with_deep_sources(config: Config) -> Config:
-    """Return the config with sources that read as far back as they can, with half their request budget."""
+    """Return the config with sources that read as far back as they can, with a part of their request budget."""
     return config.model_copy(
         update={"sources": tuple(_with_full_depth(settings, config.state.retention) for settings in config.sources)}
     )

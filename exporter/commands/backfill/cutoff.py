@@ -1,7 +1,4 @@
-"""Decides which runs are written: those that completed before the baselines in the daemon's state.
-
-The daemon may use the state at the same time.
-"""
+"""Decides which runs `backfill` writes: those that completed before the baselines in the daemon's state."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +15,11 @@ from exporter.state.sql import SqlStore
 
 
 class Cutoff:
-    """Decides which runs completed before the daemon started to count.
+    """Decides which runs completed before the daemon began to count.
 
     Args:
         store: The daemon's state, open for reading; None if there is none.
-        until: Latest cutoff, if baselines are later; None for no limit.
+        until: Maximum of all cutoffs; None if only the baselines decide.
     """
 
     def __init__(self, store: SqlStore | None, until: float | None) -> None:
@@ -49,7 +46,7 @@ class Cutoff:
                 )
 
     def timestamp(self, source: str, job_id: str, scope: str) -> float:
-        """Return the cutoff of a job: its runs that completed up to this time are written."""
+        """Return the cutoff of a job. Its runs that completed up to this time are written."""
         return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
 
     def end(self, source: str) -> float | None:
@@ -70,18 +67,18 @@ class Cutoff:
         return known.scopes[scope].baseline if scope in known.scopes else known.baseline
 
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
-        """Return the runs that the daemon counts or will count, although they may have completed before the cutoff."""
+        """Return which of these runs the daemon counts or will count. Some may have completed before the cutoff."""
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 
     def runs(self, source: str) -> list[StoredRun]:
-        """Return the source's baseline runs in the state, which no counter has."""
+        """Return the source's baseline runs in the state. No counter contains them."""
         return self._store.baseline_runs(source) if self._store is not None else []
 
 
 @contextmanager
 def cutoff_of_state(path: Path, url: str | None, until: float | None) -> Iterator[Cutoff]:
-    """Open a state for reading; a daemon may use it at the same time. With `until` no state is needed."""
+    """Open a state for reading, also while a daemon uses it. With `until`, the state may be missing."""
     with opened_for_reading(path, url) as store:
         if store is None and until is None:
             raise StateError(f"{path}: there is no state; run the daemon first, or give --until")

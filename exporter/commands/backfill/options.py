@@ -8,13 +8,19 @@ import msgspec
 
 from exporter.metrics.families import FAMILIES
 
-LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 USED_LABELS = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES))
 
 
 class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command. `labels`: added to all series. `until`: the cutoff; None for the state's baselines."""
+    """Options of the command.
+
+    Attributes:
+        output: The file to write.
+        labels: Additional labels of all series.
+        until: Maximum of all cutoffs; None if only the baselines in the state decide.
+    """
 
     output: Path
     labels: Mapping[str, str] = {}
@@ -24,7 +30,7 @@ class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
 def parse_label(text: str) -> tuple[str, str]:
     """Return the name and the value of `name=value`. Raises ValueError for a name that is invalid or in use."""
     name, separator, value = text.partition("=")
-    if not separator or not LABEL.fullmatch(name) or name.startswith("__"):
+    if not separator or not LABEL_NAME.fullmatch(name) or name.startswith("__"):
         raise ValueError(f"{text!r} is not name=value with the name of a label")
     if name in USED_LABELS:
         raise ValueError(f"{name!r} is already a label of the series")

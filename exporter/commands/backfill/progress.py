@@ -1,9 +1,9 @@
-"""Reports the progress of long work."""
+"""Reports progress."""
 
 from collections.abc import Callable
 
 REPORT_INTERVAL = 10.0
-"""Seconds between two lines."""
+"""Minimum seconds between two lines."""
 
 
 class Progress:
@@ -20,7 +20,7 @@ class Progress:
         self._part_started = self._last = monotonic()
 
     def start_part(self) -> None:
-        """Start a part of the work, to which `seconds_left` then refers."""
+        """Start a part of the work. `seconds_left` estimates the rest of this part."""
         self._part_started = self._last = self._monotonic()
 
     def __call__(self, line: str) -> None:
@@ -31,5 +31,5 @@ class Progress:
             self._report(line)
 
     def seconds_left(self, done: int, total: int) -> float:
-        """Return the estimated seconds until all of `total` are done. `done` must be above 0."""
+        """Return an estimate of the seconds until the part is finished. `done`: more than 0 of `total`."""
         return (self._monotonic() - self._part_started) / done * (total - done)

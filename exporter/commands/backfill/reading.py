@@ -1,4 +1,4 @@
-"""Reads the past of a source, as far back as its API reaches, into a temporary ledger."""
+"""Reads the past of a source, as far back as its API shows runs, into a temporary ledger."""
 
 import math
 import time
@@ -27,43 +27,43 @@ from exporter.state.sql import LoadedState
 from exporter.state.store import Store
 
 SINGLE_POLL_INTERVAL = UNITS["d"]
-"""Poll interval in seconds that gives a source enough time to read everything in one poll."""
+"""Poll interval in seconds. It is long, so that a source may take the time to read everything in one poll."""
 
 MAX_POLLS, POLL_PAUSE = 30, 60.0
-"""Maximum number of polls of a source that cannot read everything in one, and the seconds between them."""
+"""Maximum number of polls if one cannot read everything, and the seconds between two."""
 
 BATCH = 500
 """Number of runs per commit."""
 
 MAX_STEP_ERRORS = 3
-"""Consecutive failed fetches after which all other steps are skipped."""
+"""Consecutive failed requests after which the remaining steps are skipped."""
 
 Report = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepView(View):
-    """A view of a ledger whose baseline, `floor`, is as far back as the source's API reaches."""
+    """A view of a ledger that makes a source read everything from the time `start` on."""
 
-    floor: float
+    start: float
 
     def watermark(self, scope: str = "") -> float | None:
-        """Return the watermark; before the first batch, the time from which everything is read."""
+        """Return the watermark of a scope, or `start` before its first batch."""
         known = super().watermark(scope)
-        return self.floor if known is None else known
+        return self.start if known is None else known
 
-    def baseline(self, scope: str = "") -> float:  # noqa: ARG002  # the same for all
-        """Return the time from which everything is read."""
-        return self.floor
+    def baseline(self, scope: str = "") -> float:  # noqa: ARG002  # all scopes have the same
+        """Return `start`."""
+        return self.start
 
 
 class PastReader:
     """Reads the past into a temporary ledger.
 
     Args:
-        config: The config, with sources that read far back.
+        config: The config, with a `lookback` of the whole past.
         cutoff: Decides which runs are written.
-        report: Receives a line about the progress.
+        report: Receives lines about the progress.
     """
 
     def __init__(self, config: Config, cutoff: Cutoff, clocks: Clocks, report: Report) -> None:
@@ -82,20 +82,20 @@ class PastReader:
         self.assembly.configure()
 
     def close(self) -> None:
-        """Close the sources and drop the ledger."""
+        """Close the sources and delete the ledger."""
         self.assembly.interrupt()
         self.assembly.close()
         self._ledger.close()
 
     def read(self, name: str) -> Past:
-        """Return the past of a source, as far as its API reaches. Raises SourceError if a part cannot be read."""
+        """Return the past of a source. Raises SourceError if a part cannot be read."""
         steps: dict[str, Sequence[Step]] = {}
         client, source = self.assembly.clients[name], self.assembly.sources[name]
         self._await_settled(name, client.now())
-        floor = client.now() - self.assembly.shown[name].settings.lookback
-        self._ledger.start_poll(name, floor)
+        start = client.now() - self.assembly.shown[name].settings.lookback
+        self._ledger.start_poll(name, start)
         wanted = self._rules[name].wants
-        view = DeepView(ledger=self._ledger, source=name, clock=client.now, wanted=wanted, floor=floor)
+        view = DeepView(ledger=self._ledger, source=name, clock=client.now, wanted=wanted, start=start)
         for number in range(MAX_POLLS):
             if number:
                 self._report(f"{name}: not everything is read yet; continuing in {POLL_PAUSE:.0f} s")
@@ -106,7 +106,7 @@ class PastReader:
         else:
             raise SourceError(f"{name}: not everything could be read")
         self._warn_of_unreadable(name)
-        self._add_known(name)
+        self._add_stored_runs(name)
         jobs = self._ledger.jobs_of(name)
         past = Past(
             name=name,
@@ -121,9 +121,9 @@ class PastReader:
         return past
 
     def _await_settled(self, name: str, now: float) -> None:
-        """Wait until all runs before the cutoff are visible."""
-        # Sources do not request the newest runs yet (see exporter.sources.windows), and an API may show them late. The
-        # daemon reads such runs as baseline runs. So without the wait they would be counted nowhere.
+        """Wait until the API shows all runs from before the cutoff."""
+        # An API may show the newest runs late, and sources do not request them yet (see exporter.sources.windows).
+        # Without the wait they would be counted nowhere, because they are baseline runs of the daemon.
         end = self._cutoff.end(name)
         settle = max(self.assembly.shown[name].settings.settle, CLOCK_MARGIN + 1)
         if end is not None and now < end + settle:
@@ -149,14 +149,14 @@ class PastReader:
         if refused:
             self._report(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
 
-    def _add_known(self, name: str) -> None:
-        """Add runs that are in the daemon's state but no longer listed by the API."""
+    def _add_stored_runs(self, name: str) -> None:
+        """Add runs that are in the daemon's state, but that the API no longer shows."""
         rows = self._cutoff.runs(name)
         for start in range(0, len(rows), BATCH):
             batch = {row.run.run_id: row for row in rows[start : start + BATCH]}
-            shown = self._ledger.rows(name, batch)
+            known = self._ledger.rows(name, batch)
             by_scope: dict[str, list[Batch]] = {}
-            for row in (row for run_id, row in batch.items() if run_id not in shown):
+            for row in (row for run_id, row in batch.items() if run_id not in known):
                 scope = self._ledger.committed.jobs[row.job].job.scope
                 by_scope.setdefault(scope, []).append(Batch(scope=scope, runs=[row.run]))
             for batches in by_scope.values():
@@ -164,7 +164,7 @@ class PastReader:
                 self._ledger.commit(name, merged, PollContext(now=self._clocks.clock(), started=self._clocks.clock()))
 
     def _fetch_steps(self, past: Past, source: Source, now: float) -> None:
-        """Fetch the steps of the runs to write, latest first; skip steps that cannot be fetched."""
+        """Fetch the steps of the runs to write, the latest runs first. Skip steps that cannot be fetched."""
         waiting = past.completed(self._ledger.pending_steps(past.name, now + SINGLE_POLL_INTERVAL, -1))
         pending = [row for row in waiting if row.run.run_id not in past.steps]
         errors = 0
@@ -191,5 +191,5 @@ class PastReader:
                     return
 
     def _report_steps(self, name: str, done: int, total: int) -> None:
-        rest = format_duration(math.ceil(self._progress.seconds_left(done, total)))
-        self._progress(f"{name}: steps of {done} of {total} runs ({done * 100 // total} %), about {rest} left")
+        left = format_duration(math.ceil(self._progress.seconds_left(done, total)))
+        self._progress(f"{name}: steps of {done} of {total} runs ({done * 100 // total} %), about {left} left")

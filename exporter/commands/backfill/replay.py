@@ -1,6 +1,6 @@
-"""Replays the runs of a source minute by minute, and records the samples that its series would have had.
+"""Replays the runs of a source minute by minute, and records the samples that a daemon would have exposed.
 
-A temporary ledger counts the completed runs, in the order of their ends, with the same code as the daemon.
+A temporary ledger counts the completed runs in the order of their ends, with the daemon's own code.
 """
 
 import math
@@ -29,11 +29,11 @@ from exporter.state.sql import LoadedState
 from exporter.state.store import Store
 
 RESOLUTION = 60.0
-"""Seconds between two timestamps of samples."""
+"""Seconds between two samples."""
 
 OMITTED_FAMILIES = frozenset(
     {
-        "jobrun_last_failed_run_info",  # its labels change with each failure: two series would overlap
+        "jobrun_last_failed_run_info",  # its labels change with each failure, so two series would overlap
         "jobrun_job_enabled",  # only its current value is known
         "jobrun_job_discovered_timestamp_seconds",
         "jobrun_job_next_run_expected_timestamp_seconds",
@@ -49,15 +49,15 @@ CREATED, STARTED, ENDED = range(3)
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs of a source and how they count.
+    """The past of a source.
 
     Attributes:
         name: Name of the source.
-        store: The source's runs.
-        jobs: The source's jobs, with their labels.
+        store: Its runs.
+        jobs: Its jobs.
         steps: Steps of completed runs, by run ID.
-        until: Cutoff of each job by its key. Only runs that completed before it are written.
-        counted: Returns which runs the daemon counts, although they may have completed before the cutoff.
+        until: Cutoff of each job, by the job's key. Only runs that completed up to it are written.
+        counted: Returns which of these runs the daemon counts. They are not written.
         clock_ahead: Seconds by which the API's clock is ahead of the local clock. No sample may be in the future.
     """
 
@@ -70,14 +70,14 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     clock_ahead: float = 0.0
 
     def completed(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
-        """Return the rows of runs that completed before the cutoff and that the daemon does not count."""
-        ended = [row for row in rows if row.run.end is not None and row.run.end <= self.until[row.job]]
-        counted = self.counted([row.run.run_id for row in ended])
-        return [row for row in ended if row.run.result is not None and row.run.run_id not in counted]
+        """Return the rows of runs to write: they completed up to the cutoff, and the daemon does not count them."""
+        early = [row for row in rows if row.run.end is not None and row.run.end <= self.until[row.job]]
+        counted = self.counted([row.run.run_id for row in early])
+        return [row for row in early if row.run.result is not None and row.run.run_id not in counted]
 
 
 def without_counters(job: JobState) -> JobState:
-    """Return a job's record with its labels, but without counters and runs."""
+    """Return a job's record without its counters and runs."""
     return JobState(
         key=job.key,
         source=job.source,
@@ -112,11 +112,11 @@ class Replay:
 
     def _at_zero(self, job: JobState) -> JobState:
         """Return a job's record with its series at 0."""
-        fresh = without_counters(job)
+        record = without_counters(job)
         if not job.folded:
-            seed(fresh, self._shown.rules.results, attempts=self._shown.rules.attempts)
-            fresh.expose()
-        return fresh
+            seed(record, self._shown.rules.results, attempts=self._shown.rules.attempts)
+            record.expose()
+        return record
 
     @property
     def jobs(self) -> int:
@@ -149,7 +149,7 @@ class Replay:
         return ended
 
     def _overflowing(self, ended: int) -> set[int]:
-        """Return the key of the `__other__` job if runs completed; otherwise nothing."""
+        """Return the key of the job `__other__`, which changes if any run completes."""
         jobs = self._ledger.committed.jobs.values()
         return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
@@ -178,7 +178,7 @@ class Replay:
     # --- samples ---
 
     def _record_changes(self, key: int, timestamp: float) -> None:
-        """Record the samples of a job that have changed since its last call."""
+        """Record the samples of a job that have changed since the last call."""
         until = self._past.until.get(key, self._latest) - self._past.clock_ahead
         timestamp = min(timestamp, until)
         before, now = self._recorded.get(key, {}), dict(self._lines(self._ledger.committed.jobs[key]))
@@ -202,7 +202,7 @@ class Replay:
     def _view(self, job: JobState) -> JobView:
         view = self._views.job(job, step_histograms=self._ledger.step_histograms)
         active = _active_by_state(self._active.get(job.key, {}).values())
-        # The past has neither links to single runs nor due times.
+        # Links to single runs and expected runs of the past are unknown.
         return msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
 
 
@@ -214,8 +214,8 @@ def _active_by_state(active: Iterable[tuple[State, float]]) -> dict[State, tuple
 
 
 def _groups_of(family: Family, block: bytes) -> Iterator[bytes]:
-    """Yield groups of lines: all lines of a histogram series, or a single line of another kind."""
-    # The count is the last line of a histogram series.
+    """Yield the lines of each series: several of a histogram, one of other kinds."""
+    # The last line of a histogram series is its count.
     last = f"{family.name}_count{{".encode() if family.kind is Kind.HISTOGRAM else b""
     lines_of_group: list[bytes] = []
     for line in block.splitlines(keepends=True):

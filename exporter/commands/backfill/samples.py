@@ -1,7 +1,7 @@
 """Stores samples with timestamps on disk, and writes them as OpenMetrics, grouped by series.
 
-OpenMetrics requires the samples of a series together and in order, but the replay computes them minute by minute. So
-changes are stored in a temporary table first. Unchanged values are repeated when they are written.
+OpenMetrics requires that the samples of a series are consecutive and in order, but the replay computes them minute by
+minute. So changes are stored in a temporary table first. Unchanged values are repeated when they are written.
 """
 
 import sqlite3
@@ -17,19 +17,19 @@ from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Family, Kind
 
 REPEAT_BEFORE_CHANGE = 60.0
-"""The old value is repeated this many seconds before a change. Otherwise queries would spread the change over time."""
+"""Seconds before a change at which the old value is repeated. Otherwise rates would spread the change over time."""
 
 REPEAT = 240.0
-"""Seconds after which an unchanged value is repeated: less than the 5 minutes of Prometheus' lookback."""
+"""Seconds after which an unchanged value is repeated: less than Prometheus' lookback of 5 minutes."""
 
 REPEAT_HISTOGRAM = 1800.0
-"""The same for histograms: a longer time, because they are most of the series and are queried over ranges."""
+"""The same for histograms. They are most of the series, and are queried over ranges, so this is longer."""
 
 FAMILY_INDEXES = {family.name: index for index, family in enumerate(FAMILIES)}
 
 
 class SeriesGroup(msgspec.Struct, frozen=True):
-    """A series, or all series of one histogram. `first`: name and labels of the first series."""
+    """A series, or all series of one histogram. `first`: name and labels of its first line."""
 
     family: int
     first: bytes
@@ -41,12 +41,12 @@ class SeriesGroup(msgspec.Struct, frozen=True):
 
     @property
     def starts_at_zero(self) -> bool:
-        """Return whether this is a counter or a histogram, which start at 0."""
+        """Return whether the values start at 0, as those of counters and histograms do."""
         return FAMILIES[self.family].kind is not Kind.GAUGE
 
 
 class Samples:
-    """Collects samples to write. `extra_labels`: additional labels of all series."""
+    """Collects samples, then writes them. `extra_labels`: additional labels of all series."""
 
     def __init__(self, extra_labels: Mapping[str, str]) -> None:
         self._extra_labels = labels(tuple(extra_labels), tuple(extra_labels.values()))
@@ -57,7 +57,7 @@ class Samples:
         self._db.execute("CREATE TABLE changes (family INTEGER, series INTEGER, timestamp REAL, lines BLOB)")
 
     def close(self) -> None:
-        """Drop the samples."""
+        """Delete the samples."""
         self._db.close()
 
     def prefix(self, job_labels: str) -> str:
@@ -65,19 +65,19 @@ class Samples:
         return f"{job_labels},{self._extra_labels}" if self._extra_labels else job_labels
 
     def add(self, group: SeriesGroup, timestamp: float, lines: bytes, end: float) -> None:
-        """Add the lines that a group has from a time on. `end`: time of its last sample."""
+        """Add the lines that a group has from `timestamp` on. `end`: time of the group's last sample."""
         group_number = self._group_numbers.setdefault(group, len(self._group_numbers))
         self._last_timestamps[group_number] = end
         self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (group.family, group_number, timestamp, lines))
 
     def add_absence(self, group: SeriesGroup, timestamp: float) -> None:
-        """Add that a group has no lines from a time on."""
+        """Record that a group has no lines from `timestamp` on."""
         self._db.execute(
             "INSERT INTO changes VALUES (?, ?, ?, ?)", (group.family, self._group_numbers[group], timestamp, b"")
         )
 
     def write(self, path: Path) -> tuple[int, int]:
-        """Write all samples to a file, which appears once it is complete. Return the numbers of samples and bytes."""
+        """Write all samples to a file. It appears when it is complete. Return the numbers of samples and bytes."""
         part = path.with_name(path.name + ".part")
         try:
             with part.open("xb") as file:
@@ -105,7 +105,7 @@ class Samples:
 
 
 def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
-    """Yield changes, and repeat unchanged values, until `end`. Of changes at the same time, use the last."""
+    """Yield changes and repeated values until `end`. Of several changes at the same time, the last one counts."""
     latest = dict(changes)
     timestamps = sorted(latest)
     for timestamp, following in zip(timestamps, [*timestamps[1:], None], strict=True):

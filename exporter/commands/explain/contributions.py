@@ -1,4 +1,4 @@
-"""Computes the amount that a run adds to its job's series, and finds the runs behind a gauge."""
+"""Computes how much a run adds to a counter or histogram, and finds the runs behind a gauge."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -18,14 +18,14 @@ Labels = Mapping[str, str]
 
 
 def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
-    """Return a function that adds one run to an empty record of the job, and returns the record.
+    """Return a function that counts one run in an empty record of the job, and returns the record.
 
-    Only the series of `family` need be complete. A baseline run is added as if it were counted.
+    The record is complete for `family` only. A baseline run is counted like any other.
     """
     error_types, names = job.counts.get(ERRORS, {}), job.step_names()
     bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
 
-    def added(row: StoredRun) -> JobState:
+    def add(row: StoredRun) -> JobState:
         record = msgspec.structs.replace(job, counts={}, distributions={})
         if row.mark is CountState.EXPIRED:
             counters.count_expired(record)
@@ -43,14 +43,14 @@ def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
                 counters.observe_queue(record, run, bounds)
         return record
 
-    return added
+    return add
 
 
 ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] = {
     STEPS_LOST: lambda row: [()] if row.steps is StepState.LOST and row.mark is CountState.COUNTED else [],
     UNMAPPED: lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
 }
-"""The series of a source's counters to which a row adds 1, as values of the family's own labels."""
+"""Functions that return the series of a source's counter to which a run adds 1, as values of the family's labels."""
 
 
 # --- gauges about runs ---
@@ -59,7 +59,7 @@ FindRuns = Callable[[JobState, Sequence[StoredRun], Labels], list[StoredRun]]
 
 
 def _run_named_by(last_event: Callable[[JobState], LastRun | LastFailure | LastSteps | None]) -> FindRuns:
-    """Return a function that finds the run that a record names."""
+    """Return a function that finds the run of a record's last event."""
 
     def find(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
         event = last_event(job)
@@ -74,8 +74,8 @@ def _last_success(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> 
 
 def _streak(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
     since = float("-inf") if job.last_success is None else job.last_success
-    marks = {CountState.COUNTED, CountState.BASELINE}
-    return [row for row in rows if row.run.result in FAILING and row.mark in marks and row.ended_at > since]
+    completed = {CountState.COUNTED, CountState.BASELINE}
+    return [row for row in rows if row.run.result in FAILING and row.mark in completed and row.ended_at > since]
 
 
 def _active(_job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
@@ -105,4 +105,4 @@ RUNS_BEHIND: Mapping[str, FindRuns] = {
 }
 
 RUN_COUNTS = frozenset({"jobrun_active_runs", "jobrun_consecutive_failures"})
-"""Gauges whose value is a number of runs."""
+"""Gauges that count runs."""

@@ -1,7 +1,7 @@
 """The command `explain`: lists the runs behind a number, from the state of a running daemon."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from difflib import get_close_matches
 from functools import cache, partial
@@ -13,6 +13,7 @@ from exporter.commands.explain.contributions import ADDED_TO_SOURCE, RUNS_BEHIND
 from exporter.commands.explain.selector import Selector, SelectorError, parse
 from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject, utc
 from exporter.commands.explain.series import explain as explain_series
+from exporter.commands.table import table
 from exporter.config import Config
 from exporter.counting.classify import CountState
 from exporter.counting.labels import clean
@@ -31,16 +32,16 @@ HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
 SUFFIXES = ("_count", "_sum", "_bucket")
 
-OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
-"""Families whose series depend only on active runs."""
+ONLY_ACTIVE = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
+"""Families that depend on active runs only."""
 
 ADDED = {family.name for family in FAMILIES if family.level is Level.JOB and family.kind is not Kind.GAUGE}
 EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *RUNS_BEHIND, UNOBSERVED}
-"""Families that are computed from runs or time ranges in the state."""
+"""Families whose values can be explained by runs or time ranges in the state."""
 
 
 class Explainer:
-    """Explains numbers of one state."""
+    """Finds series in a state, and the runs behind them."""
 
     def __init__(self, config: Config, snapshot: StoredState) -> None:
         self._config = config
@@ -52,19 +53,19 @@ class Explainer:
 
     def series(self, family: Family, selector: Selector) -> Iterator[Explained]:
         """Yield all series that a selector matches."""
-        owners = self._of_sources() if family.level is Level.SOURCE else self._of_jobs(family)
-        for labels, subject in owners:
+        subjects = self._sources_with_labels() if family.level is Level.SOURCE else self._jobs_with_labels(family)
+        for labels, subject in subjects:
             if selector.may_match(labels):
                 yield from explain_series(subject(), family, selector)
 
-    def _of_sources(self) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
+    def _sources_with_labels(self) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
         for source in self._sources.values():
             if source.name in self._settings:
                 view = self._views.source(source)
-                rows = cache(partial(self._rows_of, source.name))
+                rows = cache(partial(self._rows_of_source, source.name))
                 yield {"source": source.name}, partial(Subject, view=view, rows=rows)
 
-    def _of_jobs(self, family: Family) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
+    def _jobs_with_labels(self, family: Family) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
         for job in self._jobs:
             yield _labels(job), partial(self._subject, job, family)
 
@@ -73,7 +74,7 @@ class Explainer:
         return [job.name for job in self._jobs if job.folded and selector.may_match(_labels(job))]
 
     def _subject(self, job: JobState, family: Family) -> Subject:
-        rows = self._snapshot.runs_of(job.key) if family.name in OPEN_ONLY else []
+        rows = self._snapshot.runs_of(job.key) if family.name in ONLY_ACTIVE else []
         view = self._views.job(job, [as_open(row, job) for row in rows if row.mark is CountState.OPEN])
         return Subject(view=view, rows=cache(partial(self._rows, job)), forgotten=self._sources[job.source].forgotten)
 
@@ -85,7 +86,7 @@ class Explainer:
         rows = [(each, row) for each in jobs for row in self._snapshot.runs_of(each.key)]
         return sorted(rows, key=lambda pair: pair[1].ended_at, reverse=True)
 
-    def _rows_of(self, source: str) -> Rows:
+    def _rows_of_source(self, source: str) -> Rows:
         return [pair for job in self._jobs if job.source == source and not job.overflow for pair in self._rows(job)]
 
     def link(self, line: SeriesLine) -> str:
@@ -99,9 +100,10 @@ def _labels(job: JobState) -> dict[str, str]:
 
 
 def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
-    """Explain a number. Return the exit code: 1 if nothing was found, 2 for an invalid selector.
+    """Print the runs behind the series that a selector matches. Return the exit code.
 
-    Raises StateError if the state cannot be read.
+    The exit code is 1 if no series matches, and 2 if the selector is invalid. Raises StateError if the state cannot be
+    read.
     """
     try:
         selector = parse(text)
@@ -118,7 +120,7 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
             out.writelines(f"{line}\n" for line in _report(series, selector.name, family, explainer))
             found += 1
         if not found:
-            print(_nothing(explainer, selector), file=err)
+            print(_no_match(explainer, selector), file=err)
     if family.name in config.metrics.exclude:
         print("note: the config excludes this metric: it is counted, but not served", file=err)
     if not reader.complete:
@@ -127,16 +129,16 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
 
 
 def _family(selector: Selector) -> Family:
-    name, shown = selector.name, [family for family in FAMILIES if family.level is not Level.PROCESS]
-    family = next((family for family in shown if name in _names(family)), None)
+    name, in_state = selector.name, [family for family in FAMILIES if family.level is not Level.PROCESS]
+    family = next((family for family in in_state if name in _names(family)), None)
     if family is None:
-        raise SelectorError(_unknown(name, {family.name for family in shown}))
+        raise SelectorError(_unknown(name, {family.name for family in in_state}))
     if family.name not in EXPLAINED:
         raise SelectorError(f"{name} is not computed from runs: {family.help}")
     labels = {*family.all_labels, *(["le"] if name.endswith("_bucket") else [])}
-    strange = sorted({matcher.label for matcher in selector.matchers} - labels)
-    if strange:
-        raise SelectorError(f"{name} has no label {', '.join(strange)}; it has {', '.join(sorted(labels))}")
+    unknown = sorted({matcher.label for matcher in selector.matchers} - labels)
+    if unknown:
+        raise SelectorError(f"{name} has no label {', '.join(unknown)}; it has {', '.join(sorted(labels))}")
     return family
 
 
@@ -154,7 +156,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
     return f"there is no metric {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 
-def _nothing(explainer: Explainer, selector: Selector) -> str:
+def _no_match(explainer: Explainer, selector: Selector) -> str:
     folded = explainer.folded(selector)
     if folded:
         names = ", ".join(map(clean, folded[:5]))
@@ -165,18 +167,16 @@ def _nothing(explainer: Explainer, selector: Selector) -> str:
 def _report(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
     yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
     if series.ranges:
-        yield from _table([("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)])
+        yield from _indented_table(
+            [("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)]
+        )
     elif series.lines:
-        yield from _table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
+        yield from _indented_table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
     if series.summed:
-        what = _number_of(len(series.ranges), "range") if series.ranges else _number_of(len(series.lines), "run")
+        noun, count = ("range", len(series.ranges)) if series.ranges else ("run", len(series.lines))
         same = "the same" if math.isclose(series.found, series.value, rel_tol=1e-6, abs_tol=1e-6) else "not the same"
-        yield f"{what} listed, {series.found:.10g} together; the state says {series.value:.10g}: {same}."
+        yield f"{count} {noun}{'' if count == 1 else 's'} listed, {series.found:.10g} together; the state says {series.value:.10g}: {same}."
     yield from series.notes
-
-
-def _number_of(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _value(value: float, name: str) -> str:
@@ -197,9 +197,7 @@ def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, .
     )
 
 
-def _table(rows: list[tuple[str, ...]]) -> Iterable[str]:
-    """Yield the lines of a table without empty columns. A column is as wide as its widest cell."""
+def _indented_table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Yield the lines of a table without empty columns."""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    for row in zip(*columns, strict=True):
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    return (f"  {line}" for line in table(zip(*columns, strict=True)))

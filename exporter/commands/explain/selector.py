@@ -21,11 +21,11 @@ EXAMPLE = 'write it like jobrun_runs_total{job_name="x",result="failure"}'
 
 
 class SelectorError(Exception):
-    """The text is not a selector. The message says where and why."""
+    """The selector is invalid. The message says where and why."""
 
 
 class Matcher(msgspec.Struct, frozen=True):
-    """Condition for one label. A missing label is "", as in Prometheus."""
+    """A condition for one label. A label that a series does not have is "", as in Prometheus."""
 
     label: str
     operator: str
@@ -45,7 +45,7 @@ OPERATORS: Mapping[str, Callable[[str, str], bool]] = {
 
 
 class Selector(msgspec.Struct, frozen=True):
-    """The name of a metric, and conditions for its labels."""
+    """Name of a metric, and conditions for its labels."""
 
     name: str
     matchers: tuple[Matcher, ...] = ()
@@ -55,7 +55,7 @@ class Selector(msgspec.Struct, frozen=True):
         return all(matcher.matches(labels) for matcher in self.matchers)
 
     def may_match(self, labels: Mapping[str, str]) -> bool:
-        """Return whether a series with these and other, unknown labels may match."""
+        """Return whether a series that has these labels, and others that are unknown, may match."""
         return all(matcher.matches(labels) for matcher in self.matchers if matcher.label in labels)
 
 
@@ -92,7 +92,7 @@ def _matcher(label: str, operator: str, quoted: str) -> Matcher:
     if operator in {"=~", "!~"}:
         try:
             re.compile(value)
-        except (re.error, OverflowError, RecursionError) as error:  # the latter of a{9…9} and ((((…
+        except (re.error, OverflowError, RecursionError) as error:  # such as `a{999999999999}` and many `(`
             raise SelectorError(f"{label}: not a regular expression: {error}") from None
     return Matcher(label, operator, value)
 

@@ -1,4 +1,4 @@
-"""Explains numbers: finds the series that match a selector, each with its runs. Pure functions."""
+"""Finds the series of a job or source that match a selector, each with the runs behind it. Pure functions."""
 
 import math
 from collections import defaultdict
@@ -21,17 +21,17 @@ from exporter.snapshot.source import SourceView
 from exporter.state.schema import StepState, StoredRun
 
 TOLERANCE = 1e-6
-"""Relative tolerance of sums, because sums of floats depend on the order of addition."""
+"""Relative tolerance of sums. A sum of floats depends on the order of addition."""
 
 Rows = Sequence[tuple[JobState, StoredRun]]
 """Runs with their jobs, newest first."""
 
 Own = tuple[str, ...]
-"""Values of a series' own labels, without those of its job or source. The last may be the value of `le`."""
+"""Values of the labels that a family has besides those of the job or source; for a bucket also that of `le`."""
 
 
 class SeriesLine(msgspec.Struct, frozen=True):
-    """A run, and the amount that it adds to the number."""
+    """A run, and how much it adds to the value of a series."""
 
     job: JobState
     row: StoredRun
@@ -42,12 +42,12 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     """One series.
 
     Attributes:
-        labels: Labels by name.
-        value: Value in the state.
-        lines: The runs behind it, newest first.
-        ranges: The time ranges behind it, if it is not computed from runs.
-        summed: Whether the value is the sum of the amounts that its runs add.
-        notes: Further sentences about the value.
+        labels: Values of all labels by name.
+        value: The value in the state.
+        lines: The runs behind the value, newest first.
+        ranges: The time ranges behind the value, if it is a sum of time.
+        summed: Whether the value is a sum over the runs or ranges.
+        notes: More sentences about the value.
     """
 
     labels: Mapping[str, str]
@@ -59,7 +59,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def found(self) -> float:
-        """Return the sum of the amounts of runs and of the lengths of ranges."""
+        """Return the sum over the runs or ranges."""
         return math.fsum(end - start for start, end in self.ranges) + math.fsum(line.adds for line in self.lines)
 
 
@@ -82,12 +82,12 @@ def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Ex
     view = subject.view
     known = [each for each in _series(view, family, selector.name) if selector.matches(each[1].labels)]
     if isinstance(view, SourceView):
-        yield from (_of_source(subject, view, family, *each) for each in known)
+        yield from (_source_series(subject, view, family, *each) for each in known)
     elif family.kind is Kind.GAUGE:
         yield from (_gauge(subject, view.state, family, series) for _, series in known)
     elif known:
-        adding = _adding(view.state, subject.rows(), family, selector.name)
-        yield from (_sum(subject, view.state, family, series, adding[own]) for own, series in known)
+        lines = _lines(view.state, subject.rows(), family, selector.name)
+        yield from (_sum(subject, view.state, family, series, lines[own]) for own, series in known)
 
 
 def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[tuple[Own, Explained]]:
@@ -120,10 +120,11 @@ def _own(family: Family, key: str) -> Own:
     return tuple(key.split(SEPARATOR, len(family.labels) - 1)) if family.labels else ()
 
 
-def _of_source(subject: Subject, view: SourceView, family: Family, own: Own, series: Explained) -> Explained:
+def _source_series(subject: Subject, view: SourceView, family: Family, own: Own, series: Explained) -> Explained:
     if family.name == UNOBSERVED:
-        held = view.state.pending_unobserved
-        notes = [f"{held:g} s are pending: they are added after a scrape has read the restored value."] if held else []
+        pending = view.state.pending_unobserved
+        note = f"{pending:g} s are pending: they are added after a scrape has read the restored value."
+        notes = [note] if pending else []
         return msgspec.structs.replace(series, ranges=view.state.unobserved, notes=[*series.notes, *notes])
     adds = ADDED_TO_SOURCE[family.name]
     lines = [SeriesLine(job, row, 1.0) for job, row in subject.rows() if own in adds(row)]
@@ -133,27 +134,27 @@ def _of_source(subject: Subject, view: SourceView, family: Family, own: Own, ser
 
 def _gauge(subject: Subject, job: JobState, family: Family, series: Explained) -> Explained:
     rows = RUNS_BEHIND[family.name](job, [row for _, row in subject.rows()], series.labels)
-    counts = family.name in RUN_COUNTS
-    lines = [SeriesLine(job, row, 1.0 if counts else series.value) for row in rows]
-    missing = [] if lines or not series.value else ["Its runs are no longer in the state."]
-    series = msgspec.structs.replace(series, lines=lines, summed=counts, notes=missing)
-    return _compared(subject, series) if counts else series
+    is_count = family.name in RUN_COUNTS
+    lines = [SeriesLine(job, row, 1.0 if is_count else series.value) for row in rows]
+    notes = [] if lines or not series.value else ["Its runs are no longer in the state."]
+    series = msgspec.structs.replace(series, lines=lines, summed=is_count, notes=notes)
+    return _compared(subject, series) if is_count else series
 
 
-def _adding(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[Own, list[SeriesLine]]:
+def _lines(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[Own, list[SeriesLine]]:
     lines: defaultdict[Own, list[SeriesLine]] = defaultdict(list)
-    added = adder(job, family.name)
+    add = adder(job, family.name)
     for owner, row in rows:
-        for own, amount, _ in _counted(added(row), family, name):
+        for own, amount, _ in _counted(add(row), family, name):
             if amount or name.endswith("_sum"):
                 lines[own].append(SeriesLine(owner, row, amount))
     return lines
 
 
-def _sum(subject: Subject, job: JobState, family: Family, series: Explained, adding: Sequence[SeriesLine]) -> Explained:
-    # A baseline run is in no counter. A note has the number of baseline runs.
-    lines = [line for line in adding if line.row.mark is not CountState.BASELINE]
-    notes = [*series.notes, *_notes(job, family, subject.rows(), len(adding) - len(lines))]
+def _sum(subject: Subject, job: JobState, family: Family, series: Explained, runs: Sequence[SeriesLine]) -> Explained:
+    # Baseline runs are in no counter, so they are not listed. A note has their number.
+    lines = [line for line in runs if line.row.mark is not CountState.BASELINE]
+    notes = [*series.notes, *_notes(job, family, subject.rows(), len(runs) - len(lines))]
     return _compared(subject, msgspec.structs.replace(series, lines=lines, notes=notes))
 
 
@@ -179,8 +180,8 @@ def _compared(subject: Subject, series: Explained) -> Explained:
         return series
     if difference < 0:
         note = (
-            f"{-difference:g} more are listed than counted: later the series started again at 0 (the job was renamed, "
-            "gone or folded for a while), or the runs changed after they were counted."
+            f"{-difference:g} more are listed than counted: the series started again at 0 (the job was renamed, gone "
+            "or folded for a while), or the runs changed after they were counted."
         )
     elif subject.forgotten is not None:
         note = (
