@@ -167,15 +167,15 @@ def _no_match(explainer: Explainer, selector: Selector) -> str:
 def _report(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
     yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
     if series.ranges:
-        yield from _indented_table(
-            [("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)]
-        )
+        ranges = [(utc(start), utc(end), f"{end - start:g}") for start, end in series.ranges]
+        yield from _indented_table([("FROM", "TO", "SECONDS"), *ranges])
     elif series.lines:
         yield from _indented_table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
     if series.summed:
         noun, count = ("range", len(series.ranges)) if series.ranges else ("run", len(series.lines))
         same = "the same" if math.isclose(series.found, series.value, rel_tol=1e-6, abs_tol=1e-6) else "not the same"
-        yield f"{count} {noun}{'' if count == 1 else 's'} listed, {series.found:.10g} together; the state says {series.value:.10g}: {same}."
+        listed = f"{count} {noun}{'' if count == 1 else 's'} listed"
+        yield f"{listed}, {series.found:.10g} together; the state says {series.value:.10g}: {same}."
     yield from series.notes
 
 
