@@ -12,6 +12,6 @@ settings.load_profile("without deadline")
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
-    """A real PostgreSQL for all tests that want one."""
+    """Start a PostgreSQL that all tests share."""
     with postgres.server() as server:
         yield server

@@ -86,7 +86,7 @@ class Server:
         self._run("pg_ctl", "promote", "-w", f"--pgdata={self.data}")
 
     def fall_behind(self) -> None:
-        """Receive nothing more of what the primary commits."""
+        """Stop receiving the commits of the primary."""
         with self.connect() as connection:
             connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
             connection.execute("SELECT pg_reload_conf()")
@@ -107,14 +107,14 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A server while it is used; without PostgreSQL the test is skipped, or fails where nothing may be skipped."""
+    """Yield a server. Without PostgreSQL skip the test, or fail it where nothing may be skipped."""
     with _running(None) as running:
         yield running
 
 
 @contextmanager
 def standby(primary: Server) -> Iterator[Server]:
-    """An asynchronous standby of a server."""
+    """Yield an asynchronous standby of a server."""
     with _running(primary) as running:
         yield running
 

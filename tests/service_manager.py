@@ -1,4 +1,4 @@
-"""A service manager's side of sd_notify(3): a datagram socket, and what came over it."""
+"""A service manager's side of sd_notify(3): a datagram socket and the received messages."""
 
 import socket
 import uuid
@@ -17,12 +17,12 @@ class Supervisor:
         self._socket.bind(f"\0{name}" if folder is None else self.address)
 
     def next(self, seconds: float = 90.0) -> dict[str, str]:
-        """The next message. Raises TimeoutError if none comes in time."""
+        """Return the next message. Raise TimeoutError if none arrives in time."""
         self._socket.settimeout(seconds)
         return dict(line.split("=", 1) for line in self._socket.recv(65536).decode().split("\n"))
 
     def until(self, name: str, seconds: float = 90.0) -> list[dict[str, str]]:
-        """All messages up to the first that has this name."""
+        """Return all messages up to the first with this name."""
         messages = [self.next(seconds)]
         while name not in messages[-1]:
             messages.append(self.next(seconds))
@@ -38,7 +38,7 @@ class Supervisor:
             return messages
 
     def close(self) -> None:
-        """Hears nothing more."""
+        """Close the socket."""
         self._socket.close()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What a reload leaves as it is."""
+"""Sources that a reload keeps, and sources that it replaces."""
 
 import copy
 from pathlib import Path
@@ -25,7 +25,7 @@ SECOND = {**ALPHA, "name": "second", "jobs": {"include": ["second-.*"]}}
 
 @pytest.fixture
 def assembled():
-    """Makes an assembly of sources, after another one."""
+    """Make an assembly that replaces another one."""
     ledger, metrics = Ledger(lambda: open_state(Path(":memory:"), lambda: 0.0)), RequestMetrics(CollectorRegistry())
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     made = []
@@ -41,7 +41,7 @@ def assembled():
 
 
 def kept(before, after):
-    """Names of the sources that are the same, all of them."""
+    """Return the names of the sources that are the same objects in both assemblies."""
     old = {polled.name: polled for polled in before.polled}
     same = [each.name for each in after.polled if each in old.values()]
     for name in same:

@@ -1,4 +1,4 @@
-"""What comes with the exporter, in a source tree and in an installed package."""
+"""Assets of the exporter, in a source tree and in an installed package."""
 
 import io
 import tomllib
@@ -26,7 +26,7 @@ SORTED = ["prometheus/rules/a.yml", "grafana/b.json", "docs/runbooks.md"]
 
 @pytest.fixture(params=["source tree", "installed"])
 def package(request, tmp_path):
-    """A package's folder, with assets of which all are known."""
+    """Return a package's folder with known assets."""
     package = tmp_path / "somewhere" / "exporter"
     package.mkdir(parents=True)
     tree(package / "assets_data" if request.param == "installed" else package.parent, FILES)

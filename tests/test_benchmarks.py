@@ -1,4 +1,4 @@
-"""Benchmarks run. What they measure is no test."""
+"""The benchmarks run. No test depends on what they measure."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The daemon in this process: what goes wrong in a part of it ends nothing else."""
+"""The daemon in this process: an error in one part stops no other part."""
 
 import sqlite3
 import threading

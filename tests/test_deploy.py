@@ -1,4 +1,4 @@
-"""What surrounds the code: the list of locked parts, the image's recipe, the systemd unit."""
+"""The locked dependencies, the Dockerfile and the systemd unit."""
 
 import re
 import subprocess
@@ -57,7 +57,7 @@ def test_the_image_is_labeled_with_this_version():
 
 @pytest.fixture
 def unit(tmp_path):
-    """The unit, with a program that is there."""
+    """Return the unit, with a program that exists."""
     path = tmp_path / UNIT.name
     path.write_text(UNIT.read_text().replace("/opt/jobrun-exporter/bin/jobrun-exporter", "/bin/true"))
     return path

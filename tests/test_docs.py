@@ -1,4 +1,4 @@
-"""What the documents say must be so: links and their anchors, configurations, commands, flags, keys, log lines."""
+"""The documents are true: links and anchors, configs, commands, flags, keys, log lines."""
 
 import ast
 import re
@@ -63,7 +63,7 @@ def blocks(page, language):
 
 
 def anchors(page):
-    """The anchors of a page's headings, made as the forges make them; of equal ones the later have a number."""
+    """Yield the anchors of a page's headings, as GitHub makes them; repeated ones get a number."""
     seen = Counter()
     for heading in re.findall(r"^#+ +(.+?) *$", prose(page), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.replace("`", ""))
@@ -131,7 +131,7 @@ def test_each_vendors_page_has_setup_and_verification(page):
 
 
 def commands(page):
-    """The command lines of ours that a page shows, in blocks and in sentences."""
+    """Yield the command lines of the exporter that a page shows, in blocks and in sentences."""
     code = [line for body in blocks(page, "sh") for line in body.splitlines()]
     for line in [*code, *SPAN.findall(prose(page))]:
         for found in re.findall(r"(?<!another )(?<![\w=-])jobrun-exporter ([a-z]+(?:-[a-z]+)*(?: [^#|;]*)?)", line):
@@ -163,7 +163,7 @@ def test_every_flag_that_a_guide_names_exists(page):
 
 
 def keys_of_the_schema():
-    """Every key of the configuration: {name: the names of those below it, where they are described}."""
+    """Return every key of the config, with the keys below it."""
     json_schema = schema(KNOWN_NAMES)
     known = {}
 
@@ -210,7 +210,7 @@ def test_every_log_line_that_a_guide_quotes_is_one_that_the_code_writes(page):
 
 
 def phrases():
-    """The texts of two words and more that the code may print."""
+    """Yield the texts of two or more words that the code may print."""
     for path in (ROOT / "exporter").rglob("*.py"):
         tree = ast.parse(path.read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

@@ -1,4 +1,4 @@
-"""What a container's health check says of a daemon, over real HTTP and HTTPS."""
+"""The container's health check, over real HTTP and HTTPS."""
 
 import contextlib
 import socket
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 @contextlib.contextmanager
 def answering(status, text="ok", context=None):
-    """A server that answers every request so; its port."""
+    """Start a server that answers every request like this; yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):

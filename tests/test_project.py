@@ -1,4 +1,4 @@
-"""What must hold of the project as a whole: imports go one way, a vendor is whole, documents say what the code does."""
+"""Rules of the whole project: imports go one way, each vendor has all its parts, documents agree with the code."""
 
 import ast
 import graphlib
@@ -51,7 +51,7 @@ MODULES = {name_of(path): path for path in sorted((ROOT / "exporter").rglob("*.p
 
 
 def imports(module):
-    """The modules that a module imports."""
+    """Yield the modules that a module imports."""
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
@@ -65,7 +65,7 @@ EDGES = {module: {each for each in imports(module) if each in MODULES} - {"expor
 
 
 def part(module):
-    """The package of a module, or the module next to the packages."""
+    """Return the package of a module, or the module if it is in none."""
     return module.split(".")[1]
 
 
@@ -128,7 +128,7 @@ def test_a_vendor_has_every_required_part(vendor):
 
 
 def support(row):
-    """What the README's support table says of each vendor in a row."""
+    """Return a row of the README's support table, by vendor."""
     table = (ROOT / "README.md").read_text().split("## What each vendor provides")[1]
     vendors = re.findall(r"docs/sources/(\w+)\.md", table)
     line = next(line for line in table.splitlines() if row in line)

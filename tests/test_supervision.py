@@ -26,7 +26,7 @@ class HeartbeatHarness:
         self._supervisor = supervisor
 
     def beat(self, seconds=0.0, *, healthy=True, ready=True, status=""):
-        """Beat after a pause in seconds; return what the manager got."""
+        """Beat after a pause in seconds; return the messages that the manager received."""
         self.now += seconds
         self.supervision.beat(healthy=healthy, ready=ready, status=status)
         return self._supervisor.heard()

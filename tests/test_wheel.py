@@ -1,4 +1,4 @@
-"""What is built from this tree: a wheel and an sdist that carry all that comes with the exporter."""
+"""The wheel and the sdist built from this tree contain all assets."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder of both."""
+    """Return the folder of wheel and sdist."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  # our own build
@@ -26,7 +26,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wheel(built, tmp_path_factory):
-    """The wheel, unpacked."""
+    """Return the folder of the unpacked wheel."""
     (path,) = built.glob("*.whl")
     folder = tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(path) as archive:
@@ -35,7 +35,7 @@ def wheel(built, tmp_path_factory):
 
 
 def run(wheel, tmp_path, *arguments):
-    """A command of the unpacked wheel, away from this tree."""
+    """Run a command of the unpacked wheel outside of this tree."""
     command = [sys.executable, "-P", "-m", "exporter", *arguments]
     environ = {**os.environ, "PYTHONPATH": str(wheel)}
     return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)  # noqa: S603  # ours

@@ -69,7 +69,7 @@ def container(objects: Objects) -> dict[str, Any]:
 
 
 def volumes(objects: Objects) -> dict[str, Any]:
-    """Volumes by where they are mounted."""
+    """Return the volumes by mount path."""
     claims = workload(objects)["spec"].get("volumeClaimTemplates", [])
     known = {each["name"]: each for each in pod(objects)["spec"]["volumes"]}
     known |= {each["metadata"]["name"]: each for each in claims}

@@ -1,4 +1,4 @@
-"""The compose files: what they would start, and that it is all there."""
+"""The compose files: the services that they start, and the files that these need."""
 
 import re
 import shutil
@@ -35,7 +35,7 @@ OWN = ("exporter", "replica", "vendor")
 
 @pytest.fixture(params=VARIANTS)
 def project(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The whole of a variant, as a compose program understands it."""
+    """Return the merged compose files of a variant."""
     needed("podman")  # podman-compose asks it for its version, whatever it is to do
     command = [sys.executable, "-m", "podman_compose", *VARIANTS[request.param], "config"]
     done = subprocess.run(command, cwd=COMPOSE, capture_output=True, text=True, check=False)
@@ -48,7 +48,7 @@ def loaded(name: str) -> dict[str, Any]:
 
 
 def mounts() -> list[tuple[str, str]]:
-    """Where something of this tree is mounted: the service, and what."""
+    """Return each service with the path of this tree that it mounts."""
     services = loaded("compose.yaml")["services"]
     return [
         (name, each.split(":")[0])

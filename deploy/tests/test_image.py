@@ -1,4 +1,4 @@
-"""The image, built and run as docs/install.md says: nothing can be written but the state, no capability, no root."""
+"""The image, built and run as docs/install.md says: only the state can be written, without capabilities and root."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The wheel and the sdist as users get them: built outside of the repository, installed apart, run elsewhere."""
+"""The wheel and the sdist as users get them: built, installed and run outside of the repository."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def run(*command: object, folder: Path, seconds: float = 300) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the sdist, and of the wheel that is made of the sdist."""
+    """Return the folder with the sdist and the wheel built from it."""
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", folder, ROOT, folder=folder)
     return folder

@@ -2,7 +2,7 @@ import pytest
 
 
 class MovedTime:
-    """Clocks that move only when something sleeps; `stops` makes the next sleep end early by a shutdown."""
+    """Clocks that move only when something sleeps. With `stops` a shutdown ends the next sleep early."""
 
     def __init__(self):
         self.now = 1000.0

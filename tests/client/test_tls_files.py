@@ -19,7 +19,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
 class Api:
-    """A server whose certificate, and the authority of whose clients, can be exchanged."""
+    """A server whose certificate and CA of its clients can be replaced."""
 
     def __init__(self, authority):
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

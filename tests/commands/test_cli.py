@@ -313,7 +313,7 @@ def run(*arguments, environ, **streams):
 
 @pytest.fixture
 def nobody():
-    """The end of a pipe that nobody reads."""
+    """Return the write end of a pipe that nobody reads."""
     batch, writing = os.pipe()
     os.close(batch)
     with os.fdopen(writing, "wb") as end:

@@ -1,4 +1,4 @@
-"""Selectors: what is understood is what Prometheus means by it, and the rest is refused with its place."""
+"""Selectors mean the same as in Prometheus; invalid ones are refused with the position of the error."""
 
 import contextlib
 

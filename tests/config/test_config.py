@@ -64,7 +64,7 @@ def test_the_example_shows_the_defaults():
 
 
 def keys_of(json_schema, root) -> set[str]:
-    """The keys that a schema knows, with those of the sections below; of several kinds, of all."""
+    """Return all keys of a schema, including those of its sections and of all types of source."""
     found = set(json_schema.get("properties", {}))
     for part in [
         *json_schema.get("properties", {}).values(),

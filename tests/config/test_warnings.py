@@ -1,4 +1,4 @@
-"""Values that work as little as a mistake: what variables and files bring along, and what looks wrong."""
+"""Values that are valid but most likely wrong, such as stray blanks from variables and files."""
 
 import pytest
 

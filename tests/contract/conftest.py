@@ -5,7 +5,7 @@ from tests.contract.harness import ABILITIES, Ability, Bench
 
 
 def pytest_generate_tests(metafunc):
-    """Every vendor, or those that have the ability that a test is about: `@pytest.mark.able("steps")`."""
+    """Run a test for every vendor, or with `@pytest.mark.able("steps")` for those that have the ability."""
     if "make" in metafunc.fixturenames:
         needed = [mark.args[0] for mark in metafunc.definition.iter_markers("able")]
         able = [

@@ -1,4 +1,4 @@
-"""One simulated vendor, and the exporter that reads it: real HTTP and a real state, but one clock that a test moves.
+"""One simulated vendor and the exporter that reads it, with real HTTP, a real state and one clock that a test moves.
 
 The harness and the tests are written once for all vendors of `exporter.simulators.SIMULATORS`. Only the table ABILITIES
 says what a vendor cannot do.
@@ -126,7 +126,7 @@ ABILITIES: Mapping[str, Ability] = {
 
 
 class Bench:
-    """A world, a simulator, a clock, and an exporter that can be restarted at will.
+    """A world, a simulator, a clock, and an exporter that a test can restart.
 
     Args:
         vendor: A key of SIMULATORS.

@@ -1,4 +1,4 @@
-"""The past, as `backfill` writes it, for every vendor that has one to show: the whole command but for its flags."""
+"""The output of `backfill` for every vendor that shows past runs."""
 
 import itertools
 import re
@@ -24,7 +24,7 @@ PAST = 20 * HOUR
 
 @pytest.fixture
 def lived(bench):
-    """A vendor with a past: runs that ended, one that goes on, one of long ago."""
+    """Prepare a vendor with completed runs, an active one and a very old one."""
     for number in range(30):
         for job in ("job-0", "job-1"):
             bench.world.run(
@@ -55,7 +55,7 @@ OBJECTIVES = [{"match": {"job_name": "job-0"}, "freshness": "1h", "duration_budg
 
 
 def series(text):
-    """By hand: the client library's parser takes histograms with several timestamps for duplicates."""
+    """Parse by hand: the client library takes samples of a histogram at several times for duplicates."""
     found = {}
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -65,7 +65,7 @@ def series(text):
 
 
 def rises(text, name=RUNS):
-    """The sums of positive steps by project, job and result."""
+    """Return the sum of all increases by project, job and result."""
     sums = Counter()
     for (family, *labels), samples in series(text).items():
         if family == name:

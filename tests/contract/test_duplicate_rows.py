@@ -56,7 +56,7 @@ ONE_ANSWER += [
 
 
 def end_of(bench):
-    """When the run ends: late enough that every vendor is read while it is open."""
+    """Return the end of the run: late enough that every vendor is read while the run is active."""
     return END + bench.ability.quiet
 
 
@@ -67,13 +67,13 @@ def rerun(bench, **fields):
 
 
 def check(bench, counted):
-    """Nothing is counted but this, and no run of the job seems to be active."""
+    """Check that only this is counted, and that no run of the job is shown as active."""
     assert bench.counted() == counted
     assert bench.value("jobrun_active_runs", job_name="job-0") == 0
 
 
 def prepare(bench, before):
-    """Polls until `before` is known of the run, and then waits until it has ended."""
+    """Poll until the exporter knows `before` about the run, then move the clock past its end."""
     bench.poll()
     rerun(bench)
     until = {"nothing": NOW + 5, "open": START + 60 + bench.ability.quiet, "ended": end_of(bench) + 90}[before]

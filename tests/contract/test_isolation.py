@@ -1,4 +1,4 @@
-"""What is never shown, and what never waits."""
+"""Secrets and customer data are never shown, and scrapes never wait."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Output and error texts, which are asked of the API for a person and kept nowhere."""
+"""Output and error texts are fetched from the API on request and never stored."""
 
 import msgspec
 import pytest
@@ -9,7 +9,7 @@ from tests.contract.harness import NOW
 
 
 def failed(bench):
-    """The row of a run that failed, as a process knows it that has just been started."""
+    """Return the stored row of a failed run, as a process that has just started reads it."""
     bench.poll()
     bench.world.run("job-0", start=NOW + 10, duration=20, steps=["load", "model"], result="failure")
     bench.settle()

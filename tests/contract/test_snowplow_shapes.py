@@ -1,4 +1,4 @@
-"""Whatever likely shape Snowplow's answers have, the numbers are the same."""
+"""The numbers are the same for every likely shape of Snowplow's responses."""
 
 import pytest
 

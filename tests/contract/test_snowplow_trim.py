@@ -1,4 +1,4 @@
-"""Snowplow trims answers to the latest state changes and does not say so: nothing may be lost by that."""
+"""Snowplow silently truncates responses to the latest state changes: no run may be lost by that."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def bench(tmp_path):
 
 
 def crowd(bench, start, number, seconds):
-    """Runs of 5 events each, spread over this many seconds."""
+    """Add runs of 5 events each, spread over this many seconds."""
     for each in range(number):
         bench.world.run("many", start=round(start + each * seconds / number, 3), duration=30, steps=["load"])
 
@@ -68,7 +68,7 @@ def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_o
 
 
 def wide(simulator):
-    """Makes a simulated API ignore `from` and `to`."""
+    """Make a simulated API ignore `from` and `to`."""
     simulator._allowed = lambda _window, now: Window(now - 7 * DAY, now)
 
 

@@ -23,7 +23,7 @@ from tests.contract.harness import DAY, HOUR, MINUTE, NOW, UNOBSERVED
 
 
 def past(bench, hours=20, **fields):
-    """Runs that ended before the exporter was born."""
+    """Add runs that completed before the exporter started."""
     for hour in range(1, hours):
         bench.world.run("old", start=NOW - hour * HOUR, duration=600, **fields)
 

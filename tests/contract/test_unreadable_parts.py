@@ -1,4 +1,4 @@
-"""One part of a source that cannot be read for good costs that part alone, for as long as it lasts."""
+"""One part of a source that cannot be read affects no other part."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One answer whose `Date` is wrong, as of a cache or of one bad node, changes nothing."""
+"""A response with a wrong `Date`, for example from a cache, changes nothing."""
 
 import json
 

@@ -34,7 +34,7 @@ class Clock:
 
 
 class PollResult:
-    """Records every call by its name, with the prefix `named`."""
+    """Records the name of every call, with the prefix `named`."""
 
     def __init__(self, events, named):
         self._events, self._named = events, named

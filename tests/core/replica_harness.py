@@ -1,4 +1,4 @@
-"""Replicas on one PostgreSQL, without daemons: their ledgers and leases, and what happens to the database."""
+"""Replicas on one PostgreSQL without daemons: their ledgers and leases, and failures of the database."""
 
 from contextlib import suppress
 
@@ -26,7 +26,7 @@ FAMILY = "jobrun_runs_total"
 
 
 class LosingPool(Pool):
-    """Connections on which the answers to COMMIT may get lost."""
+    """Connections that may lose the response to a COMMIT."""
 
     loses = False
 
@@ -116,7 +116,7 @@ def saved(admin):
 
 
 def rewind(admin, kept):
-    """Put back what tables held, as a failover to a standby that had not got the last commits does."""
+    """Restore older tables, like a failover to a standby without the last commits."""
     for table, rows in zip(TABLES, kept, strict=True):
         admin.execute(f"DELETE FROM {table}")  # noqa: S608  # constants
         marks = ", ".join(["%s"] * len(rows[0])) if rows else ""

@@ -1,4 +1,4 @@
-"""Times at which jobs of many kinds start in real life, and what would have been learned from each."""
+"""Start times of many kinds of jobs, and what is learned from them."""
 
 import random
 from datetime import datetime, timedelta

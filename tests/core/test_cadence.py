@@ -19,7 +19,7 @@ from tests.core.start_times import (
 
 
 def cadence(*starts) -> Any:
-    """The cadence, which may be None."""
+    """Return the cadence, which may be None."""
     return learning.cadence(*starts)
 
 

@@ -1,4 +1,4 @@
-"""Bounded series with right sums: jobs, steps and error types come and go under a small `metrics.max_series`."""
+"""Series stay bounded and sums right while jobs, steps and error types come and go."""
 
 import tempfile
 from collections import Counter
@@ -32,7 +32,7 @@ RARE = 3
 
 
 class BoundedHarness(PageHarness):
-    """A harness under a bound, and what its sums must be."""
+    """A page harness with a small `max_series`, and the sums that it must show."""
 
     def __init__(self, path, max_series, step_histograms="on"):
         self.step_histograms = step_histograms
@@ -46,7 +46,7 @@ class BoundedHarness(PageHarness):
         self.ledger.configure({"s": self.rules}, counting_rules(self.config), self.step_histograms)
 
     def end(self, job, result=Result.SUCCESS, steps=(), error_type="", **fields):
-        """One more run of a job ends."""
+        """Complete one more run of a job."""
         self.number += 1
         failed = result is Result.FAILURE
         self.read(
@@ -61,7 +61,7 @@ class BoundedHarness(PageHarness):
         self.expected[ERRORS] += bool(failed and error_type)
 
     def page(self):
-        """All samples that are served: name and labels → value."""
+        """Return all samples that are served: name and labels → value."""
         self.publisher.publish()
         page: Any = self.exposition.page
         text = bytes(page.text).decode()
@@ -81,7 +81,7 @@ class BoundedHarness(PageHarness):
         return {each for each in named if OTHER not in each}
 
     def expire(self):
-        """90 days go by; what the expired jobs had of their own is no longer shown."""
+        """Let 90 days pass, so that jobs expire and their series end."""
         before = self.page()
         self.now += 91 * DAY
         self.read()  # ages are counted to the watermark
@@ -93,7 +93,7 @@ class BoundedHarness(PageHarness):
 
 
 def close_to_its_truth(harness):
-    """What must hold at each moment. Returns the page."""
+    """Check what must hold at any time. Return the page."""
     page = harness.page()
     assert harness.sums(page) == dict(harness.expected)
     domain = {family.name for family in FAMILIES if family.level is Level.JOB}
@@ -112,7 +112,7 @@ def close_to_its_truth(harness):
 
 
 def base_of(name, families):
-    """The family of a sample."""
+    """Return the family of a sample."""
     return next(
         (name.removesuffix(end) for end in ("_bucket", "_sum", "_count") if name.removesuffix(end) in families), name
     )
@@ -168,7 +168,7 @@ def test_sums_are_right_and_series_bounded_no_matter_which_jobs_come_and_go(limi
 
 @pytest.fixture
 def bounded(tmp_path):
-    """Makes a harness under a bound."""
+    """Return a function that makes a harness with a bound."""
     made = []
 
     def make(max_series=100_000, **more):
@@ -182,14 +182,14 @@ def bounded(tmp_path):
 
 @pytest.fixture
 def weight(bounded):
-    """What a job with one run takes."""
+    """Return the number of series of a job with one run."""
     harness = bounded()
     harness.end("first")
     return harness.ledger.committed.series_total
 
 
 def of_job(page, family, job):
-    """The sum of a family's series of a job."""
+    """Return the sum of a family's series of a job."""
     return sum(value for (name, labels), value in page.items() if name == family and dict(labels)["job_name"] == job)
 
 
@@ -252,7 +252,7 @@ def test_an_expired_job_makes_room_and_returns_at_0(bounded, weight):
 
 
 def domain_series(harness):
-    """Series of jobs on the page."""
+    """Return the number of series of jobs on the page."""
     return sum("job_name" in dict(labels) for _, labels in harness.page())
 
 

@@ -1,4 +1,4 @@
-"""Counters equal the runs that a source showed, in any order of its rows, and no matter when the process ends."""
+"""Counters equal the runs that a source showed, in any order of rows and no matter when the process ends."""
 
 import shutil
 import tempfile
@@ -84,7 +84,7 @@ class Counting(RuleBasedStateMachine):
             Failing.fails = False
 
     def shown(self, runs):
-        """What these rows of one poll should have counted, in the order of their ends."""
+        """Return the completions that these rows of one poll must add, in the order of their ends."""
         for run in sorted(one_row_per_run(runs), key=lambda run: run.end if run.end is not None else run.start or 0.0):
             key = (run.run_id, run.end if self.reopens else None)
             if run.result is None:
@@ -140,7 +140,7 @@ class Counting(RuleBasedStateMachine):
 
 
 class Reopening(Counting):
-    """The same of a vendor whose ended runs can come back to life under their id."""
+    """The same for a vendor that can reopen completed runs under their ID."""
 
     reopens = True
 

@@ -19,13 +19,13 @@ JOBS = [Job(job_id="j", name="j"), Job(job_id="k", name="k")]
 
 
 def poll(harness, *parts, **fields):
-    """A poll in which each part is a reading of these rows."""
+    """Poll with one batch for each part of these rows."""
     through = harness.now - 60
     return harness.poll(*(Batch(jobs=JOBS, runs=rows, through=through, **fields) for rows in parts))
 
 
 def splits(rows):
-    """All orders of these rows, in one reading and in several."""
+    """Return all orders of these rows, in one batch and in several."""
     for order in itertools.permutations(rows):
         for cuts in itertools.product((False, True), repeat=len(rows) - 1):
             parts = [[order[0]]]
@@ -37,7 +37,7 @@ def splits(rows):
 
 
 def shape(parts):
-    """A split in a few letters."""
+    """Return a short name of a split."""
     letters = {OPEN: "O", ENDED: "E", LATER: "L"}
     return "|".join("".join(letters[row] for row in rows) for rows in parts)
 

@@ -1,4 +1,4 @@
-"""Who hears of a job and how urgently, as the page shows it."""
+"""Team and severity of a job's alerts, as the page shows them."""
 
 import pytest
 import structlog

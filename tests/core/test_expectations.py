@@ -17,7 +17,7 @@ from tests.core.page_harness import PageHarness
 
 
 def objective_of(**texts: Any) -> Objective:
-    """As the config writes it."""
+    """Return an objective, written as in the config."""
     return Objective.model_validate(texts)
 
 

@@ -11,7 +11,7 @@ from tests.core.start_times import at_times, by_chance
 
 
 def learn(runs) -> Any:
-    """What is learned, each part of which may be None."""
+    """Return what is learned; each part may be None."""
     return learning.learn(runs)
 
 

@@ -1,4 +1,4 @@
-"""What is learned from the state's own runs, as the page shows it."""
+"""Expectations learned from the runs in the state, as the page shows them."""
 
 import threading
 

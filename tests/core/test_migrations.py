@@ -1,4 +1,4 @@
-"""A state that an earlier version has left."""
+"""Migrations of the state of each earlier version."""
 
 import json
 import sqlite3
@@ -18,7 +18,7 @@ DUMPS = Path(__file__).parent / "testdata"
 
 
 def left_by(version, path):
-    """A state as a version of the schema has left it."""
+    """Return a state as written by a version of the schema."""
     database = sqlite3.connect(path)
     database.executescript((DUMPS / f"schema-{version}.sql").read_text())
     database.close()

@@ -1,4 +1,4 @@
-"""Opening the state: what is refused, what is made, and what happens to files that somebody removes."""
+"""Opening the state: which files are refused or created, and what happens if somebody removes them."""
 
 import errno
 import os

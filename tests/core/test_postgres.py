@@ -1,4 +1,4 @@
-"""What only a state in PostgreSQL can get wrong."""
+"""Behavior that only a state in PostgreSQL has."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing

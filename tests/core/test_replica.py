@@ -1,4 +1,4 @@
-"""One replica of several, tick by tick: what it takes, follows and withholds."""
+"""One of several replicas, tick by tick: the leases it takes, the commits it loads, the counters it withholds."""
 
 import time
 

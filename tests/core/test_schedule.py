@@ -29,7 +29,7 @@ def test_a_clock_set_back_changes_nothing():
 
 
 class Poller:
-    """Notes its polls."""
+    """Records its polls."""
 
     def __init__(self, failures=0, interval=3600.0):
         self.failures = failures

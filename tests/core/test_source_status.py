@@ -1,4 +1,4 @@
-"""How a source stands is committed with its polls, and pages are a pure function of what is committed."""
+"""The status of a source is committed with its polls, and pages are a pure function of the committed records."""
 
 import prometheus_client
 import pytest
@@ -46,7 +46,7 @@ def status(harness):
 
 
 def lines(page):
-    """The page but for what belongs to the process."""
+    """Return the page without the metrics of the process."""
     process = ("jobrun_exporter_state_last_commit", "jobrun_exporter_state_size")
     return [line for line in bytes(page.text).decode().splitlines() if not line.startswith(process)]
 
@@ -171,7 +171,7 @@ def test_a_record_of_an_older_version_has_no_status_and_loads(harness):
 
 
 def test_a_page_is_a_pure_function_of_the_snapshot(harness):
-    """Whatever pages were made before: what is left of them changes nothing."""
+    """Pages that were rendered before change nothing."""
     jobs = [Job(job_id=name, name=name) for name in "abc"]
     harness.read(ended("1", job_id="a"), ended("2", job_id="b", result=Result.FAILURE), jobs=jobs)
     harness.publisher.publish()

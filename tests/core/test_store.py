@@ -1,4 +1,4 @@
-"""What is particular to a state that is a file of SQLite."""
+"""Behavior that only a state in a SQLite file has."""
 
 import sqlite3
 from contextlib import closing, suppress
@@ -34,7 +34,7 @@ class RecordingConnection(sqlite3.Connection):
 
 
 class Opener:
-    """Opens watched databases, and keeps them and how they were asked for."""
+    """Opens databases with `RecordingConnection`, and records them and their arguments."""
 
     def __init__(self):
         self.opened, self.asked = [], []
@@ -136,7 +136,7 @@ def test_a_migration_that_fails_leaves_the_state_as_it_was(tmp_path):
 
 
 class Refusing(Opener):
-    """Opens databases that refuse one statement from the first."""
+    """Opens databases that refuse one statement from the start."""
 
     def __init__(self, statement):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the ledger relies on: every kind of storage must pass these."""
+"""Behavior that the ledger relies on, tested with every kind of storage."""
 
 from contextlib import suppress
 
@@ -40,7 +40,7 @@ def fill(store, **rows):
 
 @pytest.fixture(params=["a file", "PostgreSQL"])
 def opened(request, tmp_path):
-    """Opens the storage; what was opened before is closed first, as a restart does."""
+    """Open the storage; close the one opened before, like a restart."""
     stores = []
     if request.param == "PostgreSQL":
         url = request.getfixturevalue("postgres_server").new_database()

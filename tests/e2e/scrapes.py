@@ -1,4 +1,4 @@
-"""What a daemon serves, read as by Prometheus."""
+"""Scrapes of a daemon, as Prometheus reads them."""
 
 import http.client
 import threading

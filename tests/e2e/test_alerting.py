@@ -1,4 +1,4 @@
-"""From a run to a pager: simulated vendor, daemon, Prometheus with the rules, Alertmanager, and the receiver."""
+"""The whole way from a run to a pager: simulated vendor, daemon, Prometheus with the rules, Alertmanager, receiver."""
 
 import re
 import time

@@ -221,7 +221,7 @@ def test_daemon_threads_switch_often_so_that_scrapes_do_not_wait_for_polls(tmp_p
 
 
 def post_reload(port: int, _command: Command) -> None:
-    """Reload as soon as the daemon allows it: it does so once a second."""
+    """Reload as soon as the daemon allows it, once per second."""
 
     def allowed() -> bool:
         return fetch(port, "/-/reload", method="POST", timeout=10)[0] != TOO_SOON

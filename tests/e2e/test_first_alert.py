@@ -27,7 +27,7 @@ WAITING = {"30s": "1s", "1m": "1s", "2m": "2s", "5m": "3s"}
 
 
 def commands(step: int) -> list[str]:
-    """The commands of a step, each on one line."""
+    """Return the commands of a step, each on one line."""
     blocks = re.findall(r"```sh\n(.*?)```", STEPS[step - 1], re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip()]
@@ -86,7 +86,7 @@ class Shell:
 
     @property
     def log(self) -> str:
-        """What the servers say."""
+        """Return the output of the servers."""
         return (self.folder / "servers.log").read_text()
 
     def end(self) -> None:
@@ -99,7 +99,7 @@ class Shell:
 
 @pytest.fixture(params=EDITIONS)
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
-    """A user's shell in an empty folder."""
+    """Return a user's shell in an empty folder."""
     shell = Shell(tmp_path, request.param)
     yield shell
     shell.end()

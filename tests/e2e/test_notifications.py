@@ -1,4 +1,4 @@
-"""What a phone shows: alerts through real Alertmanagers, with the templates that users load, to three services."""
+"""Messages to three services, sent by real Alertmanagers with the templates that users load."""
 
 import io
 import json
@@ -138,7 +138,7 @@ class Mailbox:
 
 @pytest.fixture
 def mailbox():
-    """A mail server on loopback: its address and what it took."""
+    """Start a mail server on loopback; yield its address and its mails."""
     box = Mailbox()
     server = Controller(box, hostname=HOST, port=free_port())
     server.start()

@@ -1,4 +1,4 @@
-"""The exact text for a job."""
+"""The exact text that is exposed for a job."""
 
 from exporter.counting.records import Counted, LastFailure, LastRun, LastSteps, SourceState
 from exporter.counting.series import SEPARATOR, Exemplar

@@ -1,4 +1,4 @@
-"""Promise 3: a new series shows 0 long enough, and to somebody, before it shows its value."""
+"""A new series shows 0 for long enough, and to at least one scrape, before it shows its value."""
 
 from exporter.metrics.zero_first import ZeroFirst
 

@@ -1,4 +1,4 @@
-"""Builds views for tests of their exposition."""
+"""Builds views of jobs, sources and the exporter for tests."""
 
 import msgspec
 
@@ -34,7 +34,7 @@ def view(state, **fields):
 
 
 def full_source():
-    """A view of a source of which everything is known."""
+    """Return a view of a source with a value for every metric."""
     status = SourceStatus(
         up=True,
         outcome="success",
@@ -53,7 +53,7 @@ def full_source():
 
 
 def full_exporter():
-    """The view of an exporter of which everything is known."""
+    """Return the view of an exporter with a value for every metric."""
     record = Counted()
     count(record, "jobrun_exporter_state_cold_starts_total", "new")
     return ExporterView(

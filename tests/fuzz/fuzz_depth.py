@@ -1,4 +1,4 @@
-"""How much is tested: `JOBRUN_TEST_FUZZ=5000` tries every value, and 5,000 spoiled whole polls per vendor."""
+"""How much is fuzzed: `JOBRUN_TEST_FUZZ=5000` tries every value, and 5,000 polls per vendor."""
 
 import os
 

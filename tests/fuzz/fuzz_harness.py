@@ -1,4 +1,4 @@
-"""A whole exporter in this process that gets one poll's responses spoiled, and checks of what must hold after that."""
+"""An exporter that gets spoiled responses in one poll, and checks of what must hold after that."""
 
 import json
 import random
@@ -27,7 +27,7 @@ Change = Callable[[object, Place, bytes], bytes]
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What is done to the responses of one endpoint in one poll. Without a place: `number` is an index of `whole`."""
+    """How the responses of one endpoint are changed in one poll. Without a place, `number` is an index of `whole`."""
 
     endpoint: str
     change: str

@@ -135,7 +135,7 @@ QUICK: Sequence[bytes] = (
 
 
 def whole(body: bytes) -> Iterator[bytes]:
-    """Changes of a whole body."""
+    """Yield changed copies of a whole body."""
     yield from (b"", b" ", b"\0", body[: len(body) // 2], body[:-1], body[1:], body + body, body + b"\0", b"\xff\xfe")
     yield from (b"\xef\xbb\xbf" + body, body.decode().encode("utf-16"), gzip.compress(body), b"<html></html>")
     yield from (b"[" + body + b"]", b'{"data":' + body + b"}", json.dumps(body.decode()).encode())

@@ -1,4 +1,4 @@
-"""What comes from people, files and scrapers: config, web config, selectors, headers, and a state that was edited."""
+"""Hostile input of people, files and scrapers: config, web config, selectors, headers, and an edited state."""
 
 import base64
 import sqlite3

@@ -35,7 +35,7 @@ class Gigabyte(httpx.SyncByteStream):
 
 
 class Squeezed(Gigabyte):
-    """The same, compressed to a thousandth."""
+    """The same gigabyte, compressed to a thousandth."""
 
     def __iter__(self) -> Iterator[bytes]:
         squeeze = zlib.compressobj(9, zlib.DEFLATED, 31)
@@ -45,7 +45,7 @@ class Squeezed(Gigabyte):
 
 
 class Bomb(httpx.SyncByteStream):
-    """The same, compressed, in one piece."""
+    """The same gigabyte, compressed and in one piece."""
 
     taken = 1
 

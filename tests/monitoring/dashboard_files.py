@@ -18,7 +18,7 @@ VARIABLES = {"__rate_interval": "1m", "__range": "1h", "__interval": "1m", "long
 
 
 def panels(board: Mapping[str, Any], *, rows: bool = False) -> list[dict[str, Any]]:
-    """All panels, those of collapsed rows too; `rows`: with the headings."""
+    """Return all panels, including those of collapsed rows; with `rows`, also the headings."""
     found = []
     for panel in board["panels"]:
         found += [panel, *panel.get("panels", ())]
@@ -26,18 +26,18 @@ def panels(board: Mapping[str, Any], *, rows: bool = False) -> list[dict[str, An
 
 
 def filled(expression: str, **values: str) -> str:
-    """An expression in which variables of the page stand for these values, and those of Grafana for some time."""
+    """Return an expression with these values for the dashboard's variables, and fixed values for Grafana's own."""
     known = {**VARIABLES, **values}
     return re.sub(r"\$(\w+)", lambda match: known.get(match[1], match[0]), expression)
 
 
 def last_step(expression: str) -> float:
-    """When the last step of a graph of this expression began, if steps take STEP seconds. A window may end with it."""
+    """Return the time at which the last step of a graph begins, if each step has STEP seconds."""
     return time.time() - (STEP if "offset -$__interval" in expression else 0)
 
 
 def expressions(boards: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Where an expression stands, and the expression; those behind variables too."""
+    """Yield each expression, including those of variables, with its place."""
     for uid, board in boards.items():
         for panel in panels(board):
             for target in panel["targets"]:

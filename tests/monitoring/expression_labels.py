@@ -19,7 +19,7 @@ Labels = frozenset[str]
 
 
 def series_labels() -> dict[str, Labels]:
-    """Name of a series → its labels, for everything that the exporter can show."""
+    """Return the labels of each series that the exporter can show, by name."""
     families = [(each.name, str(each.kind), each.all_labels) for each in (*FAMILIES, *REQUEST_FAMILIES)]
     found = {}
     for name, kind, labels in families:
@@ -43,11 +43,11 @@ class Inference:
         self._series = series
 
     def labels(self, expression: str) -> Labels:
-        """The labels that its result may have. Raises UnknownNameError, and ValueError if it does not parse."""
+        """Return the labels that the result may have. Raise UnknownNameError, or ValueError if it does not parse."""
         return self._of(promql.parse(expression)) or frozenset()
 
     def _of(self, node: promql.Expr) -> Labels | None:
-        """The labels of a vector; None for a scalar."""
+        """Return the labels of a vector; None for a scalar."""
         match node:
             case promql.ParenExpr() | promql.UnaryExpr() | promql.SubqueryExpr():
                 return self._of(node.expr)
@@ -135,7 +135,7 @@ class Inference:
 
 
 def names_of(node: promql.VectorSelector) -> set[str]:
-    """The metrics that a selector is about: one, or those of an expression like `a:(b|c):d`."""
+    """Return the metrics of a selector: one, or all that match a pattern."""
     if node.name:
         return {node.name}
     (pattern,) = [each.value for each in node.matchers.matchers if each.name == "__name__"]
@@ -144,7 +144,7 @@ def names_of(node: promql.VectorSelector) -> set[str]:
 
 
 def recorded_labels(rules: str) -> dict[str, Labels]:
-    """Name of a recorded series → its labels: those by which the expression aggregates first, or of what it is made."""
+    """Return the labels of each recorded series, by name."""
     found: dict[str, Labels] = {}
     for group in yaml.safe_load(rules)["groups"]:
         for rule in group["rules"]:
@@ -158,6 +158,6 @@ def recorded_labels(rules: str) -> dict[str, Labels]:
 
 
 def must_be_in(known: Labels, named: set[str] | Labels, where: object) -> None:
-    """Raises UnknownNameError if a label is named that is not there."""
+    """Raise UnknownNameError if a named label does not exist."""
     if named - known:
         raise UnknownNameError(f"no label {', '.join(sorted(named - known))} in {where}")

@@ -52,7 +52,7 @@ APART = {
 
 
 class WorldState(msgspec.Struct, frozen=True, kw_only=True):
-    """A world at some time: what the exporter knows then.
+    """What the exporter knows at some minute of a test.
 
     Attributes:
         jobs: All of source `sp`, whose watermark is the present.
@@ -110,7 +110,7 @@ def patient(minute):
 
 
 def old(minute):
-    """Has not succeeded since 5, may be an hour old, succeeds at 150."""
+    """Last succeeds at minute 5, has a freshness of an hour, succeeds again at 150."""
     return JobView(state=state(last_success=9000.0 if minute >= 150 else 300.0), freshness=3600.0)
 
 
@@ -128,7 +128,7 @@ def hourly(_minute):
 
 
 def slow(minute):
-    """Took long at 30, longer still but failed at 60, and is quick from 90 on."""
+    """Takes long at 30; takes longer but fails at 60; is quick from 90 on."""
     run = (
         last(30, duration=900.0)
         if 30 <= minute < 60
@@ -154,13 +154,13 @@ def broken(minute, name, project, since=None, until=STEPS):
 
 
 def together(minute):
-    """Of 30 jobs of two projects 12 begin to fail from 20 on, one per minute; from 100 on one recovers per minute."""
+    """Of 30 jobs in two projects 12 start to fail from 20 on and recover from 100 on, one per minute."""
     failed = (broken(minute, f"job{n}", "a" if n % 3 else "b", 20 + n, 100 + n) for n in range(12))
     return (*failed, *(broken(minute, f"job{n}", "a") for n in range(12, 30)))
 
 
 def one_by_one(minute):
-    """As many, but they begin five minutes apart; all of another project begin at once. The last recover at 170."""
+    """As many jobs start to fail five minutes apart; all jobs of another project fail at once. All recover by 170."""
     slowly = (broken(minute, f"job{n}", "slow", 10 + 5 * n if n < 12 else None, 160 + n) for n in range(20))
     return (*slowly, *(broken(minute, f"job{n}", "alike", 120, 170) for n in range(MANY_JOBS)))
 
@@ -176,7 +176,7 @@ def source(name="ex", **known):
 
 
 def reading(minute):
-    """One source is down from 20 to 50, and behind from 60 to 100; another has never been read to the end."""
+    """One source is down from 20 to 50 and behind from 60 to 100; another was never read completely."""
     read = 20 if 20 <= minute < 50 else 60 if 60 <= minute < 100 else minute
     up = not 20 <= minute < 50
     known = source(up=up, watermark=60.0 * read, lag=60.0 * (minute - read))
@@ -184,7 +184,7 @@ def reading(minute):
 
 
 def losing(minute):
-    """A range is found unread at 30 and another at 2000; responses come truncated at 75 and 1500."""
+    """Unobserved ranges are found at 30 and 2000; responses are truncated at 75 and 1500."""
     found = [Range(start=0.0, end=600.0 * part) for part, since in ((1, 30), (2, 2000)) if minute >= since]
     seen = max((each for each in (30, 2000) if each <= minute), default=None)
     trimmed = [each for each in (75, 1500) if each <= minute]
@@ -204,7 +204,7 @@ def losing(minute):
 
 
 def access(minute):
-    """Little is left of a limit from 20 to 60, which starts again at 40; scopes are unreadable from 30 to 70.
+    """A rate limit is nearly used up from 20 to 60 and resets at 40; scopes are unreadable from 30 to 70.
 
     A token is not renewed, with which polls complete until 120.
     """
@@ -226,7 +226,7 @@ def access(minute):
 
 
 def keys(minute):
-    """A key of three days is replaced after two, by one of ten days, which is replaced on the seventh."""
+    """A key valid for three days is replaced after two by one for ten days, which is replaced on its seventh day."""
     first, second = 48 * 60, 150 * 60
     since, expiry = (0.0, 200_000.0) if minute < first else (60.0 * first, 864_000.0)
     if minute >= second:
@@ -237,7 +237,7 @@ def keys(minute):
 
 
 def configured(minute):
-    """Of three objectives one matches nothing, from 50 to 90; another configuration is refused from 20 to 80."""
+    """One of three objectives matches nothing from 50 to 90; a changed config is refused from 20 to 80."""
     return WorldState(unmatched=(1,) if 50 <= minute < 90 else (), refused="broken" if 20 <= minute < 80 else "")
 
 
@@ -272,7 +272,7 @@ def seen(world, minute) -> WorldState:
 
 
 def samples(now, minute) -> Iterator[tuple[str, dict[str, str], float]]:
-    """Give the name, labels and value of each sample that is served."""
+    """Return the name, labels and value of each sample that is served."""
     if now.jobs:
         yield "jobrun_source_watermark_timestamp_seconds", {"source": "sp"}, 60.0 * minute
     for source in now.sources:
@@ -293,7 +293,7 @@ def samples(now, minute) -> Iterator[tuple[str, dict[str, str], float]]:
 
 
 def inputs(world, step):
-    """Give the world as a test of rules has it: a value per step, `_` where there is none."""
+    """Return the series of a promtool test: a value per step, `_` where there is none."""
     found = {}
     for number in range(STEPS):
         for name, labels, value in samples(seen(world, number * step), number * step):

@@ -46,7 +46,7 @@ each_expression = pytest.mark.parametrize("expression", ALL_EXPRESSIONS)
 
 
 def walk(node, *above):
-    """Each node of an expression with the nodes above it, the nearest last."""
+    """Yield each node of an expression with its ancestors, the parent last."""
     yield node, above
     parts = [getattr(node, name, None) for name in ("expr", "lhs", "rhs", "param", "vector_selector")]
     for part in [*parts, *(getattr(node, "args", None) or ())]:
@@ -65,7 +65,7 @@ def is_counter(name):
 
 
 def is_filter(node, above):
-    """Whether a selector only chooses among the series of others: it stands right of `and` or `unless`."""
+    """Return whether a selector only filters other series: whether it is right of `and` or `unless`."""
     return any(
         isinstance(each, promql.BinaryExpr) and str(each.op) in {"and", "unless"} and pending_series(each.rhs, node)
         for each in above
@@ -77,7 +77,7 @@ def pending_series(tree, node):
 
 
 def references(node):
-    """Every data source that is named anywhere."""
+    """Yield every reference to a data source."""
     if isinstance(node, dict):
         yield from [node["datasource"]] if "datasource" in node else []
         yield from (each for value in node.values() for each in references(value))
@@ -119,7 +119,7 @@ def test_a_misspelled_key_is_noticed(misspelt):
 
 
 def lost(board):
-    """Everything of a dashboard that Grafana's own models do not know."""
+    """Return the keys of a dashboard that Grafana's own models do not know."""
     register_default_plugins()
     back = json.loads(json.dumps(GrafanaDashboard.from_json(board), cls=JSONEncoder))
     return list(missing(board, back, ""))
@@ -235,7 +235,7 @@ def test_a_range_sums_either_samples_or_recorded_hours_and_never_both(long):
 
 
 def lets_through(expression, result):
-    """Whether the matchers of an expression's selector allow this result."""
+    """Return whether the matchers of an expression allow this result."""
     ((operator, pattern),) = re.findall(r'result([=!]~)"([^"]+)"', expression)
     return bool(re.fullmatch(pattern, result)) == (operator == "=~")
 
@@ -344,7 +344,7 @@ def test_each_system_has_a_color_that_is_no_severity():
 
 
 def columns_of(panel):
-    """Each column of a table: its properties, in the order in which it is shown."""
+    """Return the properties of each column of a table, in the order shown."""
     overrides = panel["fieldConfig"]["overrides"] if panel["type"] == "table" else ()
     columns = [{each["id"]: each["value"] for each in override["properties"]} for override in overrides]
     return [column for column in columns if "displayName" in column]

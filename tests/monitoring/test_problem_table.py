@@ -1,4 +1,4 @@
-"""What the dashboards say, with the rules, in worlds of a few series."""
+"""What dashboards and rules show for a few given series."""
 
 import subprocess
 from pathlib import Path
@@ -17,13 +17,13 @@ FAILED = {"jobrun_failing_since_timestamp_seconds": "3600", "jobrun_last_failure
 
 
 class World:
-    """Series of two hours, a sample a minute; the end is now."""
+    """Series of two hours up to now, with one sample per minute."""
 
     def __init__(self):
         self.series = {}
 
     def exporter(self, job="a", source="snowplow", *, up="1", until=MINUTES):
-        """An exporter that reads one source."""
+        """Return an exporter that reads one source."""
         target = {"job": job, "instance": f"{job}:9797"}
         self.add("up", target, "1", until)
         self.add("jobrun_exporter_build_info", target, "1", until)
@@ -35,7 +35,7 @@ class World:
         return of_source
 
     def job(self, of_source, name, *, streak=0, page="critical", team="data", run="r1", until=MINUTES, **metrics):
-        """A job with its last run an hour ago, and other given values; the words of metrics leave out `jobrun_`."""
+        """Return a job whose last run was an hour ago, and other values; names of metrics have no `jobrun_`."""
         labels = {**of_source, "project": "prod", "job_name": name}
         metrics = {"last_run_end_timestamp_seconds": "3600", "consecutive_failures": f"{streak}", **metrics}
         metrics |= {key.removeprefix("jobrun_"): value for key, value in FAILED.items()} if streak else {}
@@ -59,7 +59,7 @@ def world():
 
 @pytest.fixture
 def says(world, tmp_path):
-    """Checks what an expression of a panel, counted by some labels, gives at the end of the world."""
+    """Check the result of a panel's expression, counted by some labels, at the end of the series."""
 
     def check(title, by, *expected, rules=True, minute=MINUTES, of="overview", query="A", **chosen):  # a case
         (panel,) = [panel for panel in panels(JSONS[f"jobrun-{of}"]) if panel["title"] == title]
@@ -224,7 +224,7 @@ LAST_STEP = {"minute": 105, "__interval": "15m", "__rate_interval": "16m"}
 
 @pytest.fixture
 def just_failed(world):
-    """A job whose last run failed 5 minutes ago."""
+    """Return a job whose last run failed 5 minutes ago."""
     source = world.exporter()
     world.job(source, "billing", consecutive_failures="0x114 1x6")
     job = {**source, "project": "prod", "job_name": "billing"}

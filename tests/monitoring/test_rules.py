@@ -90,12 +90,12 @@ def run(*command):
 
 
 def in_rule_tests(kind):
-    """All tests of a kind in the rule tests."""
+    """Return all tests of a kind in the rule tests."""
     return [each for test in RULE_TESTS for each in test.get(kind, ())]
 
 
 def expected_of(alert):
-    """What tests expect of an alert: True where it fires, False where it does not."""
+    """Return what tests expect of an alert: True for firing, False for not firing."""
     expected = {bool(each["exp_alerts"]) for each in in_rule_tests("alert_rule_test") if each["alertname"] == alert}
     for each in in_rule_tests("promql_expr_test"):
         matcher = re.search(r'alertname=~?"([^"]+)"', each["expr"])
@@ -105,12 +105,12 @@ def expected_of(alert):
 
 
 def recorded_test(record):
-    """What tests expect of a recorded series: True where there is one, False where there is none."""
+    """Return what tests expect of a recorded series: True for a value, False for none."""
     return {bool(each["exp_samples"]) for each in in_rule_tests("promql_expr_test") if record in each["expr"]}
 
 
 def sections(page):
-    """Title → text of the second-level sections of a page."""
+    """Return the text of each second-level section of a page, by title."""
     parts = re.split(r"^## (.+)$", page.read_text(), flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
@@ -215,7 +215,7 @@ def test_an_alert_has_a_runbook(alert):
 
 
 def queries():
-    """The queries of the runbooks."""
+    """Return the queries of the runbooks."""
     text = re.sub(r"```.*?```", "", (ROOT / "docs/runbooks.md").read_text(), flags=re.DOTALL)
     quoted = (" ".join(each.split()) for each in re.findall(r"`([^`]+)`", text))
     return sorted({each for each in quoted if re.match(r"[\w(][^:]*$", each) and re.search(r"\bjobrun_|\bup\b", each)})

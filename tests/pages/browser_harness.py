@@ -44,7 +44,7 @@ STEPS = (
 
 
 def tell(world: ScriptedWorld) -> None:
-    """The past: a healthy job, a failing one, many runs, and hostile names."""
+    """Add past runs: a healthy job, a failing one, many runs, and hostile names."""
     now = time.time()
     for number in range(BULK):
         world.run("bulk", project="qa", created=now - 7200 - number * 60, duration=20.0 + number % 7)
@@ -59,7 +59,7 @@ def tell(world: ScriptedWorld) -> None:
 
 
 class BrowserHarness:
-    """Everything that runs. `address` shows output of steps, `discreet` does not."""
+    """The running servers and browser. The daemon at `address` shows output of steps, that at `discreet` does not."""
 
     def __init__(self, world: ScriptedWorld, folder: Path, simulator: SnowplowSimulator, browser: Browser) -> None:
         self.world = world
@@ -84,7 +84,7 @@ class BrowserHarness:
 
     @contextmanager
     def page(self, **context: object) -> Iterator[Page]:
-        """Opens a page in a context of its own, which fails the test on any dialog, error or blocked content."""
+        """Open a page in its own browser context; any dialog, error or blocked content fails the test."""
         errors: list[str] = []
         with self.browser.new_context(**{"base_url": self.address, **context}) as opened:  # type: ignore[arg-type]
             page = opened.new_page()

@@ -17,7 +17,7 @@ RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<scrip
 
 @pytest.fixture(scope="session")
 def shared():
-    """Reports and the server of their pages."""
+    """Yield reports and the server of their pages."""
     reports: Any = FakeReports()
     exposition = Pages(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
     pool = RequestPool(Bounds(rate=1e6, burst=1e6))
@@ -36,7 +36,7 @@ def shared():
 
 @pytest.fixture
 def reports(shared):
-    """The reports, as they are before a test changes them."""
+    """Return the reports as they are before a test changes them."""
     shared[0].begin()
     return shared[0]
 

@@ -39,7 +39,7 @@ def go_to_failed_run(page: Page) -> None:
 
 
 def paths(page: Page) -> list[str]:
-    """One path of every kind of page."""
+    """Return a path of every kind of page."""
     go_to_failed_run(page)
     run = re.sub(r"^https?://[^/]+", "", page.url)
     return [
@@ -54,7 +54,7 @@ def paths(page: Page) -> list[str]:
 
 
 def passes(page: Page, until: Callable[[], object] = lambda: True) -> None:
-    """Advances the clock of the page, eight seconds at a time, until a condition holds."""
+    """Advance the clock of the page by eight seconds until a condition holds."""
 
     def look() -> object:
         page.clock.run_for(A_WHILE)

@@ -1,4 +1,4 @@
-"""The pages as bytes: their texts in each state, and that texts from outside stay texts."""
+"""The HTML of the pages: their texts in each state; texts from vendors are never markup."""
 
 import re
 import threading
@@ -111,7 +111,7 @@ def test_links_of_every_page_lead_to_something(client):
 
 
 def name_everything(reports, name):
-    """Sets every text from outside to this one."""
+    """Replace every text from vendors with this one."""
     reports.listed_jobs = (failing(name, project=name, team=name, schedule=name, url=name, failed_step=name),)
     reports.listed_sources = (source(last_error=name, unmapped={name: 2}, unreadable=(name,), scopes_unreadable=1),)
     reports.listed_problems = (problem(subject=name, sentence=name),)

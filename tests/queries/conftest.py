@@ -5,7 +5,7 @@ from tests.queries.reports_harness import ReportsHarness
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes harnesses, and ends them."""
+    """Yield a function that makes harnesses, and close them at the end."""
     harnesses = []
 
     def build(*arguments, **more):

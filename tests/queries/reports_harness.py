@@ -50,12 +50,12 @@ class ReportsHarness:
 
     @property
     def reporter(self):
-        """The reporter, with a snapshot of all that is committed."""
+        """Return the reporter, with a snapshot of all committed records."""
         self.bench.publisher.publish()
         return self._reporter
 
     def configure(self, web=None, **changes):
-        """Changes the config."""
+        """Change the config."""
         if web is not None:
             changes["web"] = self.config.web.model_copy(update=web)
         self.config = self.config.model_copy(update=changes)
@@ -63,7 +63,7 @@ class ReportsHarness:
         self.bench.ledger.everything_changed = True
 
     def commit(self, *runs, jobs=(), through=None, **fields):
-        """Commits a batch."""
+        """Commit a batch."""
         described = [*jobs, *(Job(job_id=name, name=name) for name in sorted({run.job_id for run in runs}))]
         known = {job.job_id: job for job in reversed(described)}
         now = self.bench.clock()
@@ -75,7 +75,7 @@ class ReportsHarness:
         self.bench.publisher.publish()
 
     def client(self):
-        """An HTTP client of the JSON pages."""
+        """Return an HTTP client of the JSON API."""
         route = api.route(self.reporter, self.pool, lambda: openapi.document("test"))
         nothing = lambda: (True, "")  # noqa: E731  # a stand-in
         answers = WebHandlers(
@@ -93,7 +93,7 @@ class ReportsHarness:
         return client
 
     def close(self):
-        """Closes everything."""
+        """Close everything."""
         for end in self._ends:
             end()
         self.vendors.close()
@@ -102,10 +102,10 @@ class ReportsHarness:
 
 
 def ended(run_id, end=NOW + 10, result="success", job="j", length=5.0, **fields):
-    """A run that has ended."""
+    """Return a completed run."""
     return Run(run_id=run_id, job_id=job, result=Result(result), start=end - length, end=end, duration=length, **fields)
 
 
 def running(run_id, start=NOW, job="j", state="executing", **fields):
-    """A run that has not ended."""
+    """Return an active run."""
     return Run(run_id=run_id, job_id=job, state=state and State(state), start=start, **fields)

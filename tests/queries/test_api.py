@@ -22,7 +22,7 @@ DOCUMENT = json.loads(document("test"))
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A client of a harness that tests only look at."""
+    """Yield a client of a harness that no test changes."""
     harness = ReportsHarness(tmp_path_factory.mktemp("shared"))
     add_runs(harness)
     yield harness.client()
@@ -30,7 +30,7 @@ def shared(tmp_path_factory):
 
 
 def conforms(body, schema_name, *, whole=True):
-    """Checks a body against the document; `whole`: nothing may be there that the document does not name."""
+    """Check a body against the OpenAPI document; with `whole`, no other fields are allowed."""
     schemas = json.loads(json.dumps(DOCUMENT["components"]["schemas"]))
     for schema in schemas.values():
         if whole and schema.get("type") == "object" and "properties" in schema:
@@ -42,7 +42,7 @@ def conforms(body, schema_name, *, whole=True):
 
 
 def add_runs(harness):
-    """Commits one of everything."""
+    """Commit runs of every kind."""
     harness.commit(
         ended("good", NOW + 10),
         ended("bad/../é ?", NOW + 20, "failure", error_type="server"),

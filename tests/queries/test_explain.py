@@ -1,4 +1,4 @@
-"""Which runs make up a number."""
+"""`explain` lists the runs that make up a number."""
 
 import io
 import shutil
@@ -15,7 +15,7 @@ from tests.queries.reports_harness import HOSTILE, ended, running
 
 
 def explained(harness, selector):
-    """Exit code, output and complaints."""
+    """Return exit code, output and errors of `explain`."""
     state = harness.config.state.model_copy(update={"path": str(harness.bench.state)})
     out, err = io.StringIO(), io.StringIO()
     code = explain(harness.config.model_copy(update={"state": state}), selector, out, err)
@@ -23,7 +23,7 @@ def explained(harness, selector):
 
 
 def runs(output):
-    """The ids of the runs that are listed."""
+    """Return the IDs of the listed runs."""
     return [line.split()[0] for line in output.splitlines() if line.startswith("  ") and not line.startswith("  RUN")]
 
 
@@ -230,7 +230,7 @@ def test_explain_reads_during_a_transaction_and_changes_nothing(with_runs):
 
 
 def test_without_a_readable_journal_explain_says_what_may_be_missing(with_runs, tmp_path):
-    """As on a read-only file system: the journal's index cannot be made there."""
+    """On a read-only file system the journal's index cannot be created."""
     with_runs.bench.ledger.close()
     copy = tmp_path / "copy"
     copy.mkdir()

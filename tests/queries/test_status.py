@@ -22,12 +22,12 @@ from tests.queries.reports_harness import ended, running
 
 
 def objective_of(**texts: Any) -> Objective:
-    """As the config writes it."""
+    """Return an objective, written as in the config."""
     return Objective.model_validate(texts)
 
 
 def varied(harness):
-    """Commits a job of each status; the watermark is an hour after NOW."""
+    """Commit a job of each status; the watermark is an hour after NOW."""
     harness.configure(
         objectives=(
             objective_of(match={"job_name": "overdue"}, every="10m"),
@@ -51,7 +51,7 @@ def varied(harness):
 
 
 def begun(harness):
-    """The first poll was at NOW."""
+    """Return a harness whose first poll was at NOW."""
     harness.bench.ledger.start_poll("one", NOW)
     return harness
 

@@ -37,7 +37,7 @@ class SignedIn:
 
 @pytest.fixture(scope="session")
 def tls() -> ssl.SSLContext:
-    """A shared TLS context: it is not used, but making one takes 40 ms per client."""
+    """Return a shared TLS context. It is not used, but creating one takes 40 ms per client."""
     return ssl.create_default_context()
 
 

@@ -1,4 +1,4 @@
-"""The simulated Strait answers as recorded from a real server, and as its official clients want it."""
+"""The simulated Strait answers like a recorded real server, and as its official clients require."""
 
 import httpx
 import msgspec

@@ -33,7 +33,7 @@ def http(workato, tls) -> Iterator[httpx.Client]:
 
 
 def runs_of(workato, number, **fields):
-    """Add runs, a second apart, the oldest first."""
+    """Add runs one second apart, the oldest first."""
     return [
         workato.world.run("orders", project="acme", start=NOW - 1000 + place, duration=0.4, **fields)
         for place in range(number)

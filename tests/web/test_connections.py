@@ -72,7 +72,7 @@ def test_a_closed_connection_does_not_count():
 
 
 def limit_under(files):
-    """The limit of connections in a process that may open this many files."""
+    """Return the limit of connections in a process that may open this many files."""
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
         "from exporter.web.connections import connection_limit; print(connection_limit())"
@@ -111,7 +111,7 @@ def small_with_tls(exporter):
 
 
 def serving():
-    """A server context that clients trust."""
+    """Return a server's TLS context that clients trust."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     AUTHORITY.issue_cert("localhost").configure_cert(context)
     return context
@@ -124,7 +124,7 @@ def connected(server, sent):
 
 
 def scraped(server, context=None):
-    """The status of a scrape over a connection of its own."""
+    """Return the status of a scrape over a new connection."""
     if context is None:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     else:
@@ -187,7 +187,7 @@ def test_stop_closes_handshakes_in_progress(exporter):
 
 
 class Exhausted(socket.socket):
-    """A listener for which the system has no file left, the first few times."""
+    """A listener that finds no free file descriptor the first few times."""
 
     failures = 3
 

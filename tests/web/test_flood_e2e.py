@@ -33,14 +33,14 @@ class Flooded:
         self.held = contextlib.ExitStack()
 
     def hold(self, sent, count=CONNECTIONS):
-        """Opens connections, sends something on each, and keeps them."""
+        """Open connections, send something on each, and keep them open."""
         for _ in range(count):
             connection = self.held.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=10))
             with contextlib.suppress(ConnectionError):  # it had to make room already
                 connection.sendall(sent)
 
     def scrape(self):
-        """The status of a scrape."""
+        """Return the status of a scrape."""
         if self.context is None:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         else:
@@ -71,7 +71,7 @@ def flooded_with_tls(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _many_files():
-    """The test itself needs that many files."""
+    """Allow the test itself to open enough files."""
     kept = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(kept[1], 4096), kept[1]))
     yield

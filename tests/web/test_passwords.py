@@ -12,7 +12,7 @@ RIGHT = {(b"a", b"hash of a"), (b"b", b"hash of b")}
 
 
 class Bcrypt:
-    """Stands for bcrypt: records what it compares, and waits on demand."""
+    """Replaces bcrypt: records what it compares, and waits on demand."""
 
     def __init__(self):
         self.compared = []

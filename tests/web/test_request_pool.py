@@ -22,7 +22,7 @@ def refuse(error):
 
 
 def answers(pool, *handlers):
-    """What these handlers answer to requests that come at once."""
+    """Return the responses of these handlers to simultaneous requests."""
 
     async def ask():
         return await asyncio.gather(*(pool.route("/", handler, refuse).endpoint(None) for handler in handlers))

@@ -59,7 +59,7 @@ class Served:
         )
 
     def write(self, text):
-        """Puts the file in place as a whole, as an administration tool does."""
+        """Replace the file atomically, like an administration tool."""
         self._serial += 1
         (self.folder / "next").write_text(f"# {self._serial}\n{text}")
         (self.folder / "next").replace(self.folder / "web.yaml")
@@ -100,7 +100,7 @@ def serve(exporter, tmp_path):
 
 @pytest.fixture
 def lines():
-    """What is logged."""
+    """Return the log lines."""
     kept = logging.root.handlers[:], logging.root.level
     stream = io.StringIO()
     logs.configure(logs.LogOptions("debug"), stream)

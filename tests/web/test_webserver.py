@@ -96,7 +96,7 @@ def test_a_stuck_reader_does_not_keep_a_server_from_stopping(exporter):
 
 @pytest.fixture
 def impatient(exporter):
-    """A server that waits for the rest of a head for a moment only."""
+    """Yield a server that waits only a moment for the rest of a request head."""
     with WebServer(application(exporter.answers()), "127.0.0.1", 0, head_timeout=0.3) as server:
         yield server
 
@@ -114,7 +114,7 @@ def ends(connection):
 
 
 def answered(connection, request):
-    """The status of a request's answer, which is read whole."""
+    """Read the whole response to a request; return its status."""
     answer = http.client.HTTPResponse(connection)
     connection.sendall(request)
     answer.begin()

@@ -126,7 +126,7 @@ def simulator(world, clock):
 
 @pytest.fixture
 def exporting(simulator, clock, tmp_path):
-    """Makes an exporter of the simulator: `exporting(poll_interval="2m")`."""
+    """Return a function that makes an exporter of the simulator: `exporting(poll_interval="2m")`."""
     made = []
 
     def make(**keys) -> Exporter:
@@ -155,7 +155,7 @@ def option(simulator):
 
 @pytest.fixture
 def asked(simulator):
-    """Short names of the endpoints asked since the last call, in order."""
+    """Return the short names of the endpoints requested since the last call, in order."""
 
     def drain() -> list[str]:
         lines = [line.endpoint for line in simulator.log.lines()]

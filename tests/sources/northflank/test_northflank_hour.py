@@ -11,7 +11,7 @@ JOBS = 100
 
 @pytest.fixture
 def project(world):
-    """100 jobs that ran some hours ago; `project(10)`: 10 of them keep running from now on."""
+    """Add 100 jobs that ran some hours ago; with `project(10)`, 10 of them keep running from now on."""
 
     def make(busy: int = 0, length: float = 400.0) -> None:
         dice = random.Random(1)  # noqa: S311  # the runs of a test
@@ -29,7 +29,7 @@ def project(world):
 
 @pytest.fixture
 def delays(exporter):
-    """Seconds from each counted ending to its commit, as they come in."""
+    """Record the seconds from the end of each counted run to its commit."""
     seen, commit = [], exporter.ledger.commit
 
     def watched(*arguments):

@@ -23,7 +23,7 @@ POISON = [
 
 @pytest.fixture
 def poisoned(exporter, world):
-    """An exporter that has read two good jobs and one, `bad`, that is about to fail."""
+    """Return an exporter that has read two good jobs, and a job `bad` that will become unreadable."""
     for name in ("good", "other", "bad"):
         world.run(name, start=NOW - HOUR)
     exporter.live(5 * MINUTE)

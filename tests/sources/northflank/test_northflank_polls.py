@@ -309,7 +309,7 @@ def test_the_watermark_is_set_once_every_job_was_read_and_never_exceeds_that(exp
 
 
 def crowded_out(world):
-    """A run that is open at NOW and ends 2 minutes later, when another has taken its place on the page of 100."""
+    """Add a run that ends 2 minutes after NOW, when 100 newer runs have pushed it off its page."""
     world.run("a", start=NOW - 3 * HOUR, duration=3 * HOUR + 2 * MINUTE)
     ended_runs(world, "a", 99, until=NOW - HOUR)
     world.run("a", start=NOW + MINUTE, duration=10.0)

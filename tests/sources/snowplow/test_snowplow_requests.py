@@ -1,4 +1,4 @@
-"""What reading Snowplow costs in requests."""
+"""The number of requests of a poll of Snowplow."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def bench(tmp_path):
 
 
 def asked(bench, action):
-    """How many requests an action costs, by endpoint."""
+    """Return the number of requests of an action, by endpoint."""
     before = counts(bench)
     action()
     return {name: count - before.get(name, 0) for name, count in counts(bench).items() if count > before.get(name, 0)}

@@ -28,7 +28,7 @@ def jwt(**claims):
 
 
 class Console(httpx.BaseTransport):
-    """A console that hands out tokens and refuses those in `refused`; `sign_in` replaces its answers to sign-ins."""
+    """A console that issues tokens and refuses those in `refused`; `sign_in` replaces its responses to sign-ins."""
 
     def __init__(self):
         self.now = NOW

@@ -1,4 +1,4 @@
-"""More runs created at one time than a page can show: each run is counted once, and each time is read once."""
+"""More runs are created at one time than a page can show: each run is counted once, each time is exported once."""
 
 import json
 from typing import Any
@@ -14,7 +14,7 @@ MINUTE, HOUR = 60.0, 3600.0
 
 
 def burst(world, at, number, **fields):
-    """Runs of one bulk trigger."""
+    """Add the runs of one bulk trigger."""
     return [world.run("bulk", created=at, **{"duration": 5.0, **fields}).run_id for _ in range(number)]
 
 

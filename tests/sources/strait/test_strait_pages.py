@@ -1,4 +1,4 @@
-"""Requests of a poll, and their results if the server behaves oddly."""
+"""The requests of a poll, and their results if the server gives unusual responses."""
 
 import itertools
 from collections import Counter

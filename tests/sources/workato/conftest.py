@@ -95,7 +95,7 @@ class Watch:
         return outcome
 
     def requests(self) -> dict[str, int]:
-        """Requests of the latest poll, by short name of the endpoint."""
+        """Return the requests of the latest poll, by short name of the endpoint."""
         counts: dict[str, int] = {}
         for (endpoint, _), number in self.simulator.log.counts().items():
             counts[endpoint] = counts.get(endpoint, 0) + number
@@ -105,7 +105,7 @@ class Watch:
         return next(job for job in self.ledger.jobs_of(NAME) if (job.project, job.name) == (project, name))
 
     def counts(self, name: str = "a", project: str = "prod", family: str = "jobrun_runs_total") -> dict[str, float]:
-        """The series of a counter that are not 0, by the rest of their labels."""
+        """Return the series of a counter that are not 0, by their other labels."""
         series = self.job(name, project).counts.get(family, {})
         return {key.replace(SEPARATOR, " "): count.value for key, count in series.items() if count.value}
 
@@ -145,7 +145,7 @@ def simulator(world: ScriptedWorld, clock: Clock) -> Iterator[WorkatoSimulator]:
 
 @pytest.fixture
 def option(simulator: WorkatoSimulator) -> Callable[..., None]:
-    """Replaces options: `option(page_size=10)`."""
+    """Replace options: `option(page_size=10)`."""
 
     def replace(**fields: object) -> None:
         simulator.options = WorkatoOptions(**fields)  # type: ignore[arg-type]  # checked when it is used

@@ -27,14 +27,14 @@ def customer(project):
 
 
 def start(world, clock, names=("a", "b"), project="prod"):
-    """One run of each recipe that starts and ends soon."""
+    """Add one run of each recipe that starts and ends soon."""
     for name in names:
         world.run(name, project=project, start=clock() + 1, duration=5.0)
 
 
 @pytest.fixture
 def two(world, watch, clock):
-    """A customer with two recipes, both of which were read."""
+    """Return a customer with two recipes that were both read."""
     for name in ("a", "b"):
         world.run(name, start=clock() - 100, duration=1.0)
     watch.poll()
@@ -108,7 +108,7 @@ def test_a_customer_without_any_readable_recipe_is_unreadable(world, two, clock,
 
 @pytest.fixture
 def four(world, watch, clock):
-    """Four customers with one recipe each, all of which were read."""
+    """Return four customers with one recipe each, all of them read."""
     for project in PROJECTS:
         world.run("a", project=project, start=clock() - 100, duration=1.0)
     watch.poll()

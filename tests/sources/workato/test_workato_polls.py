@@ -15,7 +15,7 @@ RECIPE = SimJob(job_id="prod/a", name="a", project="prod")
 
 
 def truly_ended(simulator, since):
-    """Completed runs after a time, as the world knows them."""
+    """Return the runs that completed after a time, from the ground truth."""
     return [run for run in simulator.truth(since).endings if run.end > since]
 
 

@@ -1,4 +1,4 @@
-"""How many requests a poll takes: the fewest that keep the promises."""
+"""The number of requests of a poll: the fewest that keep the promises."""
 
 from exporter.simulators.world import SimJob
 
