@@ -321,14 +321,15 @@ class Replica:
         """Expose the counters of sources that polls have read completely since the last failover."""
         read: dict[str, list[Row]] = {}
         polled = [rows[name] for name in sorted((self._polled - self._ledger.starting) & rows.keys())]
-        unread = self._ledger.unread()
+        unread, store = self._ledger.unread, self._ledger.store()
         older = [row for row in polled if row.history != row.current and not (row.rewound and row.source in unread)]
         # A busy source always has runs whose steps are pending. The steps of later runs were never served.
         ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in older}
         self._steps_until = {name: self._steps_until.get(name, end) for name, end in ends.items()}
         for row in older:
             # Counters of runs do not wait for steps: there may be many steps, and the API may be slow.
-            pending = not row.new and self._ledger.count_pending_steps(row.source, self._steps_until[row.source])
+            with self._ledger.lock:
+                pending = not row.new and store.count_pending_steps(row.source, self._steps_until[row.source])
             history = row.current + STEPS if pending else row.current
             if row.history != history:
                 read.setdefault(history, []).append(row)

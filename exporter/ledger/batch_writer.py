@@ -69,6 +69,7 @@ class BatchWriter:
         self._transaction = transaction
         self._rules = transaction.rules
         self._poll = transaction.poll
+        earlier.start(transaction.poll.started)
         self._earlier = earlier
         self._room = SeriesRoom(transaction)
         self.jobs = JobWriter(transaction, self._room)

@@ -36,7 +36,7 @@ def expose_sources(ledger: Ledger, names: Collection[str]) -> None:
         jobs = [copy(job) for job in ledger.committed.jobs.values() if job.source in names]
         sources = [copy(ledger.committed.sources[name]) for name in names]
         for source in sources:
-            source.raise_to(ledger.take_lost_counts(source.name))
+            source.raise_to(ledger.lost_counts.pop(source.name, Counted()))
         for record in (*jobs, *sources):
             record.expose()
         ledger.replace([*jobs, *sources, copy(ledger.committed.exporter)])

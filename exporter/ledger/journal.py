@@ -48,10 +48,13 @@ class Journal:
     Attributes:
         lock: Held for one transaction at a time. Read `store` only under it.
         rules: The rules of the configured sources.
+        counting: How runs and steps are counted.
         committed: The records in memory.
         changed_jobs: Keys of the jobs that changed since the last snapshot.
         everything_changed: Whether all jobs may have changed since then.
         starting: The sources without a complete poll since this process loaded their records.
+        unread: Start of the first poll since the last load, for sources of which not everything was read again.
+        lost_counts: The counters of sources of which the state has lost commits.
         last_commit: When a poll or the deletion of old runs was last written.
         commit_errors: Number of failed attempts to open or write the state.
         error: Error of the last attempt to open or write the state; "" if it succeeded.
@@ -60,17 +63,19 @@ class Journal:
     def __init__(self, opening: Callable[[], OpenedState]) -> None:
         self.lock = threading.RLock()
         self.rules: dict[str, SourceRules] = {}
+        self.counting = CountingRules(step_buckets=())
         self.committed = LedgerState()
         self.changed_jobs: set[int] = set()
         self.everything_changed = False
         self.starting: frozenset[str] = frozenset()
+        self.unread: dict[str, float] = {}
+        self.lost_counts: dict[str, Counted] = {}
         self.last_commit: float | None = None
         self.commit_errors = 0
         self.error = ""
         self._opening = opening
         self._store: SqlStore | None = None
         self._closed = False
-        self._counting = CountingRules(step_buckets=())
         self._may_limit_steps = True
         self._cold_start = ""  # reason of a cold start that is not counted yet
         self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
@@ -80,8 +85,6 @@ class Journal:
         self._sources_with_commits: set[str] = set()
         self._sources_to_reload: set[str] = set()  # their records in memory may differ from the state
         self._loads: Counter[str] = Counter()  # how often the records of each source were loaded
-        self._unread: dict[str, float] = {}  # sources that must be read again: start of the first poll since the load
-        self._lost_counts: dict[str, Counted] = {}
 
     # --- opening and configuring ---
 
@@ -136,6 +139,10 @@ class Journal:
             raise StateError("the state is not open")
         return self._store
 
+    def owns(self, source: str) -> bool:
+        """Return whether this process may poll a source and write its records. With replicas, only one may."""
+        return self._store is None or self._store.owns(source)
+
     def close(self) -> None:
         """Close the state. A poll that is still in progress cannot open it again."""
         with self.lock:
@@ -173,13 +180,13 @@ class Journal:
             self._sightings.pop(name, None)
             self._unwritten.pop(name, None)
             self._loads[name] += 1
-            self._unread[name] = float("inf")
+            self.unread[name] = float("inf")
             self._sources_with_commits.discard(name)
         for source in loaded.sources:
             known = self.committed.sources.get(source.name)
             # The database may have lost commits whose counts were served. These counts are kept.
             if known is not None and _count_polls(known) > _count_polls(source):
-                self._lost_counts.setdefault(source.name, Counted()).raise_to(known)
+                self.lost_counts.setdefault(source.name, Counted()).raise_to(known)
             if source.status.last_poll is not None:
                 self._polled.add(source.name)
         self._put_loaded(loaded)
@@ -209,7 +216,7 @@ class Journal:
             self.check(rules)
             self.starting |= rules.keys() - self.rules.keys()
             self.rules = dict(rules)
-            self._counting = msgspec.structs.replace(counting_rules, step_histograms=step_histograms != "off")
+            self.counting = msgspec.structs.replace(counting_rules, step_histograms=step_histograms != "off")
             self._may_limit_steps = step_histograms == "auto"
             for name, wanted in rules.items():
                 self._apply_rules(name, wanted)
@@ -237,14 +244,14 @@ class Journal:
             bounds = {
                 RUN_DURATION: run_buckets,
                 QUEUE_DURATION: run_buckets,
-                STEP_DURATION: self._counting.step_buckets,
+                STEP_DURATION: self.counting.step_buckets,
             }
             shown = with_bounds(job, bounds)
             self.committed.take(shown, self._series(shown))
 
     def _series(self, job: JobState) -> int:
         """Return how many series of `max_series` a job uses."""
-        rules, step_histograms = self.rules.get(job.source), self._counting.step_histograms
+        rules, step_histograms = self.rules.get(job.source), self.counting.step_histograms
         if rules is not None:
             return rules.weight(job, step_histograms=step_histograms)
         # The series of a removed source still count, or the page would exceed its limit when the source returns. The
@@ -252,16 +259,11 @@ class Journal:
         another = next(iter(self.rules.values()), None)
         return another.series_of(job, step_histograms) if another is not None and job.shown else 0
 
-    @property
-    def step_histograms(self) -> bool:
-        """Return whether step durations are counted."""
-        return self._counting.step_histograms
-
     def _limit_step_histograms(self) -> None:
         """Switch step histograms off until a reload if there are too many steps."""
         if self._may_limit_steps and self.committed.steps_total > MANY_STEPS:
             self._may_limit_steps = False
-            self._counting = msgspec.structs.replace(self._counting, step_histograms=False)
+            self.counting = msgspec.structs.replace(self.counting, step_histograms=False)
             self.everything_changed = True
             for job in list(self.committed.jobs.values()):
                 self.committed.take(job, self._series(job))
@@ -289,7 +291,7 @@ class Journal:
         poll.require_load(self._loads[source])
         poll = msgspec.structs.replace(poll, starting=source in self.starting)
         return Transaction(
-            self.committed, self.rules[source], self._counting, poll, draft=self._drafts.pop(source, None)
+            self.committed, self.rules[source], self.counting, poll, draft=self._drafts.pop(source, None)
         )
 
     def _commit(self, transaction: Transaction, now: float) -> None:
@@ -300,7 +302,7 @@ class Journal:
         polls = transaction.polls or self._unwritten.get(name)
         if polls is not None:
             polls.write_to(transaction.source)
-        if not self._counting.zero_first:
+        if not self.counting.zero_first:
             _expose_all(transaction)
         with self.writing(name) as store:
             store.put_source(transaction.source, transaction.scopes, transaction.checkpoints)

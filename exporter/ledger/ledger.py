@@ -1,12 +1,12 @@
 """The ledger: commits each batch of a poll in one transaction, and keeps the committed records in memory."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import Counted, JobState, OpenRun, SourceState, SourceStatus
+from exporter.counting.records import JobState, OpenRun, SourceState
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import BatchStats, BatchWriter
 from exporter.ledger.journal import Journal
@@ -29,6 +29,9 @@ EXPIRY_GRACE = 900.0
 """Seconds for which an active run that is due to expire is kept while polls fail or after the clock jumped."""
 
 
+ChangePolls = Callable[[UnwrittenPolls], UnwrittenPolls]
+
+
 class Ledger(Journal):
     """The ledger of all runs. Thread-safe; the process has one."""
 
@@ -37,46 +40,35 @@ class Ledger(Journal):
     def drain(self) -> Committed:
         """Return the committed records, and the keys of the jobs that changed since the last call."""
         with self.lock:
+            size = 0
+            if self.last_commit is not None:
+                with suppress(StateError):
+                    size = self.store().size()
+            exporter = ExporterView(
+                state=self.committed.exporter,
+                last_commit=self.last_commit,
+                state_size=size,
+                state_error=self.error,
+                commit_errors=self.commit_errors,
+            )
             # Both are taken under the lock, so that a later commit is in the next snapshot.
             changed, everything = self.changed_jobs, self.everything_changed
             self.changed_jobs, self.everything_changed = set(), False
             return Committed(
                 jobs=self.committed.jobs,
                 sources=self.committed.sources,
-                exporter=self._exporter_view(),
+                exporter=exporter,
                 open_runs={name: self.committed.open_runs.ordered(name) for name in self.rules},
                 changed=None if everything else changed,
                 starting=self.starting,
                 polled=frozenset(self._polled),
-                step_histograms=self.step_histograms,
+                step_histograms=self.counting.step_histograms,
             )
-
-    def _exporter_view(self) -> ExporterView:
-        size = 0
-        if self.last_commit is not None:
-            with suppress(StateError):
-                size = self.store().size()
-        return ExporterView(
-            state=self.committed.exporter,
-            last_commit=self.last_commit,
-            state_size=size,
-            state_error=self.error,
-            commit_errors=self.commit_errors,
-        )
 
     def source(self, name: str) -> SourceState:
         """Return the record of a source, with the unwritten changes of its poll."""
         committed, draft = self.committed.sources[name], self._drafts.get(name)
         return draft.source if draft is not None and draft.base is committed else committed
-
-    def unread(self) -> frozenset[str]:
-        """Return the sources of which not everything was read since their records were loaded again."""
-        with self.lock:
-            return frozenset(self._unread)
-
-    def owns(self, source: str) -> bool:
-        """Return whether this process may poll a source and write its records. With replicas, only one may."""
-        return self._store is None or self._store.owns(source)
 
     def jobs_of(self, source: str) -> list[JobState]:
         """Return the committed records of a source's included jobs, including those that are gone."""
@@ -103,8 +95,8 @@ class Ledger(Journal):
         with self.lock:
             self._apply_waiting_rows(source, now)
             self.load()
-            if source in self._unread:
-                self._unread[source] = min(self._unread[source], now)
+            if source in self.unread:
+                self.unread[source] = min(self.unread[source], now)
             known = self.source(source)
             missing = [family for family in SEEDED if family not in known.counts]
             if known.baseline is not None and not missing:
@@ -123,18 +115,13 @@ class Ledger(Journal):
         stats = BatchStats()
         if waiting:
             transaction = self._transaction(source, PollContext(now=now, started=sightings.started or now))
-            writer = self._writer(transaction)
+            writer = BatchWriter(transaction, self._sightings[source], self.committed.open_runs.is_busy)
             writer.apply_waiting_rows(self.rows(source, waiting))
             writer.count_stats()
             self._commit(transaction, now)
             stats = writer.stats
         sightings.clear()
         return stats
-
-    def _writer(self, transaction: Transaction) -> BatchWriter:
-        sightings = self._sightings[transaction.rules.name]
-        sightings.start(transaction.poll.started)
-        return BatchWriter(transaction, sightings, self.committed.open_runs.is_busy)
 
     def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
         """Shift the baseline of a source that has no batch yet, because its API's clock has jumped.
@@ -157,7 +144,7 @@ class Ledger(Journal):
             transaction = self._transaction(source, poll_context)
             if source in self.starting - self._sources_with_commits:
                 _count_if_too_old(transaction)
-            writer = self._writer(transaction)
+            writer = BatchWriter(transaction, self._sightings[source], self.committed.open_runs.is_busy)
             writer.jobs.apply_filter()
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.apply_batch(batch, self.rows(source, ids))
@@ -192,7 +179,7 @@ class Ledger(Journal):
             old = open_runs.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:
                 transaction = self._transaction(source, poll_context)
-                writer = self._writer(transaction)
+                writer = BatchWriter(transaction, self._sightings[source], self.committed.open_runs.is_busy)
                 for row in self.rows(source, old).values():
                     writer.expire(row)
                 self._commit(transaction, poll_context.now)
@@ -214,28 +201,22 @@ class Ledger(Journal):
             if swept or transaction.source.last_sweep is None:
                 transaction.source.last_sweep = poll_context.now
             if first:
-                self._request_baseline_steps(transaction, poll_context.now)
+                jobs = self.committed.of_source(source).values()
+                ids = _last_runs(jobs, self.rules[source].steps)
+                for row in self.rows(source, ids).values():
+                    if row.mark is CountState.BASELINE and row.steps is StepState.NONE:
+                        requested = msgspec.structs.replace(row, steps=StepState.BASELINE, due=poll_context.now)
+                        transaction.runs[row.run.run_id] = requested
             if first or swept or fresh:
                 self._commit(transaction, poll_context.now)
             else:
                 self._drafts[source] = transaction
             self.starting -= {source}
             watermark = transaction.source.watermark() if transaction.source.scopes else poll_context.now
-            since = self._unread.get(source, float("inf")) - self.rules[source].settle
+            since = self.unread.get(source, float("inf")) - self.rules[source].settle
             if watermark is not None and watermark >= since:
-                del self._unread[source]
+                del self.unread[source]
             self.everything_changed = self.everything_changed or first
-
-    def _request_baseline_steps(self, transaction: Transaction, now: float) -> None:
-        """Request the steps of each job's last completed and last failed run of the baseline."""
-        source, steps = transaction.source.name, transaction.rules.steps
-        jobs = [job for job in self.committed.of_source(source).values() if job.job.has_steps]
-        last_runs = [job.last_run for job in jobs if steps == "all"]
-        last_failures = [job.last_failure for job in jobs if steps != "off"]
-        ids = {last.run_id for last in (*last_runs, *last_failures) if last is not None}
-        for run_id, row in self.rows(source, ids).items():
-            if row.mark is CountState.BASELINE and row.steps is StepState.NONE:
-                transaction.runs[run_id] = msgspec.structs.replace(row, steps=StepState.BASELINE, due=now)
 
     # --- outcomes of polls ---
 
@@ -243,9 +224,10 @@ class Ledger(Journal):
         """Record whether a source is up before its poll ends. Fetching steps may take long."""
         with self.lock:
             self._polled.add(source)
-            up = self._is_up(source, read=read)
-            if self._polls_of(source).status.up is not up:
-                self._write_or_keep(source, lambda polls: polls.with_up(up=up), now)
+            if source in self.rules:
+                up = is_up(self.source(source), read=read)
+                if self._polls_of(source).status.up is not up:
+                    self._write_or_keep(source, lambda polls: polls.with_up(up=up), now)
 
     def skip_polls(self, source: str, polls: int, now: float) -> None:
         """Record polls that came due while one was running."""
@@ -255,42 +237,38 @@ class Ledger(Journal):
     def finish_poll(self, source: str, report: PollReport) -> None:
         """Commit the report of a poll and all changes that waited for its end. Raises StateError."""
         with self.lock:
-            pending = self.count_pending_steps(source)
-            self._write_polls(source, lambda polls: self._after(polls, source, report, pending), report.ended)
+            self._write_polls(source, lambda polls: self._after(polls, source, report), report.ended)
             self._polled.add(source)
 
     def keep_poll(self, source: str, report: PollReport) -> None:
         """Keep the report of a poll that cannot be written now. The source's next transaction writes it."""
         with self.lock:
-            self._keep_polls(source, self._after(self._polls_of(source), source, report, None))
+            self._keep_polls(source, lambda polls: self._after(polls, source, report))
             self._polled.add(source)
 
     def _polls_of(self, source: str) -> UnwrittenPolls:
-        known = self.committed.sources.get(source)
-        return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
+        return self._unwritten.get(source) or UnwrittenPolls(self.committed.sources[source].status)
 
-    def _after(self, polls: UnwrittenPolls, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
-        return polls.after(report, read=self._is_up(source, read=not report.failed), pending_steps=pending)
+    def _after(self, polls: UnwrittenPolls, source: str, report: PollReport) -> UnwrittenPolls:
+        pending = None if self._store is None else self._store.count_pending_steps(source)
+        return polls.after(report, read=is_up(self.source(source), read=not report.failed), pending_steps=pending)
 
-    def _is_up(self, source: str, *, read: bool) -> bool:
-        return source in self.rules and is_up(self.source(source), read=read)
-
-    def _write_or_keep(self, source: str, change: Callable[[UnwrittenPolls], UnwrittenPolls], now: float) -> None:
+    def _write_or_keep(self, source: str, change: ChangePolls, now: float) -> None:
         try:
             self._write_polls(source, change, now)
         except StateError:
-            self._keep_polls(source, change(self._polls_of(source)))
+            self._keep_polls(source, change)
 
-    def _write_polls(self, source: str, change: Callable[[UnwrittenPolls], UnwrittenPolls], now: float) -> None:
+    def _write_polls(self, source: str, change: ChangePolls, now: float) -> None:
         if source in self.rules:  # else a reload has removed it while it was polled
             transaction = self._transaction(source, PollContext.at(now))
             transaction.polls = change(self._polls_of(source))
             self._commit(transaction, now)
 
-    def _keep_polls(self, source: str, polls: UnwrittenPolls) -> None:
+    def _keep_polls(self, source: str, change: ChangePolls) -> None:
         # A source whose records must be reloaded keeps nothing unwritten: replicas would show different values.
         if source in self.rules.keys() - self._sources_to_reload:
-            self._unwritten[source] = polls
+            self._unwritten[source] = change(self._polls_of(source))
             self._show_unwritten_status(source)
         else:
             self._unwritten.pop(source, None)
@@ -301,11 +279,6 @@ class Ledger(Journal):
         """Return the runs whose steps are due to be fetched, the most urgent first."""
         with self.lock:
             return self._store.pending_steps(source, now, limit) if self._store is not None else []
-
-    def count_pending_steps(self, source: str, ended: float | None = None) -> int:
-        """Return how many runs wait for their steps. `ended`: only runs that ended until then."""
-        with self.lock:
-            return self._store.count_pending_steps(source, ended) if self._store is not None else 0
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         """Commit the counters of a run's steps, and that the steps are counted, in one transaction."""
@@ -325,16 +298,20 @@ class Ledger(Journal):
             change(StepWriter(transaction, SeriesRoom(transaction)))
             self._commit(transaction, poll_context.now)
 
-    def take_lost_counts(self, source: str) -> Counted:
-        """Return the counters of a source that this process knows and the database has lost, and forget them."""
-        return self._lost_counts.pop(source, Counted())
-
 
 def _count_if_too_old(transaction: Transaction) -> None:
     """Count a cold start if the state is older than the API's reach, because some runs can no longer be read."""
     watermark = transaction.source.watermark()
     if watermark is not None and transaction.poll.now - watermark > transaction.rules.reach:
         transaction.count_for_exporter(COLD_STARTS, "lost")
+
+
+def _last_runs(jobs: Iterable[JobState], steps: str) -> set[str]:
+    """Return the IDs of the last run and the last failure of each job, if the steps of such runs are fetched."""
+    known = [job for job in jobs if job.job.has_steps]
+    last_runs = [job.last_run for job in known if steps == "all"]
+    last_failures = [job.last_failure for job in known if steps != "off"]
+    return {last.run_id for last in (*last_runs, *last_failures) if last is not None}
 
 
 def _read_until(source: SourceState, scope: str, now: float) -> float:

@@ -57,7 +57,7 @@ class BoundedHarness(PageHarness):
         self.expected[RUNS] += 1
         self.expected[f"{DURATIONS}_count"] += 1
         self.expected[STEPS] += len(steps)
-        self.expected["jobrun_step_duration_seconds_count"] += len(steps) if self.ledger.step_histograms else 0
+        self.expected["jobrun_step_duration_seconds_count"] += len(steps) if self.ledger.counting.step_histograms else 0
         self.expected[ERRORS] += bool(failed and error_type)
 
     def page(self):

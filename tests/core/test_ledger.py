@@ -315,7 +315,7 @@ def test_runs_pruned_before_their_steps_were_fetched_are_counted_as_lost_steps(h
     harness.read(ended("b", harness.now - 100))
     assert prune(harness.ledger, harness.now, 30 * DAY) == 2
     assert harness.ledger.source("s").counts["jobrun_source_steps_lost_total"][""].value == 1
-    assert harness.ledger.count_pending_steps("s") == 1
+    assert harness.ledger.store().count_pending_steps("s") == 1
 
 
 def test_many_runs_are_pruned_in_several_transactions(harness):
@@ -776,7 +776,7 @@ def test_steps_are_requested_until_complete_and_then_counted_as_unknown(harness)
         harness.ledger.commit_steps("s", row, half, harness.poll_context)
         assert harness.ledger.pending_steps("s", harness.started, 10) == []
         harness.now += 3600
-    assert harness.ledger.count_pending_steps("s") == 0
+    assert harness.ledger.store().count_pending_steps("s") == 0
     assert harness.counts(family=STEPS) == {"s\x1fsuccess": 1, "t\x1funknown": 1}
 
 

@@ -204,7 +204,7 @@ def test_step_counters_are_served_and_stay_zero_first_while_other_steps_are_pend
     steps_read(only, "1")
     only.tick()
     only.tick()
-    assert only.ledger.count_pending_steps("s") == 1
+    assert only.ledger.store().count_pending_steps("s") == 1
     assert not steps_withheld(only)
     (job,) = only.ledger.committed.jobs.values()
     assert [count.released for count in job.counts[STEPS].values()] == [False, False]
@@ -223,7 +223,7 @@ def test_steps_of_runs_that_ended_after_commits_were_lost_withhold_no_step_count
     steps_read(only, "1")
     only.tick()
     only.tick()
-    assert only.ledger.count_pending_steps("s") == 1
+    assert only.ledger.store().count_pending_steps("s") == 1
     assert not steps_withheld(only)
 
 

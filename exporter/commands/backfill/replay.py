@@ -200,7 +200,7 @@ class Replay:
                 yield SeriesGroup.of(family, lines), lines
 
     def _view(self, job: JobState) -> JobView:
-        view = self._views.job(job, step_histograms=self._ledger.step_histograms)
+        view = self._views.job(job, step_histograms=self._ledger.counting.step_histograms)
         active = _active_by_state(self._active.get(job.key, {}).values())
         # Links to single runs and expected runs of the past are unknown.
         return msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)

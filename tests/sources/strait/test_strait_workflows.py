@@ -32,7 +32,7 @@ def test_steps_are_requested_once_per_workflow_run_and_never_for_jobs(world, sim
         exporter.poll(60)
 
     assert len(simulator.log.lines("steps")) == 1
-    assert exporter.ledger.count_pending_steps("strait") == 0
+    assert exporter.ledger.store().count_pending_steps("strait") == 0
 
 
 def test_steps_beyond_the_list_come_from_the_timeline(world, simulator, exporter):
