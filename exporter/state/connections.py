@@ -36,8 +36,9 @@ SETTINGS = (
 A transaction that waits for a lock also holds the ledger's lock, so no page is rendered meanwhile.
 """
 
-# Roles and databases may have other defaults. With SERIALIZABLE, transactions of different sources could conflict.
-WRITING = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {SETTINGS}"
+# Roles and databases may have other defaults. With SERIALIZABLE, transactions of different sources could conflict. But
+# a default of READ ONLY is respected: it protects a database whose disk is almost full, or that is being moved.
+WRITING = f"BEGIN ISOLATION LEVEL READ COMMITTED; {SETTINGS}"
 READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS}"
 
 OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
@@ -46,7 +47,7 @@ logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # its callers repo
 
 
 MIGRATING = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0; "
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0; "
     "SET LOCAL idle_in_transaction_session_timeout = 0"
 )
 COPYING = MIGRATING.replace("READ COMMITTED", "REPEATABLE READ")
