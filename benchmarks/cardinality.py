@@ -125,10 +125,10 @@ def cost(jobs, histograms, runs_each=2):
         exposition = Exposition(registry, pending_series)
         publisher = Publisher(ledger, exposition, pending_series, monotonic=time.monotonic)
         assembly = Assembly(config, ledger, metrics, publisher, outside)
-        rules = {name: shown.rules for name, shown in assembly.shown.items()}
+        rules = {name: shown.rules for name, shown in assembly.configured.items()}
         ledger.configure(rules, counting_rules(config), histograms)
-        publisher.configure(config, assembly.shown)
-        poll = assembly.polled[0].poller.poll
+        publisher.configure(config, assembly.configured)
+        poll = assembly.scheduled[0].poller.poll
         poll()
         api.add_runs(jobs, runs_each, now[0])
         now[0] += SECONDS

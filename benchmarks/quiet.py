@@ -52,9 +52,9 @@ def requests(kind, polls):
 
         outside = Clocks(clock=lambda: now[0], monotonic=lambda: now[0], sleep=sleep)
         assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
-        rules = {name: each.rules for name, each in assembly.shown.items()}
+        rules = {name: each.rules for name, each in assembly.configured.items()}
         ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
-        [polled] = assembly.polled
+        [polled] = assembly.scheduled
         warm = min(60, polls)
         for number in range(warm + polls):
             if number == warm:

@@ -82,9 +82,9 @@ class Polling:
         config = loads(text, {}, KNOWN_NAMES)
         outside = Clocks(transport=httpx.MockTransport(self.api), clock=lambda: self.now)
         self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
-        rules = {name: each.rules for name, each in self.assembly.shown.items()}
+        rules = {name: each.rules for name, each in self.assembly.configured.items()}
         self.ledger.configure(rules, counting_rules(config), "off")
-        self.pollers = [polled.poller for polled in self.assembly.polled]
+        self.pollers = [polled.poller for polled in self.assembly.scheduled]
 
     def poll(self):
         """Poll every source once. Each poll must succeed."""

@@ -1,4 +1,4 @@
-"""Builds the configured sources with everything they need."""
+"""Builds the sources of a config with everything that they need."""
 
 import threading
 import time
@@ -29,13 +29,13 @@ from exporter.sources.source import Source
 
 
 def boottime() -> float:
-    """Return the seconds since the machine started, including suspended time."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # other clocks include it
+    """Return the seconds since the machine started, including those in which it was suspended."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # without CLOCK_BOOTTIME, the other includes them
     return time.clock_gettime(clock)
 
 
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks, sleep and network, which tests replace. `sleep` returns True if the process is shutting down."""
+    """Clocks, sleep and network. Tests replace them. `sleep` returns True if the process is shutting down."""
 
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -45,7 +45,7 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoPages:
-    """Pages of commands that serve no pages."""
+    """Replaces the publisher in commands that serve no pages."""
 
     def publish(self) -> None:
         """Publish nothing."""
@@ -64,7 +64,7 @@ def counting_rules(config: Config) -> CountingRules:
 
 
 def room_for_jobs(config: Config) -> int:
-    """Return how many series jobs may have: `metrics.max_series` minus the maximum of all overflow jobs."""
+    """Return how many series jobs may have: `metrics.max_series`, minus what the `__other__` jobs may need."""
     metrics = config.metrics
     excluded = {*metrics.exclude, *([STEP_DURATION] if metrics.step_histograms == "off" else [])}
     room = metrics.max_series
@@ -76,7 +76,7 @@ def room_for_jobs(config: Config) -> int:
 
 
 def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
-    """Return the rules of a source for the ledger."""
+    """Return the ledger's rules for a source."""
     kind = SOURCES[settings.type]
     has_steps, excluded = kind.has_steps and settings.steps != "off", frozenset(config.metrics.exclude)
 
@@ -111,16 +111,16 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
     )
 
 
-def configured(settings: SourceSettings, config: Config) -> ConfiguredSource:
-    """Return the config of a source that views need."""
+def configured_source(settings: SourceSettings, config: Config) -> ConfiguredSource:
+    """Return what snapshots need to know about a source in the config."""
     api_url = SOURCES[settings.type].access(settings).root
     return ConfiguredSource(settings=settings, rules=rules_of(settings, config), api_url=api_url)
 
 
 class _Account(msgspec.Struct, frozen=True):
-    """A credential and the sources that use it. They share a budget, and are kept or replaced together.
+    """Sources with the same credential. They share a budget, and a reload keeps or replaces all of them.
 
-    If `stopping` is set, their polls stop before their next request.
+    `stopping`: makes their polls stop before the next request.
     """
 
     settings: tuple[SourceSettings, ...]
@@ -129,11 +129,17 @@ class _Account(msgspec.Struct, frozen=True):
 
 
 class Assembly:
-    """The sources of one config, with everything they need.
+    """The sources of one config, with everything that they need.
 
     Args:
-        before: The assembly that this one replaces. Unchanged sources are kept with their sign-in, budget and memory,
-            unless they use TLS files, which may have changed.
+        before: The assembly that this one replaces. Sources with an unchanged config are kept, with their sign-in,
+            budget and cached rows. Sources with TLS files are not, because the files may have changed.
+
+    Attributes:
+        configured: What snapshots need to know about each source, by name.
+        sources: The sources by name.
+        clients: The HTTP client of each source, by name.
+        scheduled: The sources with their pollers, in the order of the config.
     """
 
     def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
@@ -155,10 +161,10 @@ class Assembly:
         self._accounts: dict[str, _Account] = {
             each: self._account(tuple(users[each]), known.get(each)) for each in users
         }
-        self.shown = {settings.name: configured(settings, config) for settings in config.sources}
+        self.configured = {settings.name: configured_source(settings, config) for settings in config.sources}
         self.sources: dict[str, Source] = {}
         self.clients: dict[str, Client] = {}
-        self.polled = [self._kept(shown.settings, before) or self._polled(shown) for shown in self.shown.values()]
+        self.scheduled = [self._kept(each.settings, before) or self._build(each) for each in self.configured.values()]
 
     def _account(self, settings: tuple[SourceSettings, ...], before: _Account | None) -> _Account:
         if before is not None and before.settings == settings and not any(map(_has_files, settings)):
@@ -171,7 +177,7 @@ class Assembly:
             min(each.requests_per_minute for each in settings),
             monotonic=self._clocks.monotonic,
             sleep=self._clocks.sleep or stopping.wait,
-            # A replica may lose a lease without noticing it at once, for example while its database does not respond.
+            # A replica may notice late that it has lost a lease, for example while its database does not respond.
             stopping=lambda: stopping.is_set() or not all(self._ledger.owns(each.name) for each in settings),
             before=before.budget if before else None,
         )
@@ -179,41 +185,41 @@ class Assembly:
 
     def configure(self) -> None:
         """Apply the config to the ledger."""
-        rules = {name: shown.rules for name, shown in self.shown.items()}
+        rules = {name: each.rules for name, each in self.configured.items()}
         self._ledger.configure(rules, counting_rules(self.config), self.config.metrics.step_histograms)
 
     def _kept(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
-        """Return the previous source with its poller; None if its account has changed."""
+        """Return a source of `before` with its poller; None if it is not kept."""
         credential = _credential(settings)
         if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
             return None
         self.sources[settings.name] = before.sources[settings.name]
         self.clients[settings.name] = before.clients[settings.name]
-        return next(polled for polled in before.polled if polled.name == settings.name)
+        return next(each for each in before.scheduled if each.name == settings.name)
 
     def groups(self) -> list[frozenset[str]]:
-        """Return the names of the sources, in groups that share a credential."""
+        """Return the names of the sources, grouped by credential."""
         return [frozenset(each.name for each in account.settings) for account in self._accounts.values()]
 
     def interrupt_sources(self, names: Collection[str]) -> None:
-        """Let polls of these sources stop before their next request. `names`: whole groups that share a credential."""
+        """Stop polls of these sources before their next request. `names`: all sources of one or more credentials."""
         for account in self._accounts.values():
             if any(each.name in names for each in account.settings):
                 account.stopping.set()
 
     def renewed(self, names: Collection[str]) -> list[ScheduledSource]:
-        """Build sources again because another process polled them in the meantime. Return the new ones."""
+        """Replace sources that another replica has polled in the meantime. Return the new ones."""
         for credential, account in list(self._accounts.items()):
             if any(each.name in names for each in account.settings):
                 self._accounts[credential] = self._new_account(account.settings, account)
         for name in names:
             self.sources[name].close()
-        made = {name: self._polled(self.shown[name]) for name in names}
-        self.polled = [made.get(each.name, each) for each in self.polled]
-        return list(made.values())
+        new = {name: self._build(self.configured[name]) for name in names}
+        self.scheduled = [new.get(each.name, each) for each in self.scheduled]
+        return list(new.values())
 
-    def _polled(self, shown: ConfiguredSource) -> ScheduledSource:
-        settings = shown.settings
+    def _build(self, configured: ConfiguredSource) -> ScheduledSource:
+        settings = configured.settings
         kind = SOURCES[settings.type]
         access = kind.access(settings)
         requests = self._metrics.source(settings.name, kind.endpoints)
@@ -238,7 +244,7 @@ class Assembly:
         self.clients[settings.name] = client
         source = self.sources[settings.name] = kind.build(settings, client)
         poller = Poller(
-            shown.rules,
+            configured.rules,
             source,
             self._ledger,
             requests,
@@ -248,24 +254,24 @@ class Assembly:
             pages=self._pages,
             auth_backoff=kind.auth_backoff,
         )
-        requests.credential_expiry(settings.credential_expires)  # a sign-in that reports another expiry replaces it
+        requests.credential_expiry(settings.credential_expires)  # replaced if the sign-in reports another
         return ScheduledSource(settings.name, poller, settings.poll_interval)
 
-    def interrupt(self, but: "Assembly | None" = None) -> None:
-        """Let running polls stop before their next request, except those of sources in `but`."""
-        shared = but._accounts.values() if but else ()  # noqa: SLF001  # as above
+    def interrupt(self, after: "Assembly | None" = None) -> None:
+        """Stop polls before their next request. Sources that the assembly `after` has kept go on."""
+        shared = after._accounts.values() if after else ()  # noqa: SLF001  # as above
         for account in self._accounts.values():
             if not any(account is each for each in shared):
                 account.stopping.set()
 
     def resume(self) -> None:
-        """Undo an interruption, so that later polls can wait."""
+        """Undo `interrupt`."""
         for account in self._accounts.values():
             account.stopping.clear()
 
-    def close(self, but: "Assembly | None" = None) -> None:
-        """Close all connections except those of sources in `but`."""
-        shared = but.sources.values() if but else ()
+    def close(self, after: "Assembly | None" = None) -> None:
+        """Close the connections. Those of sources that the assembly `after` has kept stay open."""
+        shared = after.sources.values() if after else ()
         for source in self.sources.values():
             if not any(source is each for each in shared):
                 source.close()

@@ -10,13 +10,13 @@ from pathlib import Path
 from exporter.errors import JobrunError
 
 SHIPPED = ("config.example.yaml", "prometheus", "grafana", "docs/runbooks.md", "deploy/systemd")
-"""Files, and folders with all their files."""
+"""Files and folders of the source tree that are assets."""
 
 PACKAGE = Path(__file__).parent
 
 
 class AssetError(JobrunError):
-    """An asset is missing, or cannot be written."""
+    """An asset cannot be read or written."""
 
 
 def read(name: str, package: Path = PACKAGE) -> str:

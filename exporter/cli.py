@@ -1,4 +1,4 @@
-"""The command line: one table of commands with their flags and functions."""
+"""The command line: a table of commands, each with its flags and its function."""
 
 import argparse
 import contextlib
@@ -27,29 +27,35 @@ from exporter.times import parse_timestamp
 from exporter.web.address import parse_address
 
 UNWRITABLE = (errno.EPIPE, errno.ENOSPC)
-"""Errors of an output that nobody reads, or that has no room."""
+"""Errors of an output whose reader has gone or whose disk is full."""
 
 
 class Console(NamedTuple):
-    """Output, environment and imports of the commands. `module` imports a module by name."""
+    """What commands use of the process: outputs, environment and imports. `module`: imports a module by name."""
 
     out: TextIO
     err: TextIO
     environ: Mapping[str, str]
-    # Only the command that runs is imported, so that `--help` and `check` start fast, and a daemon loads no simulators.
+    # Each command is imported when it runs, so that `--help` and `check` start fast, and a daemon loads no simulators.
     module: Callable[[str], ModuleType] = importlib.import_module
 
     def load(self, config_file: Path) -> Config:
         """Return a config. Raises ConfigError."""
         return load(config_file, self.environ, KNOWN_NAMES)
 
-    def say(self, text: object, *, well: bool = True) -> None:
-        """Print a line, to standard error if it reports an error."""
-        print(text, file=self.out if well else self.err)
+    def say(self, text: object, *, is_error: bool = False) -> None:
+        """Print a line, to standard error if it is an error."""
+        print(text, file=self.err if is_error else self.out)
 
 
 class Command(NamedTuple):
-    """A command: its help, a function that runs it and returns the exit code, and its flags for argparse."""
+    """A command.
+
+    Attributes:
+        help: A sentence about it.
+        handle: Runs it and returns the exit code.
+        flags: Arguments of argparse's `add_argument` for each flag, by the flag's name.
+    """
 
     help: str
     handle: Callable[[argparse.Namespace, Console], int]
@@ -78,16 +84,16 @@ def _check(options: argparse.Namespace, console: Console) -> int:
 
 
 def _probe(config: Config, console: Console) -> int:
-    check, well = console.module("exporter.commands.check"), True
-    for harmless, sentence in check.verify_state(config):
-        console.say(f"{'warning: ' if harmless else ''}state.url {sentence}", well=harmless)
-        well = well and harmless
-    for name, answered, sentence in check.probe(config):
-        console.say(f"{name}: {sentence}", well=answered)
-        well = well and answered
-    for warning in check.unmatched(config) if well and config.objectives else ():
+    check, failed = console.module("exporter.commands.check"), False
+    for is_warning, sentence in check.verify_state(config):
+        console.say(f"{'warning: ' if is_warning else ''}state.url {sentence}", is_error=not is_warning)
+        failed = failed or not is_warning
+    for name, succeeded, sentence in check.probe(config):
+        console.say(f"{name}: {sentence}", is_error=not succeeded)
+        failed = failed or not succeeded
+    for warning in check.unmatched(config) if config.objectives and not failed else ():
         console.say(f"warning: {warning}")
-    return 0 if well else 1
+    return 1 if failed else 0
 
 
 def _explain(options: argparse.Namespace, console: Console) -> int:
@@ -111,7 +117,7 @@ def _simulate(options: argparse.Namespace, console: Console) -> int:
     except OSError as error:
         if error.errno in UNWRITABLE:
             raise
-        console.say(f"cannot listen on {options.listen_address}: {error.strerror}", well=False)
+        console.say(f"cannot listen on {options.listen_address}: {error.strerror}", is_error=True)
         return 1
     return 0
 
@@ -133,7 +139,7 @@ def _test_alert(options: argparse.Namespace, console: Console) -> int:
 
 
 def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
-    """Return a converter for argparse, which shows the texts of its errors."""
+    """Return a function for argparse, which shows only messages of its own errors."""
 
     def convert(text: str) -> object:
         try:
@@ -295,7 +301,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the command and its options. Exits with 2 for wrong usage, and with 0 for help and version."""
+    """Return the command and its options. Raises SystemExit for wrong usage, `--help` and `--version`."""
     top = parser()
     options = top.parse_args(argv)
     if options.command == "check" and not options.schema and options.config_file is None:
@@ -308,29 +314,29 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run a command. Return the exit code: 0 for success, 1 for an error, 2 for wrong usage.
 
-    If the output is closed, it is 141, as for a program that SIGPIPE ends.
+    If the output is closed, the exit code is 141, as for a program that SIGPIPE kills.
     """
-    world = console or _process()
+    console = console or _process_console()
     try:
-        code, unwritten = _command(argv, world), _flush(world.out)
+        code, write_error = _run_command(argv, console), _flush(console.out)
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        code, unwritten = 1, _flush(world.out) or error
-    code = code if unwritten is None else _unwritten(unwritten, world.err)
-    _flush(world.err)  # an unwritable log does not change the exit code
+        code, write_error = 1, _flush(console.out) or error
+    code = code if write_error is None else _report_write_error(write_error, console.err)
+    _flush(console.err)  # an error here does not change the exit code
     return code
 
 
-def _process() -> Console:
-    """Return this process's console. Output to a closed stream, as with `2>&-`, is dropped."""
+def _process_console() -> Console:
+    """Return the console of this process. Output to a closed stream, as with `2>&-`, is discarded."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # a device, open until the end
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # as above
     return Console(sys.stdout, sys.stderr, os.environ)
 
 
-def _unwritten(error: OSError, err: TextIO) -> int:
-    """Return the exit code after output could not be written. Report the error, unless the reader has gone."""
+def _report_write_error(error: OSError, err: TextIO) -> int:
+    """Report that output could not be written, unless its reader has gone. Return the exit code."""
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
     with contextlib.suppress(OSError):
@@ -339,7 +345,7 @@ def _unwritten(error: OSError, err: TextIO) -> int:
 
 
 def _flush(stream: TextIO) -> OSError | None:
-    """Flush a stream. Return the error if that fails, and discard the buffer, so that the exit does not try again."""
+    """Flush a stream. If that fails, return the error, and make the exit discard the rest of the output."""
     try:
         stream.flush()
     except OSError as error:
@@ -349,17 +355,17 @@ def _flush(stream: TextIO) -> OSError | None:
     return None
 
 
-def _command(argv: Sequence[str] | None, world: Console) -> int:
-    with contextlib.redirect_stdout(world.out), contextlib.redirect_stderr(world.err):
+def _run_command(argv: Sequence[str] | None, console: Console) -> int:
+    with contextlib.redirect_stdout(console.out), contextlib.redirect_stderr(console.err):
         try:
             options = parse(argv)
         except SystemExit as stop:
             return int(stop.code or 0)
     try:
-        return COMMANDS[options.command].handle(options, world)
+        return COMMANDS[options.command].handle(options, console)
     except (ConfigError, JobrunError) as error:
-        print(error, file=world.err)
-    except KeyboardInterrupt:  # the daemon handles the signal itself; other commands have no result
+        print(error, file=console.err)
+    except KeyboardInterrupt:  # not in a daemon, which handles the signal itself
         result = "; nothing was written" if options.command == "backfill" else ""
-        print(f"{options.command}: interrupted{result}", file=world.err)
+        print(f"{options.command}: interrupted{result}", file=console.err)
     return 1

@@ -1,4 +1,4 @@
-"""Parses the schedules of configs and vendors: cron, its dialects, and fixed intervals."""
+"""Parses schedules of configs and vendors: cron expressions, their dialects, and fixed intervals."""
 
 import functools
 import re
@@ -25,7 +25,7 @@ _ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.+)", re.DOTALL)
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """When a job runs: `every` seconds after its latest start, or, if `every` is 0, by `cron` in `timezone`."""
+    """When a job runs: `every` seconds after its last start, or, if `every` is 0, by `cron` in `timezone`."""
 
     every: float = 0.0
     cron: str = ""
@@ -34,13 +34,10 @@ class Schedule(msgspec.Struct, frozen=True):
 
 @functools.lru_cache(maxsize=4096)
 def parse_schedule(text: str, timezone: str = "") -> Schedule:
-    """Parse a cron expression or one of its dialects.
+    """Return the schedule in a text. Raises ValueError if it is invalid or never fires.
 
-    It accepts five fields, six with seconds first, `?` for a day, `@daily` and similar, `@every 1h30m`, and a leading
-    `TZ=` or `CRON_TZ=`, which takes precedence over `timezone`.
-
-    Raises:
-        ValueError: The text is not a schedule, its time zone is unknown, or the schedule never fires.
+    The text has five fields, or six with seconds first, `?` for any day, a nickname like `@daily`, or `@every 1h30m`.
+    It may begin with `TZ=` or `CRON_TZ=`, which takes precedence over `timezone`.
     """
     if zoned := _ZONE.fullmatch(text.strip()):
         timezone, text = zoned[1], zoned[2]
@@ -59,7 +56,7 @@ def parse_schedule(text: str, timezone: str = "") -> Schedule:
 
 
 def _fields(text: str) -> str:
-    """Return the fields with `*` instead of `?`, which the library does not support."""
+    """Return a cron expression with `*` instead of `?`, which CronSim does not support."""
     fields = text.split()
     if len(fields) not in {5, 6}:
         raise ValueError("must be a cron expression of five fields, or six with seconds first")
@@ -77,7 +74,7 @@ def _interval(text: str) -> float:
 
 
 def zone_of(timezone: str) -> ZoneInfo:
-    """Return a time zone of the IANA database; UTC for "". Raises ValueError if there is no such zone."""
+    """Return the time zone with a name of the IANA database; UTC for "". Raises ValueError if it does not exist."""
     try:
         return ZoneInfo("UTC" if timezone.upper() in {"", "UTC", "Z"} else timezone)
     except (KeyError, ValueError, OSError):
@@ -85,9 +82,9 @@ def zone_of(timezone: str) -> ZoneInfo:
 
 
 def next_tick(schedule: Schedule, after: float) -> float | None:
-    """Return the first time of a schedule's cron expression after a time; None if there is none."""
+    """Return the first time after `after` at which a cron expression fires; None if there is none."""
     try:
-        moment = datetime.fromtimestamp(after, zone_of(schedule.timezone))
-        return next(CronSim(schedule.cron, moment)).timestamp()
+        start = datetime.fromtimestamp(after, zone_of(schedule.timezone))
+        return next(CronSim(schedule.cron, start)).timestamp()
     except (CronSimError, StopIteration, ValueError, OverflowError, OSError):
         return None

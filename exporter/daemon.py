@@ -1,4 +1,4 @@
-"""The daemon: starts, reloads and stops the state, polls, pages and the web server."""
+"""The daemon: starts, reloads and stops everything."""
 
 import platform
 import sqlite3
@@ -42,21 +42,21 @@ if TYPE_CHECKING:
     from exporter.sharing import Shared
     from exporter.web.file import WebFile
 
-HOUSEKEEPING = 3600.0
+HOUSEKEEPING_INTERVAL = 3600.0
 """Seconds between two rounds of housekeeping."""
 
-GRACE = 1.5
-"""Seconds that running requests and polls have to end when the daemon stops."""
+GRACE_PERIOD = 1.5
+"""Seconds that polls and responses in progress have to end."""
 
 
 def shared_state(config: Config, boottime: Callable[[], float]) -> "Shared | None":
-    """Return the shared state, if the config names one."""
+    """Return the state that replicas share; None if the state is a file."""
     url = config.state.database()
     if url is None:
         return None
     if reason := problem_of_url(url):
         raise ConfigError([ConfigProblem("state.url", reason)])
-    from exporter.sharing import Shared  # noqa: PLC0415  # its driver is an extra that one process does not need
+    from exporter.sharing import Shared  # noqa: PLC0415  # the driver is an optional dependency
 
     return Shared(url, boottime)
 
@@ -65,9 +65,12 @@ class Daemon:
     """One running exporter.
 
     Args:
-        read_config: Reads the config. Raises ConfigError with all its problems.
+        read_config: Returns the current config. Raises ConfigError.
+        listen: Address of the web server.
+        clocks: Clocks, sleep and network.
+        connect: Opens a SQLite database.
         web_file: TLS, headers and users of the pages; None for plain HTTP without users.
-        manager: The service manager to notify.
+        manager: Sends notifications to systemd.
     """
 
     def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
@@ -108,7 +111,7 @@ class Daemon:
         self._schedule = PollSchedule(clocks.clock, clocks.monotonic)
         self._heart = Heartbeat(
             (
-                *(self._schedule.tick, self._publisher.tick, logs.report_swallowed),
+                *(self._schedule.tick, self._publisher.tick, logs.report_suppressed),
                 *(self._do_housekeeping, self._check_polls, self._supervise),
             ),
             clocks.monotonic,
@@ -161,8 +164,8 @@ class Daemon:
         """Open the state, serve it, and start to poll.
 
         Raises:
-            RefusedStateError: Another process uses the state, or a newer version or another program wrote it.
-            IdentityError: The state contains another API under a source's name.
+            RefusedStateError: Another process uses the state, or a newer version or another program has written it.
+            IdentityError: In the state, the name of a source belongs to another API.
             ListenError: The address cannot be used.
         """
         try:
@@ -191,10 +194,10 @@ class Daemon:
 
         handlers = Handlers(
             groups=lambda: self._assembly.groups(),  # noqa: PLW0108  # a reload replaces the assembly
-            identities=lambda: {name: shown.rules.identity for name, shown in self._assembly.shown.items()},
+            identities=lambda: {name: each.rules.identity for name, each in self._assembly.configured.items()},
             taken=lambda names: self._schedule.add(self._assembly.renewed(names)),
             lost=self._end_polls,
-            is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.polled),
+            is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.scheduled),
             publish=self._publisher.publish,
             generation=lambda: -1 if self._exposition.page is None else self._exposition.page.generation,
         )
@@ -202,12 +205,12 @@ class Daemon:
 
     def _end_polls(self, names: Collection[str]) -> None:
         self._assembly.interrupt_sources(names)
-        self._schedule.keep([each for each in self._assembly.polled if each.name not in names], 0.0)
+        self._schedule.keep([each for each in self._assembly.scheduled if each.name not in names], 0.0)
 
     def _pollable(self, assembly: Assembly) -> list[ScheduledSource]:
-        """Return the sources that this process polls: all, or those whose lease it has."""
+        """Return the sources that this process polls: all, or in a replica those whose lease it has."""
         owned = None if self._shared is None else self._shared.replica.owned
-        return [each for each in assembly.polled if owned is None or each.name in owned]
+        return [each for each in assembly.scheduled if owned is None or each.name in owned]
 
     def _scraped(self, generation: int) -> None:
         self._pending_series.scraped(generation)
@@ -226,21 +229,21 @@ class Daemon:
     def _activate(self, assembly: Assembly) -> None:
         assembly.configure()
         self._pending_series.zero_first = assembly.config.metrics.zero_first
-        self._publisher.configure(assembly.config, assembly.shown)
+        self._publisher.configure(assembly.config, assembly.configured)
 
     def reload(self) -> CheckResult:
-        """Load the current config. If it has a problem, the old config stays active."""
+        """Load the config again. If it has a problem, the old one stays active."""
         with self._reloading, self._supervision.reloading():
             try:
                 self._reload()
-            except Exception as error:  # noqa: BLE001  # a reload must never end the daemon
-                known = isinstance(error, ConfigError | StateError)
-                refused = str(error) if known else f"unexpected {type(error).__name__}; see the log"
-                self._publisher.refused(refused)
+            except Exception as error:  # noqa: BLE001  # a reload must never stop the daemon
+                is_expected = isinstance(error, ConfigError | StateError)
+                message = str(error) if is_expected else f"unexpected {type(error).__name__}; see the log"
+                self._publisher.refused(message)
                 self._heart.guard(self._publisher.publish)
-                places = {} if known else {"exc_info": error}
-                self._log.error("reload refused; old configuration stays active", error=refused, **places)
-                return False, refused
+                traceback = {} if is_expected else {"exc_info": error}
+                self._log.error("reload refused; old configuration stays active", error=message, **traceback)
+                return False, message
             self._publisher.reloaded(self._clocks.clock())
             self._log.info("configuration reloaded", sources=len(self._config.sources))
             return True, "reloaded"
@@ -260,24 +263,24 @@ class Daemon:
             self._switch(assembly)
             before.close(assembly)
         finally:
-            for name in before.shown.keys() ^ {each.name for each in config.sources}:
-                if name not in self._assembly.shown:
+            for name in before.configured.keys() ^ {each.name for each in config.sources}:
+                if name not in self._assembly.configured:
                     self._metrics.remove(name)
         self._heart.guard(self._publisher.publish)
 
     def _switch(self, assembly: Assembly) -> None:
-        """Activate the sources of another configuration. If that raises, activate the old ones again."""
+        """Replace the assembly. If that raises, keep the old one."""
         before = self._assembly
         try:
             before.interrupt(assembly)
-            self._schedule.keep(assembly.polled, GRACE)
+            self._schedule.keep(assembly.scheduled, GRACE_PERIOD)
             self._activate(assembly)
             self._assembly = assembly
             self._schedule.add(self._pollable(assembly))
         except BaseException:
             self._assembly = before
             assembly.interrupt(before)
-            self._schedule.keep(before.polled, GRACE)
+            self._schedule.keep(before.scheduled, GRACE_PERIOD)
             before.resume()
             self._activate(before)
             assembly.close(before)
@@ -285,17 +288,17 @@ class Daemon:
             raise
 
     def stop(self) -> bool:
-        """Stop everything. Return False if a poll still waits for its API. Uncommitted batches are dropped."""
+        """Stop everything. Return False if a poll still waits for its API. Batches that are not committed are lost."""
         self._heart.stop()
         self._supervision.stopping()
         if self._shared is not None:
-            self._shared.stop(GRACE)
+            self._shared.stop(GRACE_PERIOD)
         self._assembly.interrupt()
-        ended = self._schedule.stop(GRACE)
+        ended = self._schedule.stop(GRACE_PERIOD)
         self._assembly.close()
-        self._web.stop(GRACE)
-        ended = ended or self._schedule.stop(GRACE)
-        if self._shared is not None and ended:  # afterwards another replica uses the budget
+        self._web.stop(GRACE_PERIOD)
+        ended = ended or self._schedule.stop(GRACE_PERIOD)
+        if self._shared is not None and ended:  # from then on another replica may use the budget
             self._shared.replica.leave()
         ended = all([ended, self._vendors.close(), self._pool.close()])
         self._ledger.close()
@@ -306,20 +309,20 @@ class Daemon:
         self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
 
     def _check_polls(self) -> None:
-        for polled in self._assembly.polled:
-            polled.poller.report_long_first_poll()
-            polled.poller.report_skipped_polls()
+        for each in self._assembly.scheduled:
+            each.poller.report_long_first_poll()
+            each.poller.report_skipped_polls()
 
     def _status(self) -> str:
         ready, waiting = self.ready()
         if not ready:
             return waiting
         failing = [name for name, source in self._publisher.snapshot.sources.items() if source.status.failures]
-        polling = f"polling {', '.join(polled.name for polled in self._assembly.polled)}"
+        polling = f"polling {', '.join(each.name for each in self._assembly.scheduled)}"
         return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
     def _do_housekeeping(self) -> None:
-        if self._clocks.monotonic() - self._housekeeping_done < HOUSEKEEPING:
+        if self._clocks.monotonic() - self._housekeeping_done < HOUSEKEEPING_INTERVAL:
             return
         self._housekeeping_done, now = self._clocks.monotonic(), self._clocks.clock()
         try:
@@ -329,16 +332,13 @@ class Daemon:
             self._log.warning("state could not be pruned", error=str(error))
 
     def healthy(self) -> CheckResult:
-        """Return whether heartbeat and scheduler are alive. This does not depend on the APIs."""
+        """Return whether heartbeat and scheduler are alive. The APIs do not matter."""
         if not self._heart.is_alive():
             return False, f"no heartbeat for {self._heart.age():.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
     def ready(self) -> CheckResult:
-        """Return whether each source was polled once, with or without success.
-
-        A replica is ready when it has read the state.
-        """
+        """Return whether each source was polled once, or, in a replica, whether its page is current."""
         if self._exposition.page is None:  # the web server starts before the first page
             return False, "the state is loading"
         if self._shared is not None:

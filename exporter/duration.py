@@ -8,23 +8,22 @@ import isodate
 UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 """Prometheus' units in seconds. In a duration they must be in this order."""
 
-LONGEST = 100 * UNITS["y"]
+MAX_DURATION = 100 * UNITS["y"]
 
 _PROMETHEUS = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit in UNITS))
 _ISO_8601 = re.compile(r"P(?=[0-9T])(?:[0-9.]+[WD])*(?:T(?=[0-9])(?:[0-9.]+[HMS])+)?")
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds of `90s`, `1h30m`, `7d`, `1w`, `500ms`, `0`, `PT1H`, `P1DT12H`.
+    """Return the seconds of a duration: `90s`, `1h30m`, `7d`, `1w`, `500ms`, `0`, `PT1H`, `P1DT12H`.
 
-    Raises:
-        ValueError: The text is not a duration, or longer than 100 years. Years and months of ISO 8601 are refused,
-            because their length is not fixed.
+    Raises ValueError if the text is not a duration, is longer than 100 years, or has ISO 8601's years or months, whose
+    length varies.
     """
     seconds = _iso_8601(text) if text.startswith("P") else _prometheus(text)
     if seconds is None:
         raise ValueError("not a duration; write it like 90s, 1h30m, 7d or PT1H")
-    if seconds > LONGEST:
+    if seconds > MAX_DURATION:
         raise ValueError("longer than 100 years")
     return seconds
 
@@ -35,7 +34,7 @@ def _prometheus(text: str) -> float | None:
     match = _PROMETHEUS.fullmatch(text)
     if match is None or not text:
         return None
-    # The sum is in whole milliseconds, so that 1h30m100ms is exactly the float nearest to 5400.1.
+    # The sum is computed in milliseconds, as an integer, so that 1h30m100ms is the float nearest to 5400.1.
     return sum(int(count) * round(unit * 1000) for count, unit in _counts(match)) / 1000
 
 

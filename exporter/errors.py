@@ -1,13 +1,10 @@
-"""Errors of requests to an API, and the reasons under which they are counted.
-
-Messages are logged and shown, so they contain no secret, header, query or body.
-"""
+"""Errors whose messages may be shown and logged: they contain no secret, header, query or body."""
 
 from collections.abc import Mapping
 
 
 class JobrunError(Exception):
-    """Base of all errors whose text may be shown. `reason`: why a poll failed, as a label."""
+    """Base class of these errors. `reason`: value of the label `reason` for a poll that fails with the error."""
 
     reason = "internal"
 
@@ -25,7 +22,7 @@ class AuthError(SourceError):
 
 
 class RateLimitedError(SourceError):
-    """The budget or the API allows no request, and the wait would be too long for a poll."""
+    """The budget or the API allows no request now, and waiting would take too long."""
 
     reason = "rate_limited"
 
@@ -37,7 +34,7 @@ class TimedOutError(SourceError):
 
 
 class NetworkError(SourceError):
-    """The connection failed or broke."""
+    """The connection could not be made, or broke."""
 
 
 class ProxyRefusedError(NetworkError):
@@ -87,13 +84,13 @@ class SchemaError(SourceError):
 
 
 class PartialError(SourceError):
-    """Some parts of a source (a run, a job, a customer) could not be read. Everything else was read.
+    """Some parts of a source (runs, jobs, customers) could not be read. All others were read.
 
-    Raised by `Source.fetch` after its last batch.
+    `Source.fetch` raises it after its last batch.
 
     Args:
-        parts: The error of each part by its name, such as "recipe 12"; not empty.
-        scope_failed: Whether one of them is a whole scope that should answer.
+        parts: The error of each part by the part's name, such as "recipe 12"; not empty.
+        scope_failed: Whether one of them is a whole scope that should be readable.
     """
 
     def __init__(self, parts: Mapping[str, SourceError], *, scope_failed: bool = False) -> None:
@@ -113,6 +110,6 @@ class StateError(JobrunError):
 
 REASONS = (
     *("auth", "rate_limited", "timeout", "network", "redirect", "http_4xx", "http_5xx", "decode", "schema", "state"),
-    "internal",  # any other exception: a bug in the exporter
+    "internal",  # any other exception, which is a bug in the exporter
 )
 """All values of the label `reason`."""

@@ -1,8 +1,8 @@
 """Logging: one line per event on stderr, as logfmt or JSON, never with a secret.
 
-The exporter logs with `structlog.get_logger()`. Warnings and errors that libraries log with `logging` use the same
-format, one line per kind and minute. Only texts of the exporter's own exceptions are shown, because other texts may
-contain bodies, addresses and headers.
+The exporter logs with `structlog.get_logger()`. Warnings and errors of libraries, which use `logging`, get the same
+format, and are limited to one line per kind and minute. Messages of exceptions are logged only if the exporter raised
+them, because others may contain bodies, addresses and headers.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ class LogOptions(NamedTuple):
 
 
 class Redactor:
-    """Masks known secrets in events, in case code logs one by mistake."""
+    """Masks known secrets in events, in case one is logged by mistake."""
 
     def __init__(self) -> None:
         self._secrets: frozenset[Secret] = frozenset()
@@ -55,25 +55,25 @@ class Redactor:
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         """Return the event with secrets masked, as a processor of structlog."""
         self._refresh()
-        return {self.masked(key): self._of(value) for key, value in event.items()}
+        return {self.masked(key): self._masked_value(value) for key, value in event.items()}
 
     def masked(self, text: str) -> str:
         """Return a text with secrets masked."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
-    def _of(self, value: object) -> object:
+    def _masked_value(self, value: object) -> object:
         if isinstance(value, bool | None):
             return value
         if isinstance(value, int | float):
             return value if self.masked(str(value)) == str(value) else MASK
         if isinstance(value, Mapping):
-            return {self.masked(str(key)): self._of(item) for key, item in value.items()}
+            return {self.masked(str(key)): self._masked_value(item) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
-            return [self._of(item) for item in value]
+            return [self._masked_value(item) for item in value]
         return self.masked(str(value))
 
     def _refresh(self) -> None:
-        """Read the secrets again, because a file may have changed since the last event."""
+        """Read the secrets again, because the files of some may have changed."""
         with self._lock:
             values = self._values | {value for secret in self._secrets for value in _value(secret)}
             if values != self._values:
@@ -92,30 +92,30 @@ def _value(secret: Secret) -> tuple[str, ...]:
 
 
 def _spellings(value: str) -> set[str]:
-    """Return a value as it appears in a text, a URL, a form, JSON, and a `repr`."""
+    """Return a secret as it appears in a text, a URL, a form, JSON and a `repr`."""
     return {value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
 
 
-def described(error: BaseException) -> str:
-    """Return a description of an exception that is safe to log: the text of our own errors, the class of others."""
+def describe(error: BaseException) -> str:
+    """Return the class of an exception, and its message if it is one of our own, whose messages are safe to log."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, JobrunError | ConfigError) else name
 
 
 def exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace exceptions in an event by their descriptions, and `exc_info` also by places in the traceback."""
+    """Describe the exceptions in an event. `exc_info` becomes `error` and `at`, the places of the traceback."""
     info = event.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
     error = info[1] if isinstance(info, tuple) else info
     if isinstance(error, BaseException):
         event["error"] = error
-        event["at"] = _places(error)
+        event["at"] = _traceback(error)
     return {key: _safe(value) for key, value in event.items()}
 
 
-def _places(error: BaseException) -> str:
-    """Return the last three places of the traceback, outermost first, without any values."""
+def _traceback(error: BaseException) -> str:
+    """Return the last three places of a traceback, outermost first, without the source code."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
 
@@ -127,7 +127,7 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 def as_logfmt(logger: WrappedLogger, method: str, event: EventDict) -> str:
     """Return an event as one line of logfmt."""
-    # The library escapes only quotes and line feeds. With other control characters a name could forge a line.
+    # structlog escapes only quotes and line feeds. With other control characters, a name could look like another line.
     return _LOGFMT(logger, method, {_KEY.sub("_", key): _printable(value) for key, value in event.items()})
 
 
@@ -144,26 +144,26 @@ RENDERERS: Mapping[Format, structlog.typing.Processor] = {
 }
 
 
-class _Lossy(StringIO):
-    """A stream that drops lines if its reader has gone or its disk is full."""
+class _LossyStream(StringIO):
+    """A stream that discards text if its reader has gone or its disk is full."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write a text, or drop it."""
+        """Write a text, or discard it."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
             self._stream.flush()
         return len(text)
 
 
-class _Bridge(logging.Handler):
-    """Passes records of the standard library's logging to structlog."""
+class _StructlogHandler(logging.Handler):
+    """Logs the records of `logging` with structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log a record, with descriptions of the exceptions in its arguments."""
+        """Log a record."""
         info = record.exc_info[1] if record.exc_info else None
         logger = structlog.get_logger()
         try:
@@ -172,29 +172,30 @@ class _Bridge(logging.Handler):
             self.handleError(record)
 
 
-def limited(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Drop events that have a `logger`, except the first per minute. Libraries and web clients cause them."""
+def limit(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Drop repeated events that have a key `logger`. Libraries and web clients can cause any number of them."""
     if "logger" in event and not event.pop(_SUMMARY, False):
-        report_swallowed()
+        report_suppressed()
         if not _throttle.admits(str(event["logger"]), str(event.get("event", ""))):
             raise structlog.DropEvent
     return event
 
 
-def report_swallowed() -> None:
-    """Log how many lines were dropped in past minutes. Call it regularly."""
-    for kind in _throttle.over():
-        more = f"and {kind.count} more in the last minute"
-        structlog.get_logger().warning(kind.message, logger=kind.logger, more=more, **{_SUMMARY: True})
+def report_suppressed() -> None:
+    """Log how many events were dropped in the minutes that have ended. Call it regularly."""
+    for lines in _throttle.end_periods():
+        more = f"and {lines.number} more in the last minute"
+        structlog.get_logger().warning(lines.message, logger=lines.logger, more=more, **{_SUMMARY: True})
 
 
 _SUMMARY = "_summary"
+"""Key of the events that `limit` never drops."""
 
-_throttle = Throttle(time.monotonic)  # one per process, like logging
+_throttle = Throttle(time.monotonic)  # global, as logging is
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return a record's message with its arguments filled in, if they fit."""
+    """Return a record's message with its arguments, if they match its format."""
     message = str(_safe(record.msg))
     try:
         if isinstance(record.args, Mapping):
@@ -205,17 +206,17 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _safe(value: object) -> object:
-    return described(value) if isinstance(value, BaseException) else value
+    return describe(value) if isinstance(value, BaseException) else value
 
 
 _REDACTOR = Redactor()  # global, as logging is
 
 guard = _REDACTOR.guard
-"""Mask these secrets in everything that is logged from now on."""
+"""Masks secrets in everything that is logged from now on."""
 
 
 def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = time.time) -> None:
-    """Set up logging for the process, replacing an earlier setup.
+    """Set up logging for this process. It may be called again.
 
     Args:
         options: Minimum level, and format.
@@ -232,10 +233,10 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
         return {"ts": timestamp, "level": method, "msg": message, **event}
 
     structlog.configure(
-        processors=[limited, stamped, exceptions, _REDACTOR, RENDERERS[options.format]],
+        processors=[limit, stamped, exceptions, _REDACTOR, RENDERERS[options.format]],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(_Lossy(stream)),
+        logger_factory=structlog.WriteLoggerFactory(_LossyStream(stream)),
         cache_logger_on_first_use=False,
     )
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the schedule itself logs skipped polls
-    logging.basicConfig(handlers=[_Bridge()], level=max(level, logging.WARNING), force=True)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it warns of skipped polls, which we log ourselves
+    logging.basicConfig(handlers=[_StructlogHandler()], level=max(level, logging.WARNING), force=True)

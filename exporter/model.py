@@ -1,7 +1,7 @@
-"""The types of the domain: jobs, runs, steps and batches. All are frozen.
+"""The domain: jobs, runs, steps and batches.
 
-All times are Unix seconds (UTC), and all durations are seconds. Objects with `gc=False` cannot contain reference
-cycles, so the garbage collector does not track them.
+Times are Unix seconds (UTC), and durations are seconds. Objects with `gc=False` cannot be part of a reference cycle, so
+the garbage collector need not track them.
 """
 
 import enum
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Result(enum.StrEnum):
-    """Result of a completed run or step: the values of OpenTelemetry's `cicd.pipeline.result`, and `unknown`."""
+    """Result of a completed run or step: a value of OpenTelemetry's `cicd.pipeline.result`, or `unknown`."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -23,7 +23,7 @@ class Result(enum.StrEnum):
 
 
 FAILING = frozenset({Result.FAILURE, Result.ERROR, Result.TIMEOUT})
-"""Results that count for a job's streak of failures. A success ends the streak; other results do not change it."""
+"""Results that continue a job's streak of failures. A success ends the streak; other results do not change it."""
 
 
 FUTURE_MARGIN = 300.0
@@ -38,7 +38,7 @@ class State(enum.StrEnum):
 
 
 class Disposition(enum.StrEnum):
-    """Meaning of a row of the API: the values of the label `disposition`."""
+    """What the ledger does with a row of the API: the values of the label `disposition`."""
 
     NEW = "new"
     UPDATED = "updated"
@@ -65,17 +65,17 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A job as its vendor describes it.
 
     Attributes:
-        job_id: Identifies the job within the source, and never changes.
-        name: A label that may change.
-        project: A label that may change.
-        scope: The scope that the job belongs to; "" if the source has only one.
+        job_id: The vendor's ID, unique in the source. It never changes.
+        name: The label `job_name`. It may change.
+        project: The label `project`. It may change.
+        scope: The scope that contains the job; "" if the source has only one.
         schedule: The vendor's schedule, usually a cron expression; "" if it has none.
         timezone: Time zone of the schedule; "" if the vendor does not name one.
         url: Link to the job at its vendor; "" if there is none.
         enabled: Whether the job may run; None if the vendor does not say.
         stop_cause: Why the vendor stopped the job; "" if it did not.
-        has_steps: False if runs of this job have no steps, although other runs of the source have.
-        reopens: False if runs of this job are never reopened, although other runs of the source can be.
+        has_steps: False if runs of this job have no steps, although runs of the source's other jobs have.
+        reopens: False if runs of this job are never reopened, although runs of the source's other jobs can be.
     """
 
     job_id: str
@@ -95,13 +95,13 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One run as the API shows it now.
 
     Attributes:
-        run_id: Identifies the run within the source.
-        job_id: The run's job.
-        result: Set if the run has completed.
-        state: Set if the run is active and the exporter knows its status.
-        unmapped: A status that the exporter does not know; "" otherwise.
+        run_id: The vendor's ID, unique in the source.
+        job_id: ID of its job.
+        result: Its result; None while it is active.
+        state: Its state; None if it has completed or its status is unknown.
+        unmapped: Its status, if the exporter does not know it; otherwise "".
         created: When the run was created.
-        scheduled: Planned start in the future. Until then the run does not age.
+        scheduled: Planned start. Before it, the run cannot expire.
         start: When the run started.
         end: When the run completed.
         duration: Seconds from start to end.
@@ -109,8 +109,8 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         retries: Number of attempts after the first.
         recovered: Whether the run succeeded after a failed attempt.
         error_type: Type of the error of a failed run; "" if unknown.
-        after_end: Whether the run is active again only to clean up after its completion (a compensation). The end of
-            the cleanup is not another completion. The state does not store this field.
+        after_end: Whether a completed run is active again only to clean up (a compensation). The end of the cleanup is
+            not another completion. The state does not store this field.
     """
 
     run_id: str
@@ -139,20 +139,20 @@ def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
     rows: dict[str, Run] = {}
     for run in runs:
         known = rows.get(run.run_id)
-        if known is None or _trust(run) > _trust(known):
+        if known is None or _preference(run) > _preference(known):
             rows[run.run_id] = run
     return list(rows.values())
 
 
-def _trust(run: Run) -> tuple[bool, float, int, bool, float, str]:
-    """Return the sort key for rows of one run. It ends with the row itself, so that different rows never tie."""
+def _preference(run: Run) -> tuple[bool, float, int, bool, float, str]:
+    """Return a sort key for rows of one run. Only equal rows have equal keys."""
     end = float("-inf") if run.end is None else run.end
     start = float("-inf") if run.start is None else run.start
     return run.result is not None, end, run.retries, run.state is State.EXECUTING, start, repr(run)
 
 
 class PastRun(msgspec.Struct, frozen=True):
-    """A completed run in the state, from which a job's expectations are learned."""
+    """What expectations of a job are learned from: a completed run."""
 
     start: float | None
     end: float | None
@@ -161,7 +161,7 @@ class PastRun(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a run. Without `result` and `state` its status is unmapped, and it counts as active."""
+    """One step of a run. If it has neither result nor state, its status is unknown, and it counts as active."""
 
     name: str
     result: Result | None = None
@@ -180,21 +180,21 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a scope that a poll has read. It is committed in one transaction, completely or not at all.
+    """A part of a scope that a poll has read. It is committed in one transaction.
 
     Attributes:
         scope: The scope that was read.
         jobs: Jobs of `runs`, and jobs that the vendor listed.
         catalog: Whether `jobs` has every job of the scope, so that a missing job is gone.
         runs: Runs that are new or may have changed.
-        unchanged: Number of further rows that are equal to rows of an earlier, committed batch.
+        unchanged: Number of other rows. They are equal to rows of an earlier, committed batch.
         invalid: Number of rows that could not be parsed.
-        through: Time up to which all completed runs of the scope are read, minus `settle`; None if that is not
+        through: Time up to which all completed runs of the scope are read, minus `settle`; None if this is not
             certain.
         readable: False if the API returned 403 or 404 for the scope. The watermark then ignores the scope.
-        listing: The list of scopes that contained this one, if the source discovers its scopes.
-        exists: False if the scope was deleted. After 15 minutes of such batches the scope and its jobs are removed.
-            Only the checkpoints of such a batch are used.
+        listing: The vendor's list of scopes, if the source discovers its scopes. It contains this one.
+        exists: False if the scope was deleted. Then only `checkpoints` is used. After 15 minutes of such batches the
+            scope and its jobs are removed.
         unobserved: Ranges that the API no longer shows or could not show completely.
         truncated: Number of truncated responses.
         steps: Steps that came with the runs, by run ID.

@@ -1,7 +1,7 @@
-"""Checks whether the daemon on this machine is healthy: `python -m exporter.probe [URL]`, for containers.
+"""Checks whether the daemon on this machine is healthy: `python -m exporter.probe [URL]`. Containers use it.
 
-The exit code is 0 if the daemon reports that it is healthy. The certificate is not verified: it is not issued for the
-loopback address, and no secret is sent. If pages have passwords, the check only shows that the daemon responds.
+The exit code is 0 if the daemon is healthy. The certificate is not verified, because it is not issued for the loopback
+address, and no secret is sent. If pages need a password, any response counts as healthy.
 """
 
 import http.client
@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 URL = "http://127.0.0.1:9797/-/healthy"
 TIMEOUT = 3.0
-WELL = (200, 401)
+HEALTHY = (200, 401)
 
 
 def ask(url: str, timeout: float = TIMEOUT) -> tuple[int, str]:
-    """Return the status and the text of the response. Raises OSError or HTTPException if there is no response."""
+    """Return status and text of the response. Raises OSError or HTTPException if there is none."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection = (
@@ -26,8 +26,8 @@ def ask(url: str, timeout: float = TIMEOUT) -> tuple[int, str]:
     )
     try:
         connection.request("GET", parts.path)
-        answer = connection.getresponse()
-        return answer.status, answer.read(1000).decode(errors="replace").strip()
+        response = connection.getresponse()
+        return response.status, response.read(1000).decode(errors="replace").strip()
     finally:
         connection.close()
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"no response: {type(error).__name__}\n")
         return 1
     sys.stdout.write(f"{text}\n")
-    return 0 if status in WELL else 1
+    return 0 if status in HEALTHY else 1
 
 
 if __name__ == "__main__":

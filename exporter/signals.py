@@ -1,4 +1,4 @@
-"""Collects signals of the operating system, for which the main thread waits."""
+"""Lets the main thread wait for signals of the operating system."""
 
 import contextlib
 import signal
@@ -9,34 +9,34 @@ from types import FrameType
 
 
 class Signals:
-    """Collects signals from its creation on, so that none is lost before `wait`. Create it in the main thread."""
+    """Records signals from its creation on. The main thread must create it."""
 
-    # A handler runs in the main thread, which may hold the lock of a `threading.Event` at that moment. Setting the
-    # event would then block forever. `SimpleQueue.put` never blocks.
+    # A handler may run while the main thread holds the lock of a `threading.Event`. Setting the event would then block
+    # forever. `SimpleQueue.put` never blocks.
 
     def __init__(self, *numbers: signal.Signals) -> None:
-        self._noted: SimpleQueue[int] = SimpleQueue()
+        self._received: SimpleQueue[int] = SimpleQueue()
         for number in numbers:
-            signal.signal(number, self._note)
+            signal.signal(number, self._record)
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._noted.put(number)
+    def _record(self, number: int, _frame: FrameType | None) -> None:
+        self._received.put(number)
 
     def wait(self) -> frozenset[int]:
-        """Wait for a signal. Return the numbers of all signals since the last call."""
-        came = {self._noted.get()}
-        while not self._noted.empty():
-            came.add(self._noted.get())
-        return frozenset(came)
+        """Wait for a signal. Return all signals since the last call."""
+        return self._rest({self._received.get()})
 
     def collect(
         self, seconds: float, urgent: Collection[int], monotonic: Callable[[], float] = time.monotonic
     ) -> frozenset[int]:
-        """Return the numbers of all signals within `seconds`. An urgent signal ends the wait."""
-        until, came = monotonic() + seconds, set[int]()
-        while not came & set(urgent) and (left := until - monotonic()) > 0:
+        """Wait `seconds`, or until an urgent signal. Return all signals since the last call."""
+        until, received = monotonic() + seconds, set[int]()
+        while not received & set(urgent) and (left := until - monotonic()) > 0:
             with contextlib.suppress(Empty):
-                came.add(self._noted.get(timeout=left))
-        while not self._noted.empty():  # signals that came in time
-            came.add(self._noted.get())
-        return frozenset(came)
+                received.add(self._received.get(timeout=left))
+        return self._rest(received)
+
+    def _rest(self, received: set[int]) -> frozenset[int]:
+        while not self._received.empty():
+            received.add(self._received.get())
+        return frozenset(received)

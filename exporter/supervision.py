@@ -1,7 +1,6 @@
-"""The heartbeat, and notifications to systemd: ready, reloading, stopping, alive.
+"""The heartbeat, and notifications to systemd.
 
-The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket in `NOTIFY_SOCKET`. If the variable is not
-set, nothing is sent.
+Notifications are datagrams with lines `NAME=value` to the socket in the variable `NOTIFY_SOCKET`: see sd_notify(3).
 """
 
 import contextlib
@@ -13,38 +12,38 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import structlog
 
 SEND_TIMEOUT = 1.0
-"""Maximum seconds to wait until the manager receives a message."""
+"""Maximum seconds to wait until systemd receives a notification."""
 
 START_EXTENSION = 60.0
-"""Seconds by which each sign of life extends the time for the start. Reading a long past takes time."""
+"""Seconds by which a notification extends systemd's timeout for the start. The first polls may take long."""
 
-LONGEST_PAUSE = 15.0
-"""Maximum seconds between two messages that the daemon is alive."""
+MAX_ALIVE_INTERVAL = 15.0
+"""Maximum seconds between two notifications that the daemon is alive."""
 
-TICK = 0.5
+HEARTBEAT_INTERVAL = 0.5
 """Seconds between two heartbeats."""
 
-STUCK = 60.0
-"""Seconds without a heartbeat after which the daemon reports that it is unhealthy."""
+MAX_HEARTBEAT_AGE = 60.0
+"""Seconds without a heartbeat after which the daemon is unhealthy."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Manager:
-    """The service manager's socket.
+    """Sends notifications to systemd, if it has started this process.
 
     Args:
-        environ: `NOTIFY_SOCKET`; `WATCHDOG_USEC` and `WATCHDOG_PID`, as systemd sets them.
+        environ: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, as systemd sets them.
         pid: Process ID of this process.
     """
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self.watchdog = _watchdog(environ, pid)
-        """Seconds after which a silent daemon is killed; None if it is not watched."""
+        """Seconds without a notification after which systemd kills this process; None if it never does."""
 
-    def tell(self, **values: str | int) -> bool:
-        """Send one message. Return False if the manager did not receive it. Without a manager, send nothing."""
+    def notify(self, **values: str | int) -> bool:
+        """Send a notification. Return False if systemd did not receive it. Without systemd, do nothing."""
         if not self._address:
             return True
         message = "\n".join(f"{name}={_CONTROL.sub(' ', str(value))}" for name, value in values.items())
@@ -58,72 +57,76 @@ class Manager:
 
 
 def _address(text: str) -> str:
-    """Return a socket's address for Python: a path, or a name in the abstract namespace; "" if it is neither."""
+    """Return the address of a socket: a path, or a name in the abstract namespace; "" if it is neither."""
     return f"\0{text[1:]}" if text.startswith("@") else text if text.startswith("/") else ""
 
 
 def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:
     microseconds = environ.get("WATCHDOG_USEC", "")
-    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):  # meant for another process
+    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):  # the variables are for another process
         return None
     return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) > 0 else None
 
 
 class Supervision:
-    """Decides which messages to send, and when. Only the heartbeat calls `beat`; any thread may call other methods.
+    """Notifies systemd. Only the heartbeat may call `beat`; all threads may call the other methods.
 
     Args:
-        manager: Receives the messages.
-        monotonic: CLOCK_MONOTONIC in seconds. The manager uses the same clock.
+        manager: Sends the notifications.
+        monotonic: CLOCK_MONOTONIC in seconds. systemd uses the same clock.
     """
 
     def __init__(self, manager: Manager, monotonic: Callable[[], float]) -> None:
         self._manager = manager
         self._monotonic = monotonic
-        self._pause = min(LONGEST_PAUSE, (manager.watchdog or LONGEST_PAUSE) / 3)
+        self._alive_interval = min(MAX_ALIVE_INTERVAL, (manager.watchdog or MAX_ALIVE_INTERVAL) / 3)
         self._ready = False
         self._status = ""
-        self._alive: float | None = None
+        self._alive_sent: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Send changes, and a sign of life if one is due and the daemon is healthy.
+        """Notify systemd of a changed status, of the end of the start, and that the daemon is alive.
 
-        The end of the start is reported once. `status`: a sentence for people.
+        Args:
+            healthy: Whether the daemon is alive.
+            ready: Whether its start has ended.
+            status: A sentence for people.
         """
         if ready and not self._ready:
-            self._ready = True  # set before the message is sent, because the manager may request a reload at once
-            self._ready = self._manager.tell(READY=1)
-        if status != self._status and self._manager.tell(STATUS=status):
+            self._ready = True  # set first, because systemd may request a reload at once
+            self._ready = self._manager.notify(READY=1)
+        if status != self._status and self._manager.notify(STATUS=status):
             self._status = status
         now = self._monotonic()
-        due = self._alive is None or now - self._alive >= self._pause
-        if healthy and due and self._sign_of_life():
-            self._alive = now
+        is_due = self._alive_sent is None or now - self._alive_sent >= self._alive_interval
+        if healthy and is_due and self._notify_alive():
+            self._alive_sent = now
 
-    def _sign_of_life(self) -> bool:
-        if not self._ready:  # the watchdog starts when the start is complete
-            return self._manager.tell(EXTEND_TIMEOUT_USEC=round(START_EXTENSION * 1e6))
-        return self._manager.watchdog is None or self._manager.tell(WATCHDOG=1)
+    def _notify_alive(self) -> bool:
+        if not self._ready:  # systemd's watchdog begins after the start
+            return self._manager.notify(EXTEND_TIMEOUT_USEC=round(START_EXTENSION * 1e6))
+        return self._manager.watchdog is None or self._manager.notify(WATCHDOG=1)
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Notify the manager of a reload, but not during the start, when the end of a reload would mean ready."""
+        """Notify systemd of a reload."""
+        # The end of a reload means that the daemon is ready, so reloads during the start are not announced.
         announced = self._ready
         if announced:
-            self._manager.tell(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))
+            self._manager.notify(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))
         try:
             yield
         finally:
-            if announced:  # if the manager does not receive it, the heartbeat sends it again
-                self._ready = self._manager.tell(READY=1)
+            if announced:  # if systemd does not receive it, the heartbeat sends it again
+                self._ready = self._manager.notify(READY=1)
 
     def stopping(self) -> None:
-        """Notify the manager that the daemon stops."""
-        self._manager.tell(STOPPING=1, STATUS="stopping")
+        """Notify systemd that the daemon is stopping."""
+        self._manager.notify(STOPPING=1, STATUS="stopping")
 
 
 class Heartbeat:
-    """Runs tasks twice per second in a thread. An error of one task does not stop the others."""
+    """Runs tasks twice per second in a thread. If one fails, the others still run."""
 
     def __init__(self, tasks: Collection[Callable[[], None]], monotonic: Callable[[], float]) -> None:
         self._tasks = tasks
@@ -140,20 +143,20 @@ class Heartbeat:
 
     def is_alive(self) -> bool:
         """Return whether there was a heartbeat recently and the thread is running."""
-        return self.age() <= STUCK and self._thread.is_alive()
+        return self.age() <= MAX_HEARTBEAT_AGE and self._thread.is_alive()
 
     def _beat(self) -> None:
-        while not self._ended.wait(TICK):
+        while not self._ended.wait(HEARTBEAT_INTERVAL):
             for task in self._tasks:
                 self.guard(task)
             self._latest = self._monotonic()
 
     def guard(self, task: Callable[[], None]) -> None:
-        """Run a task. Log its error once until the task succeeds again."""
+        """Run a task. If it fails again and again, log only its first error."""
         name = task.__name__
         try:
             task()
-        except Exception as error:  # noqa: BLE001  # an error of one task must not stop the others
+        except Exception as error:  # noqa: BLE001  # the other tasks must still run
             if name not in self._failing:
                 structlog.get_logger().error("heartbeat task failed", task=name, exc_info=error)
             self._failing.add(name)

@@ -1,66 +1,71 @@
-"""Limits log lines of libraries and web clients to one line per kind and minute."""
+"""Limits repeated log lines to one line per kind and minute."""
 
 import re
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 PERIOD: Final = 60.0
-"""Seconds between two lines of one kind."""
+"""Seconds in which only the first line of a kind is written."""
 
-MOST_KINDS: Final = 1000
-"""Maximum number of remembered kinds, so that ever-changing messages do not fill the memory."""
+MAX_KINDS: Final = 1000
+"""Maximum number of known kinds. Otherwise messages that always differ would fill the memory."""
 
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|<.*", re.IGNORECASE | re.DOTALL)
-"""Parts that differ between messages of one kind: numbers, addresses, quoted texts, objects."""
+"""Parts that may differ between messages of one kind: numbers, addresses, quoted texts, objects."""
 
 Kind = tuple[str, str]
+"""Logger, and message without its variable parts."""
 
 
-class Swallowed(msgspec.Struct, frozen=True):
-    """Lines of one kind that were not written."""
+class SuppressedLines(NamedTuple):
+    """Lines of one kind that were not written. `message`: that of the first line of the kind."""
 
     logger: str
     message: str
-    count: int
+    number: int
 
 
-class _Window(msgspec.Struct):
-    since: float
+class _Period(msgspec.Struct):
+    start: float
     message: str
-    swallowed: int = 0
+    suppressed: int = 0
 
 
 class Throttle:
-    """Thread-safe. `clock`: seconds."""
+    """Decides which log lines are written. Thread-safe. `clock`: returns seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._windows: dict[Kind, _Window] = {}
+        self._periods: dict[Kind, _Period] = {}
         self._lock = threading.Lock()
 
     def admits(self, logger: str, message: str) -> bool:
-        """Return whether a line may be written. Count it if not."""
+        """Return whether to write a line. If not, count it."""
         kind = (logger, _VARIABLE.sub("_", message)[:200])
         with self._lock:
-            window = self._windows.get(kind)
-            if window is not None:
-                window.swallowed += 1
+            period = self._periods.get(kind)
+            if period is not None:
+                period.suppressed += 1
                 return False
-            while len(self._windows) >= MOST_KINDS:
-                del self._windows[next(iter(self._windows))]
-            self._windows[kind] = _Window(self._clock(), message)
+            while len(self._periods) >= MAX_KINDS:
+                del self._periods[next(iter(self._periods))]
+            self._periods[kind] = _Period(self._clock(), message)
             return True
 
-    def over(self) -> list[Swallowed]:
-        """Return the lines swallowed in minutes that have ended. Each is written as the next minute's line."""
+    def end_periods(self) -> list[SuppressedLines]:
+        """Return the lines that were suppressed in periods that have ended. Log a summary of each."""
         with self._lock:
             now = self._clock()
-            ended = {kind: each for kind, each in self._windows.items() if not 0 <= now - each.since < PERIOD}
-            for kind, window in ended.items():
-                del self._windows[kind]
-                if window.swallowed:
-                    self._windows[kind] = _Window(now, window.message)
-            return [Swallowed(kind[0], each.message, each.swallowed) for kind, each in ended.items() if each.swallowed]
+            ended = {kind: each for kind, each in self._periods.items() if not 0 <= now - each.start < PERIOD}
+            for kind, period in ended.items():
+                del self._periods[kind]
+                if period.suppressed:  # the summary is the first line of the next period
+                    self._periods[kind] = _Period(now, period.message)
+            return [
+                SuppressedLines(logger, period.message, period.suppressed)
+                for (logger, _), period in ended.items()
+                if period.suppressed
+            ]

@@ -1,4 +1,4 @@
-"""Parses times and durations of APIs tolerantly: the result for unreadable values is None, never an error."""
+"""Parses times and durations of APIs. An unreadable value is None, never an error."""
 
 import datetime as dt
 import math
@@ -11,24 +11,25 @@ from zoneinfo import ZoneInfo, available_timezones
 import isodate
 import msgspec
 
-MILLISECONDS = 1e11
-"""Larger epoch numbers are milliseconds. As seconds this number is in the year 5138, as milliseconds in 1973.
+MIN_MILLISECONDS = 1e11
+"""Epoch numbers from here on are not seconds: this would be the year 5138. As milliseconds, it is in 1973.
 
 From 1000 times this number on they are microseconds, and from 1,000,000 times on nanoseconds.
 """
-LATEST = 253402300800.0
-"""The year 10000. Later times are ignored."""
+MAX_TIME = 253402300800.0
+"""The year 10000. Times from here on are ignored."""
 DAY = 86400.0
 YEAR = 365.2425 * DAY
 """Seconds of a mean year of the Gregorian calendar. A month is a twelfth of it."""
-LONGEST_TEXT = 64
-LONGEST = 100 * YEAR
+MAX_TEXT = 64
+"""Further characters of a text are ignored."""
+MAX_DURATION = 100 * YEAR
 """Longer durations are ignored."""
 EPOCH_TEXT = re.compile(r"\d{9,19}(?:\.\d+)?", re.ASCII)
 DATE_AND_TIME = re.compile(
     r"(\d{4}[-/]?\d\d[-/]?\d\d)[T ]+(\d\d:?\d\d)(?:(:?)(\d\d)([.,]\d+)?)?\s*([+-]\d\d(?::?\d\d)?)?\s*(.*)", re.ASCII
 )
-"""Groups: date; hours and minutes; colon, seconds and their fraction; offset; zone."""
+"""Groups: date, hours and minutes, colon before the seconds, seconds, fraction, offset, zone."""
 UTC_NAMES = frozenset({"", "Z", "UTC", "GMT", "ETC/UTC", "ETC/GMT"})
 HTTP_DATE = re.compile(r"[A-Z]{3,9},? .*\d\d:\d\d:\d\d( (GMT|UTC|[+-]\d{4}))?( \d{4})?", re.ASCII)
 CLOCK_TEXT = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
@@ -52,20 +53,20 @@ SIGNED = re.compile(
 )
 REFUSED = (msgspec.ValidationError, UnicodeEncodeError)
 """Errors of msgspec for a text that it cannot parse."""
-FACTORS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
+SIGNED_UNITS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
 """Seconds of each group of `SIGNED`."""
 
 
 def parse_timestamp(value: str | float | None) -> float | None:
     """Return the Unix seconds of an ISO 8601 time, an HTTP date, or an epoch number; None if it is unreadable.
 
-    An ISO 8601 time without offset is UTC, unless a zone follows it (` UTC`, `[Europe/Berlin]`). Epoch numbers are
-    seconds, milliseconds, microseconds or nanoseconds. Times at or before 1970 are None, because many programming
-    languages use them for a missing time.
+    An ISO 8601 time has an offset or the name of a zone (` UTC`, `[Europe/Berlin]`); otherwise it is UTC. Epoch numbers
+    are seconds, milliseconds, microseconds or nanoseconds. Times up to the start of 1970 are None, because many
+    programs use them for a missing time.
     """
     number = None if isinstance(value, str) else _finite(value)
     timestamp = _parse_time_text(value) if isinstance(value, str) else number and epoch_seconds(number)
-    return timestamp if timestamp is not None and 0 < timestamp < LATEST else None
+    return timestamp if timestamp is not None and 0 < timestamp < MAX_TIME else None
 
 
 def parse_vendor_duration(value: str | float | None) -> float | None:
@@ -74,14 +75,14 @@ def parse_vendor_duration(value: str | float | None) -> float | None:
     None if it is unreadable. A year is 365.2425 days, and a month is a twelfth of it.
     """
     seconds = _parse_duration_text(value) if isinstance(value, str) else _finite(value)
-    return max(0.0, seconds) if seconds is not None and seconds < LONGEST else None
+    return max(0.0, seconds) if seconds is not None and seconds < MAX_DURATION else None
 
 
 def is_number(value: str | float | None) -> bool:
     """Return whether a duration is a number without a unit."""
     if isinstance(value, str):
         # Most durations are ISO 8601, and a poll may have thousands.
-        return not value.startswith("P") and bool(NUMBER_TEXT.fullmatch(value.strip()[:LONGEST_TEXT]))
+        return not value.startswith("P") and bool(NUMBER_TEXT.fullmatch(value.strip()[:MAX_TEXT]))
     return value is not None and not isinstance(value, bool)
 
 
@@ -98,16 +99,16 @@ def _finite(value: float | None) -> float | None:
 def epoch_seconds(number: float) -> float:
     """Return the seconds of an epoch number in seconds, milliseconds, microseconds or nanoseconds."""
     for _ in range(3):
-        number = number / 1000 if number >= MILLISECONDS else number
+        number = number / 1000 if number >= MIN_MILLISECONDS else number
     return number
 
 
 def _parse_time_text(text: str) -> float | None:
-    # msgspec parses the usual format ten times as fast as other parsers, and refuses all other formats.
+    # msgspec parses only the usual format, but ten times as fast as other parsers.
     try:
         return _timestamp(msgspec.convert(text, dt.datetime))
     except REFUSED:
-        text = text.strip()[:LONGEST_TEXT].upper()
+        text = text.strip()[:MAX_TEXT].upper()
     if EPOCH_TEXT.fullmatch(text):
         return epoch_seconds(float(text))
     try:
@@ -117,7 +118,7 @@ def _parse_time_text(text: str) -> float | None:
 
 
 def _parse_unusual_time(text: str) -> float | None:
-    """Return a time that fromisoformat refuses: `24:00:00`, `:60`, with the name of a zone, or an HTTP date."""
+    """Return a time that `fromisoformat` refuses: with `24:00:00`, `:60` or the name of a zone, or an HTTP date."""
     match = DATE_AND_TIME.fullmatch(text)
     try:
         if match is not None:
@@ -130,24 +131,24 @@ def _parse_unusual_time(text: str) -> float | None:
 
 
 def _unix_seconds(match: re.Match[str]) -> float | None:
-    """Return the Unix seconds of a match of DATE_AND_TIME. An offset precedes the name of a zone."""
+    """Return the Unix seconds of a match of DATE_AND_TIME."""
     date, clock, colon, seconds, fraction, offset, name = match.groups(default="")
     name = name.removeprefix("Z").strip("[] ") if name[:2] == "Z[" else name.strip("[] ")
-    ahead = 0.0
+    added = 0.0
     if clock.replace(":", "") == "2400" and not seconds.strip("0") and not fraction.strip(".,0"):
-        clock, ahead = clock.replace("24", "00", 1), DAY
+        clock, added = clock.replace("24", "00", 1), DAY
     if seconds == "60":
-        seconds, ahead = "59", 1.0
-    whole = f"{date.replace('/', '-')}T{clock}" + (f"{colon}{seconds}{fraction}" if seconds else "")
-    moment = dt.datetime.fromisoformat(whole + (offset or ("Z" if name in UTC_NAMES else "")))
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=ZoneInfo(_exact_zone(name)))
-    return moment.timestamp() + ahead
+        seconds, added = "59", 1.0
+    text = f"{date.replace('/', '-')}T{clock}" + (f"{colon}{seconds}{fraction}" if seconds else "")
+    time = dt.datetime.fromisoformat(text + (offset or ("Z" if name in UTC_NAMES else "")))
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=ZoneInfo(_exact_zone(name)))
+    return time.timestamp() + added
 
 
 def _exact_zone(name: str) -> str:
-    """Return the exact name of a zone, given in any letter case. Abbreviations are ambiguous and raise ValueError."""
-    if "/" not in name:
+    """Return the exact name of a zone that is given in any letter case. Raises ValueError or KeyError."""
+    if "/" not in name:  # an abbreviation, which is ambiguous
         raise ValueError(name)
     return _zones()[name]
 
@@ -166,11 +167,11 @@ def _parse_duration_text(text: str) -> float | None:
     try:
         return msgspec.convert(text, dt.timedelta).total_seconds()
     except REFUSED:
-        return _parse_unusual_duration(text.strip()[:LONGEST_TEXT].upper().replace(",", "."))
+        return _parse_unusual_duration(text.strip()[:MAX_TEXT].upper().replace(",", "."))
 
 
 def _parse_unusual_duration(text: str) -> float | None:
-    # isodate parses most formats, but neither signs of single parts (`PT-5S`) nor bare numbers, and takes `PT` for 0.
+    # isodate parses most formats, but neither signs of parts (`PT-5S`) nor numbers alone, and it takes `PT` for 0.
     if NUMBER_TEXT.fullmatch(text):
         return float(text)
     if not any(character.isdecimal() for character in text):
@@ -186,13 +187,13 @@ def _parse_unusual_duration(text: str) -> float | None:
 
 def _sum_of_units(text: str) -> float | None:
     """Return the seconds of `1h30m`, `60 seconds` or `5 minutes 3 s`; None if the text contains anything else."""
-    total, place = 0.0, 0
-    while match := UNIT_TEXT.match(text, place):
+    total, position = 0.0, 0
+    while match := UNIT_TEXT.match(text, position):
         unit = UNITS.get(match[2]) or UNITS.get(match[2].removesuffix("S"))
         if unit is None:
             return None
-        total, place = total + float(match[1]) * unit, match.end()
-    return total if place == len(text) else None
+        total, position = total + float(match[1]) * unit, match.end()
+    return total if position == len(text) else None
 
 
 def _seconds(duration: dt.timedelta | isodate.Duration) -> float:
@@ -206,4 +207,4 @@ def _sum_of_signed_parts(text: str) -> float | None:
     match = SIGNED.fullmatch(text)
     if match is None:
         return None
-    return sum(float(part) * factor for part, factor in zip(match.groups(default="0"), FACTORS, strict=True))
+    return sum(float(part) * factor for part, factor in zip(match.groups(default="0"), SIGNED_UNITS, strict=True))

@@ -42,8 +42,8 @@ def assembled():
 
 def kept(before, after):
     """Return the names of the sources that are the same objects in both assemblies."""
-    old = {polled.name: polled for polled in before.polled}
-    same = [each.name for each in after.polled if each in old.values()]
+    old = {polled.name: polled for polled in before.scheduled}
+    same = [each.name for each in after.scheduled if each in old.values()]
     for name in same:
         assert after.sources[name] is before.sources[name]
         assert after.clients[name] is before.clients[name]

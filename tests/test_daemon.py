@@ -92,9 +92,9 @@ def test_an_unexpected_error_of_a_reload_is_refused_and_reported(harness):
 
 
 def test_a_refused_reload_changes_nothing_on_the_page(harness):
-    harness.daemon._assembly.polled[0].idle.acquire(timeout=10)
+    harness.daemon._assembly.scheduled[0].idle.acquire(timeout=10)
     harness.daemon._ledger.start_poll("one", time.time())
-    harness.daemon._assembly.polled[0].idle.release()
+    harness.daemon._assembly.scheduled[0].idle.release()
     harness.sources = [SOURCE % ("one", "another"), SOURCE % ("two", "two")]
     done, why = harness.daemon.reload()
     assert not done
@@ -122,7 +122,9 @@ def test_a_reload_that_fails_midway_restores_the_old_sources(harness):
     assert harness.daemon.reload() == (True, "reloaded")
     assert harness.daemon._assembly is not before
     assert harness.asked.wait(30)
-    assert harness.daemon._assembly.polled[0].idle.acquire(timeout=30), "its poll, which sets the interval, has ended"
+    assert harness.daemon._assembly.scheduled[0].idle.acquire(timeout=30), (
+        "its poll, which sets the interval, has ended"
+    )
     harness.daemon._publisher.publish()
     assert 'jobrun_source_poll_interval_seconds{source="one"} 7200.0' in harness.page()
 

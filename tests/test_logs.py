@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from exporter import logs
 from exporter.config.secret import MASK, Secret
 from exporter.errors import NetworkError
-from exporter.throttle import MOST_KINDS, Throttle
+from exporter.throttle import MAX_KINDS, Throttle
 
 NOW = 1_700_000_000.25
 
@@ -212,7 +212,7 @@ def test_a_library_logs_one_line_per_kind_and_minute(moving):
         'warning msg="Invalid HTTP request received." logger=uvicorn.error',
     ]
     now[0] += 61
-    logs.report_swallowed()
+    logs.report_suppressed()
     assert read()[2:] == [
         'warning msg="accept() failed on <socket fd=0>" logger=asyncio more="and 212 more in the last minute"'
     ]
@@ -232,7 +232,7 @@ def test_after_a_minute_without_lines_a_line_is_logged_at_once(moving):
     for _ in range(3):
         logging.getLogger("a").warning("rare")
         now[0] += 61
-    logs.report_swallowed()
+    logs.report_suppressed()
     assert read() == ["warning msg=rare logger=a"] * 3
 
 
@@ -246,9 +246,9 @@ def test_a_clock_set_back_does_not_silence_a_kind(moving):
 
 def test_different_messages_do_not_fill_the_memory():
     throttle = Throttle(lambda: 0.0)
-    for number in range(3 * MOST_KINDS):
+    for number in range(3 * MAX_KINDS):
         throttle.admits("a", "x" * number)
-    assert len(throttle._windows) <= MOST_KINDS
+    assert len(throttle._periods) <= MAX_KINDS
 
 
 def test_our_own_lines_are_all_written(moving):

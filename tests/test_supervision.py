@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.supervision import LONGEST_PAUSE, Manager, Supervision
+from exporter.supervision import MAX_ALIVE_INTERVAL, Manager, Supervision
 from tests.service_manager import Supervisor
 
 PID = 4711
@@ -53,9 +53,9 @@ def test_a_long_startup_is_extended_without_a_watchdog(supervisor):
     heart = HeartbeatHarness(supervisor, watchdog="")
 
     assert heart.beat(ready=False) == [EXTENDED]
-    assert heart.beat(LONGEST_PAUSE, ready=False) == [EXTENDED]
-    assert heart.beat(LONGEST_PAUSE) == [{"READY": "1"}]
-    assert heart.beat(LONGEST_PAUSE) == []
+    assert heart.beat(MAX_ALIVE_INTERVAL, ready=False) == [EXTENDED]
+    assert heart.beat(MAX_ALIVE_INTERVAL) == [{"READY": "1"}]
+    assert heart.beat(MAX_ALIVE_INTERVAL) == []
 
 
 def test_the_watchdog_is_notified_three_times_per_timeout(supervisor):
@@ -137,4 +137,4 @@ def test_the_watchdog_timeout_is_read_from_the_environment(environ, seconds):
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
 def test_without_a_socket_no_message_is_sent_or_retried(environ):
-    assert Manager(environ, PID).tell(READY=1)
+    assert Manager(environ, PID).notify(READY=1)

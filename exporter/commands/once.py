@@ -45,7 +45,7 @@ def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
     ledger.load()
     assembly.configure()
     try:
-        for polled in assembly.polled:
+        for polled in assembly.scheduled:
             outcome = polled.poller.poll(steps=False)
             jobs = sorted(ledger.jobs_of(polled.name), key=lambda job: (job.project, job.name))
             error, rows = polled.poller.status.error, _rows(ledger, polled.name, jobs)

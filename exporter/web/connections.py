@@ -42,20 +42,20 @@ def connection_limit() -> int:
     return max(8, min(MAX_CONNECTIONS, files // FILES_PER_CONNECTION))
 
 
-class Connections(dict["Connection", None]):
+class Connections(dict["ClientConnection", None]):
     """Open connections, at most `limit`. The first one has been idle longest. Not thread-safe."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
         super().__init__()
         self._limit = limit
 
-    def add(self, connection: "Connection") -> None:
+    def add(self, connection: "ClientConnection") -> None:
         """Add a connection. At the limit, first abort the one that has been idle longest."""
         while len(self) >= self._limit:
             self.evict()
         self[connection] = None
 
-    def touch(self, connection: "Connection") -> None:
+    def touch(self, connection: "ClientConnection") -> None:
         """Move a connection that is in use to the end."""
         if connection in self:
             del self[connection]
@@ -83,7 +83,7 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        make: Callable[[], "Connection"],
+        make: Callable[[], "ClientConnection"],
         connections: Connections,
         *,
         tls: ssl.SSLContext | None,
@@ -140,19 +140,19 @@ class Acceptor:
         if not self._closed:
             self._loop.add_reader(self._listener, self._accept)
 
-    async def _open(self, connection: "Connection", accepted: socket.socket) -> None:
+    async def _open(self, connection: "ClientConnection", accepted: socket.socket) -> None:
         # A failed handshake is not logged, because clients must not fill the log.
         with contextlib.suppress(OSError):
             await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self._tls, **self._timeouts)
 
-    def _opened(self, connection: "Connection", accepted: socket.socket, task: asyncio.Task[None]) -> None:
+    def _opened(self, connection: "ClientConnection", accepted: socket.socket, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
         if connection.transport is None:
             self._connections.pop(connection, None)
             accepted.close()
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """A connection that can be aborted, also during the TLS handshake, when it has no transport yet."""
 
     transport: asyncio.Transport

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exporter.web.address import Address
 from exporter.web.application import ABORT
-from exporter.web.connections import Acceptor, Connection, Connections, connection_limit
+from exporter.web.connections import Acceptor, ClientConnection, Connections, connection_limit
 
 KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than the usual scrape interval."""
@@ -30,7 +30,7 @@ class ListenError(Exception):
     """The address cannot be bound."""
 
 
-class _Protocol(HttpToolsProtocol, Connection):
+class _Protocol(HttpToolsProtocol, ClientConnection):
     """A connection of uvicorn that limits the size of a request's head (line and headers) and the wait for it."""
 
     # uvicorn limits bodies (64 KiB in memory) and closes idle connections, but accepts endless and slow heads. It has
@@ -114,8 +114,8 @@ class _Server(uvicorn.Server):
         self._tls_timeout = tls_timeout
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        def make() -> Connection:
-            connection: Connection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]  # `_Protocol`
+        def make() -> ClientConnection:
+            connection: ClientConnection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]  # `_Protocol`
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
             return connection

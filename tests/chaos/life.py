@@ -83,33 +83,33 @@ class Life:
 
     def _assembled(self, config: Config, before: Assembly | None = None) -> Assembly:
         assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._outside, before=before)
-        for polled in assembly.polled:
+        for polled in assembly.scheduled:
             # Pages are rendered only for scrapes. Rendering one per poll would take most of the time.
             polled.poller._pages = NoPages()
         return assembly
 
     def _take_up(self, config: Config) -> None:
-        rules = {name: shown.rules for name, shown in self._assembly.shown.items()}
+        rules = {name: shown.rules for name, shown in self._assembly.configured.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         self._pending_series.zero_first = config.metrics.zero_first
-        self._publisher.configure(config, self._assembly.shown)
+        self._publisher.configure(config, self._assembly.configured)
 
     @property
     def polled(self) -> Mapping[str, ScheduledSource]:
         """Return the polled sources by name."""
-        return {polled.name: polled for polled in self._assembly.polled}
+        return {polled.name: polled for polled in self._assembly.scheduled}
 
     def reload(self, settings: Mapping[str, object]) -> None:
         """Reload as the daemon does."""
         config = configured(settings)
         before = self._assembly
         after = self._assembled(config, before)
-        self.ledger.check({name: shown.rules for name, shown in after.shown.items()})
+        self.ledger.check({name: shown.rules for name, shown in after.configured.items()})
         before.interrupt(after)
         before.close(after)
         self._assembly = after
         self._take_up(config)
-        for name in before.shown.keys() - after.shown.keys():
+        for name in before.configured.keys() - after.configured.keys():
             self._metrics.remove(name)
         self._config = config
         self._publisher.publish()

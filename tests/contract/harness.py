@@ -190,11 +190,11 @@ class Bench:
         self.publisher = Publisher(self.ledger, self.exposition, self.pending_series, monotonic=monotonic)
         outside = Clocks(clock=self.local, monotonic=monotonic, sleep=self._sleep, transport=self.wire)
         self.assembly = Assembly(config, self.ledger, self_metrics, self.publisher, outside)
-        rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
+        rules = {name: shown.rules for name, shown in self.assembly.configured.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
-        self.publisher.configure(config, self.assembly.shown)
+        self.publisher.configure(config, self.assembly.configured)
         self.publisher.publish()
-        self.poller = self.assembly.polled[0].poller
+        self.poller = self.assembly.scheduled[0].poller
         # Pages are rendered only when a test reads one. Rendering one per poll would take most of the time.
         self.poller._pages = NoPages()
         if self.build is not None:

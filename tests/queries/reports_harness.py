@@ -59,7 +59,7 @@ class ReportsHarness:
         if web is not None:
             changes["web"] = self.config.web.model_copy(update=web)
         self.config = self.config.model_copy(update=changes)
-        self.bench.publisher.configure(self.config, self.bench.assembly.shown)
+        self.bench.publisher.configure(self.config, self.bench.assembly.configured)
         self.bench.ledger.everything_changed = True
 
     def commit(self, *runs, jobs=(), through=None, **fields):

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from exporter.web.application import application
-from exporter.web.connections import MAX_CONNECTIONS, Acceptor, Connection, Connections, connection_limit
+from exporter.web.connections import MAX_CONNECTIONS, Acceptor, ClientConnection, Connections, connection_limit
 from exporter.web.server import WebServer
 from tests.web.certificates import AUTHORITY, client_context
 
@@ -21,7 +21,7 @@ MOST = 8
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Fake(Connection):
+class Fake(ClientConnection):
     """A connection that records its end."""
 
     busy = False
@@ -209,7 +209,7 @@ async def answer_of(listener, connections):
     return greeting
 
 
-class Greeting(Connection):
+class Greeting(ClientConnection):
     """Says hello."""
 
     transport = None  # type: ignore[assignment]  # nothing is sent

@@ -78,7 +78,7 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
             written = Written()
             for name in reader.assembly.sources:
                 past = reader.read(name)
-                replay = Replay(reader.config, reader.assembly.shown[name], past, samples)
+                replay = Replay(reader.config, reader.assembly.configured[name], past, samples)
                 written.runs += replay.play()
                 written.jobs += replay.jobs
         report(f"writing {written.runs} completed runs of {written.jobs} jobs")

@@ -77,7 +77,7 @@ class PastReader:
         self._ledger = Ledger(lambda: OpenedState(store=self._store, loaded=loaded))
         self._ledger.load()
         self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
-        self._rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
+        self._rules = {name: shown.rules for name, shown in self.assembly.configured.items()}
         cutoff.check(self._rules)
         self.assembly.configure()
 
@@ -92,7 +92,7 @@ class PastReader:
         steps: dict[str, Sequence[Step]] = {}
         client, source = self.assembly.clients[name], self.assembly.sources[name]
         self._await_settled(name, client.now())
-        start = client.now() - self.assembly.shown[name].settings.lookback
+        start = client.now() - self.assembly.configured[name].settings.lookback
         self._ledger.start_poll(name, start)
         wanted = self._rules[name].wants
         view = DeepView(ledger=self._ledger, source=name, clock=client.now, wanted=wanted, start=start)
@@ -125,7 +125,7 @@ class PastReader:
         # An API may show the newest runs late, and sources do not request them yet (see exporter.sources.windows).
         # Without the wait they would be counted nowhere, because they are baseline runs of the daemon.
         end = self._cutoff.end(name)
-        settle = max(self.assembly.shown[name].settings.settle, CLOCK_MARGIN + 1)
+        settle = max(self.assembly.configured[name].settings.settle, CLOCK_MARGIN + 1)
         if end is not None and now < end + settle:
             self._report(f"{name}: the daemon has just started to count; waiting {end + settle - now:.0f} s")
             self._sleep(end + settle - now)
@@ -169,7 +169,7 @@ class PastReader:
         pending = [row for row in waiting if row.run.run_id not in past.steps]
         errors = 0
         if pending:
-            pace = self.assembly.shown[past.name].settings.requests_per_minute
+            pace = self.assembly.configured[past.name].settings.requests_per_minute
             self._report(
                 f"{past.name}: fetching the steps of {len(pending)} runs, "
                 f"{format_duration(max(60, round(len(pending) / pace) * 60))} at most "

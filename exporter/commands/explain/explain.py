@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
-from exporter.assembly import configured
+from exporter.assembly import configured_source
 from exporter.commands.explain.contributions import ADDED_TO_SOURCE, RUNS_BEHIND
 from exporter.commands.explain.selector import Selector, SelectorError, parse
 from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject, utc
@@ -47,7 +47,7 @@ class Explainer:
         self._config = config
         self._snapshot = snapshot
         self._settings = {settings.name: settings for settings in config.sources}
-        self._views = ViewBuilder(config, {each.name: configured(each, config) for each in config.sources})
+        self._views = ViewBuilder(config, {each.name: configured_source(each, config) for each in config.sources})
         self._sources = {source.name: source for source in snapshot.sources()}
         self._jobs = [job for job in snapshot.jobs() if job.source in self._settings]
 

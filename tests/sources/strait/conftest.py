@@ -37,9 +37,9 @@ class InProcessExporter:
         # Waits are real, and time that the test skips passes on both clocks.
         outside = Clocks(clock=self._clock, monotonic=lambda: time.monotonic() + self._clock())
         self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
-        rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
+        rules = {name: shown.rules for name, shown in self.assembly.configured.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
-        self.polled = self.assembly.polled[0]
+        self.polled = self.assembly.scheduled[0]
         self.source = self.assembly.sources[SOURCE]
 
     def stop(self) -> None:
