@@ -102,9 +102,12 @@ class RenamedJob:
         return f"left-{number}"
 
     def doubt(self) -> None:
-        """Note that an older state was restored, or a range never read."""
+        """Note that an older state was restored, which may know the job by an earlier name.
+
+        What that state has not read may count under any later name.
+        """
         for stretch in self.stretches:
-            stretch.sure = False
+            stretch.sure, stretch.since = False, self.stretches[0].since
 
     def look(self, now: float, totals: Mapping[str, float]) -> None:
         """Note a page: the counts by name of the job."""

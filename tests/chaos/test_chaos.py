@@ -8,8 +8,10 @@ import pytest
 from tests.chaos.__main__ import Layer, enough, main
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.process_chaos import run_process_chaos
+from tests.chaos.renamed import RenamedJob, runs_of
 from tests.chaos.report import Journal, summary
 from tests.chaos.scenario import Options, ScenarioOutcome, played
+from tests.contract.harness import DAY
 
 SIZE = 300
 """Runs per vendor."""
@@ -87,3 +89,15 @@ def test_a_journal_is_resumed_and_summarized(tmp_path, capsys):
 
 def test_without_a_scenario_the_summary_is_empty():
     assert "No scenario was played." in summary([], "./chaos")
+
+
+def test_an_older_copy_may_count_unread_runs_under_the_job_s_latest_name():
+    runs = runs_of("seed", 0.0, 30 * DAY)
+    job = RenamedJob(runs, 0.0)
+    job.rename(10 * DAY, None)
+    name = job.rename(20 * DAY, None)
+    job.look(20 * DAY, {name: 0.0})
+    job.look(30 * DAY, {name: float(len(runs))})
+    assert list(job.wrong(30 * DAY, 0.0, exact=False))
+    job.doubt()
+    assert not list(job.wrong(30 * DAY, 0.0, exact=False))
