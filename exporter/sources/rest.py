@@ -1,4 +1,4 @@
-"""What sources of REST APIs share: paths, statuses, rows of one run, requests for single runs, and a base class."""
+"""What sources of REST APIs share: paths, statuses, rows of one run, requests for single runs, and access."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 import structlog
 
-from exporter.client.client import Client
 from exporter.client.signin import BearerAuth
 from exporter.config.secret import Secret
 from exporter.config.source import SourceSettings
@@ -17,7 +16,7 @@ from exporter.errors import ForbiddenError, NotFoundError
 from exporter.model import Result, Run, State, one_row_per_run
 from exporter.sources.failing import FailingParts
 from exporter.sources.payload import MAX_WORD_LENGTH
-from exporter.sources.source import Access, Source
+from exporter.sources.source import Access
 from exporter.sources.view import View
 
 Row = TypeVar("Row")
@@ -120,18 +119,6 @@ class OpenRunQueue:
             if not self._failing.skips(f"run {run_id}", view.now):
                 requests[run_id] += 1
                 yield run_id
-
-
-class RestSource(Source):
-    """Base class of sources. It has the client, and the parts that cannot be read."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._failing = FailingParts()
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
 
 
 def root_of(settings: SourceSettings) -> str:

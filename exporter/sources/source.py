@@ -4,9 +4,9 @@ A source reads and parses; it does not count. It gets a `View` of the state, yie
 commits, and raises `exporter.errors.SourceError` if it cannot continue.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import msgspec
@@ -15,6 +15,7 @@ from exporter.client.client import Client
 from exporter.config.source import SourceSettings
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step
+from exporter.sources.failing import FailingParts
 from exporter.sources.view import View
 
 
@@ -25,8 +26,12 @@ class StepLog(msgspec.Struct, frozen=True, kw_only=True):
     stderr: str = ""
 
 
-class Source(Protocol):
+class Source(ABC):
     """One configured source. If the vendor's API has no steps and no output, `fetch` and `probe` are enough."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._failing = FailingParts()
 
     @abstractmethod
     def fetch(self, view: View) -> Iterator[Batch]:
@@ -61,6 +66,7 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Close all connections."""
+        self._client.close()
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):

@@ -34,8 +34,8 @@ from exporter.sources.northflank.request_queue import (
 from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
 from exporter.sources.payload import usable
-from exporter.sources.rest import RestSource, bearer_access, path, status_table
-from exporter.sources.source import Access, SourceType
+from exporter.sources.rest import bearer_access, path, status_table
+from exporter.sources.source import Access, Source, SourceType
 from exporter.sources.view import View
 
 # If this many parts fail and none was read, the list of projects is requested, to find out whether the API responds.
@@ -51,7 +51,7 @@ LISTS_SHARE = 0.05
 KEEP_CHECKPOINTS = 90 * DAY
 
 
-class NorthflankSource(RestSource):
+class NorthflankSource(Source):
     """Reads the jobs of one account or team."""
 
     def __init__(self, settings: NorthflankSettings, client: Client) -> None:

@@ -5,13 +5,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-import msgspec
-
 from exporter.client.client import Client
 from exporter.config.source import DAY, HOUR, MINUTE
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step, Window
-from exporter.sources.rest import OpenRunQueue, ProblemLog, RestSource, is_gone, path, root_of, status_table
+from exporter.sources.rest import OpenRunQueue, ProblemLog, is_gone, path, root_of, status_table
 from exporter.sources.snowplow.api import (
     RUN,
     RUNS,
@@ -33,7 +31,7 @@ from exporter.sources.snowplow.api import (
 )
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
 from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
-from exporter.sources.source import Access, SourceType, StepLog
+from exporter.sources.source import Access, Source, SourceType, StepLog
 from exporter.sources.view import View
 from exporter.sources.windows import halves, plan_poll
 from exporter.times import is_number
@@ -60,15 +58,7 @@ END_TOLERANCE = 60
 SURELY_COMPLETE, PROBABLY_TRIMMED = 0.5, 0.9
 
 
-class DoubtedResponse(msgspec.Struct):
-    """A response that may lack runs of its window. `proven`: whether another response has shown such a run."""
-
-    window: Window
-    ids: frozenset[str]
-    proven: bool = False
-
-
-class SnowplowSource(RestSource):
+class SnowplowSource(Source):
     """Reads the runs of one organization.
 
     Args:
@@ -111,7 +101,8 @@ class SnowplowSource(RestSource):
         the window again if its response may be trimmed but the window cannot be halved. If the API ignores `from` and
         `to`, no window is read again.
         """
-        waiting, doubted = list(reversed(windows)), list[DoubtedResponse]()
+        waiting, halvings = list(reversed(windows)), 0
+        doubted: dict[Window, frozenset[str]] = {}  # IDs of the runs that a response had, by its window
         shown: set[str] = set()
         filters = True  # whether the API respects `from` and `to`
         while waiting:
@@ -122,12 +113,13 @@ class SnowplowSource(RestSource):
             filters = filters and not _any_outside(runs, window)
             doubtful = doubtful and filters and not self._is_proven_complete(response, runs, window, view)
             parts = halves(window)
-            if doubtful and parts and len(doubted) < MIN_HALVINGS + len(shown):
-                doubted.append(DoubtedResponse(window, frozenset(response.by_id)))
+            if doubtful and parts and halvings < MIN_HALVINGS + len(shown):
+                halvings += 1
+                doubted[window] = frozenset(response.by_id)
                 shown |= response.by_id.keys()
                 waiting += reversed(parts)
                 continue
-            truncated = _count_proven(doubted, response.texts.values())
+            truncated = _pop_trimmed(doubted, response.texts.values())
             uncertain = window if doubtful and window not in self._reported_windows else None
             if uncertain:
                 self._reported_windows.add(window)
@@ -247,15 +239,17 @@ def _any_outside(runs: Iterable[Run], window: Window) -> bool:
     return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
 
 
-def _count_proven(doubted: Iterable[DoubtedResponse], rows: Collection[SnowplowRun]) -> int:
-    """Count the doubted responses that lack one of these rows within their window: they were trimmed."""
-    proven = 0
-    for response in doubted:
-        lacked = (row for row in rows if not response.proven and row.run_id not in response.ids)
-        if any(response.window.start <= (start_of(row) or 0) < response.window.end for row in lacked):
-            response.proven = True
-            proven += 1
-    return proven
+def _pop_trimmed(doubted: dict[Window, frozenset[str]], rows: Collection[SnowplowRun]) -> int:
+    """Remove the doubted responses that lack one of these rows of their window, and return their number."""
+    starts = [(row.run_id, start_of(row) or 0.0) for row in rows]
+    trimmed = [
+        window
+        for window, ids in doubted.items()
+        if any(window.start <= start < window.end and run_id not in ids for run_id, start in starts)
+    ]
+    for window in trimmed:
+        del doubted[window]
+    return len(trimmed)
 
 
 def timestamp(time: float) -> str:

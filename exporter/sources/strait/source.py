@@ -6,8 +6,8 @@ from exporter.client.client import Client
 from exporter.config.source import MINUTE
 from exporter.errors import ForbiddenError, NotFoundError, SourceError
 from exporter.model import Batch, Result, Run, Step
-from exporter.sources.rest import REFUSALS, RestSource, bearer_access, status_table
-from exporter.sources.source import SourceType, StepLog
+from exporter.sources.rest import REFUSALS, bearer_access, status_table
+from exporter.sources.source import Source, SourceType, StepLog
 from exporter.sources.strait.api import (
     EXPORT,
     JOBS,
@@ -32,7 +32,7 @@ from exporter.sources.view import View
 MAX_STEPS = 100
 
 
-class StraitSource(RestSource):
+class StraitSource(Source):
     """Reads the job runs and the workflow runs of the project to which the API key belongs."""
 
     def __init__(self, settings: StraitSettings, client: Client) -> None:

@@ -12,8 +12,8 @@ from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimite
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import ProblemLog, RestSource, bearer_access, path, status_table
-from exporter.sources.source import SourceType, StepLog
+from exporter.sources.rest import ProblemLog, bearer_access, path, status_table
+from exporter.sources.source import Source, SourceType, StepLog
 from exporter.sources.view import View
 from exporter.sources.workato.api import (
     CUSTOMER,
@@ -86,7 +86,7 @@ class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
     requested: float
 
 
-class WorkatoSource(RestSource):
+class WorkatoSource(Source):
     """Reads the jobs of all customers, or of one workspace."""
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
