@@ -49,15 +49,15 @@ class UnreadableRecipe(msgspec.Struct, frozen=True, array_like=True):
     read: float
 
 
-UNREAD: msgspec.json.Decoder[dict[str, UnreadableRecipe]] = msgspec.json.Decoder(dict[str, UnreadableRecipe])
+UNREADABLE: msgspec.json.Decoder[dict[str, UnreadableRecipe]] = msgspec.json.Decoder(dict[str, UnreadableRecipe])
 
 
 def marks_key(scope: str) -> str:
-    """Return the name of the checkpoint with the marks of a scope's recipes."""
+    """Return the name of the checkpoint with a scope's read marks."""
     return f"marks/{scope}"
 
 
-def unread_key(scope: str) -> str:
+def unreadable_key(scope: str) -> str:
     """Return the name of the checkpoint with a scope's unreadable recipes."""
     return f"unread/{scope}"
 

@@ -83,7 +83,7 @@ class Search:
 
     Attributes:
         rows: All jobs found so far, by ID.
-        steps: Steps of completed jobs that were read by ID.
+        steps: Steps of the completed jobs that were read by ID.
         found: Ends of newly completed jobs, except ends before the baseline.
         unchanged: Number of jobs about which the state already has everything.
         invalid: Number of rows that are not jobs.
@@ -100,7 +100,7 @@ class Search:
         self._pages = 0
         self._below_floor = False
         self._oldest = float("inf")
-        self.tracked = tracked
+        self._tracked = tracked
         self.rows: dict[str, WorkatoJob] = {}
         self.steps: dict[str, list[Step]] = {}
         self.found: list[float] = []
@@ -112,19 +112,19 @@ class Search:
 
     def read_pages(self, target: SearchTarget, offsets: Sequence[str]) -> tuple[str, ...]:
         """Read the newest pages, then the pages after each unread offset. Return the offsets that are still unread."""
-        # If there are unread offsets, only their pages are read deep. A deep search of the newest pages would leave no
-        # requests for them.
+        # A deep search of the newest pages would leave no requests for the pages after unread offsets.
         newest = msgspec.structs.replace(target, deep=False) if offsets else target
         unread = [self._read_from(newest, ""), *(self._read_from(target, offset) for offset in offsets)]
         self.beyond = self._below_floor and not target.deep
         return tuple(dict.fromkeys(offset for offset in unread if offset))
 
     def _read_from(self, target: SearchTarget, offset: str) -> str:
-        """Read the pages after an offset. Return "" if the search has ended, or the offset at which time ran out."""
+        """Read the pages after an offset. Return the offset at which time ran out; "" if the search has ended."""
         is_old = bool(offset)
         guard = PageGuard(f"GET {JOBS}")
         while self._pages < MAX_PAGES and not (self._pages and self._view.out_of_time()):
-            page = self._read_page(offset)
+            page, _ = self._read_page(offset)
+            self._pages += 1
             completed = {row.job_id for row in page.rows if self._api.is_completed(row)}
             # An active job in the state may have completed and be one of the missing jobs, so it counts as found.
             active = 0 if target.deep or is_old else len(self.unresolved())
@@ -138,7 +138,7 @@ class Search:
 
     def unresolved(self) -> list[OpenRun]:
         """Return the active jobs in the state that were not found yet, oldest first."""
-        return [run for run in self.tracked if run.run_id not in self.rows]
+        return [run for run in self._tracked if run.run_id not in self.rows]
 
     def read_active(self, *, all_since: float | None = None) -> None:
         """Read the list of active jobs, to find active jobs in the state that no page has shown.
@@ -149,7 +149,7 @@ class Search:
         offset, shown, pages = "", 0, 0
         guard = PageGuard(f"GET {JOBS}?status=pending")
         while (wants_all or self.unresolved()) and pages < MAX_PAGES:
-            page, total = self._read_active_page(offset)
+            page, total = self._read_page(offset, status="pending")
             pages += 1
             shown += len(page.rows)
             guard.check(_ids(page))
@@ -158,7 +158,7 @@ class Search:
                 return
             offset = page.rows[-1].job_id
 
-    def read_single(self, reach: float) -> None:
+    def read_by_id(self, reach: float) -> None:
         """Read by ID the active jobs that were not found yet. `reach`: seconds for which the API keeps jobs."""
         missing = {run.run_id: run for run in self.unresolved()}
         for number, (run_id, run) in enumerate(missing.items()):
@@ -194,48 +194,43 @@ class Search:
 
     def ended_since(self, timestamp: float) -> int:
         """Return the number of jobs that completed at a time or later, but not in the future."""
-        # Ends in lists are whole seconds.
+        # Ends in lists are whole seconds, so a job in the same second counts.
         latest = self._view.now + FUTURE_MARGIN
         ends = [row.completed for row in self.rows.values() if row.completed is not None]
         return sum(int(timestamp) <= end <= latest for end in ends)
 
     def _exact(self, row: WorkatoJob) -> WorkatoJob:
-        # Ends in lists are whole seconds. If a job ended in the second of the baseline, it is read by ID.
+        # Ends in lists are whole seconds. If a job ended in the second of the baseline, it is read by ID for its exact
+        # end.
         if row.completed is None or not row.completed <= self._baseline < row.completed + 1:
             return row
-        # If that fails, the other jobs of the recipe are counted nevertheless.
+        # If this fails, the other jobs of the recipe are counted all the same.
         with self._api.failing.read(f"job {row.job_id}", self._view):
             row, _ = self._api.job(self._job_id, row.job_id)
         return row
 
-    def _read_page(self, offset: str) -> JobPage:
-        rows, invalid = parse_jobs(
-            self._api.jobs_body(self._job_id, _after(offset)), self._api.statuses, first=not offset
-        )
-        self._pages += 1
-        self.invalid += invalid
-        return self._add(rows)
-
-    def _read_active_page(self, offset: str) -> tuple[JobPage, int | None]:
-        body = self._api.jobs_body(self._job_id, {"status": "pending", **_after(offset)})
+    def _read_page(self, offset: str, **filters: str) -> tuple[JobPage, int | None]:
+        """Read the page after an offset. Also return the number of jobs that match the filters; None if unknown."""
+        after = {"offset_job_id": offset, "prev": "false"} if offset else {}
+        body = self._api.jobs_body(self._job_id, {**filters, **after})
         rows, invalid = parse_jobs(body, self._api.statuses, first=not offset)
         self.invalid += invalid
-        return self._add(rows), parse_total(body)
+        return self._add(rows), parse_total(body) if filters else None
 
     def _add(self, rows: Sequence[WorkatoJob]) -> JobPage:
         new = [row for row in rows if row.job_id not in self.rows]
         ids = [row.job_id for row in new]
         known, ended = self._view.known(ids), self._view.ended(ids)
-        again = [row for row in rows if row.job_id in self.rows and self._improves(row)]
+        better_rows = [row for row in rows if row.job_id in self.rows and self._is_better(row)]
         self._note_completed([row for row in new if row.job_id not in ended])
-        self._note_completed([row for row in again if not self._api.is_completed(self.rows[row.job_id])])
-        self.rows.update((row.job_id, row) for row in (*new, *again))
+        self._note_completed([row for row in better_rows if not self._api.is_completed(self.rows[row.job_id])])
+        self.rows.update((row.job_id, row) for row in (*new, *better_rows))
         page = JobPage(rows=tuple(rows), unseen=frozenset(ids) - known, repeated=bool(rows) and not new)
         self._oldest = min(self._oldest, page.oldest)
         return page
 
-    def _improves(self, row: WorkatoJob) -> bool:
-        """Return whether a row is better than the one of an earlier page."""
+    def _is_better(self, row: WorkatoJob) -> bool:
+        """Return whether a row is better than the row of the same job on an earlier page."""
         return better(self.rows[row.job_id], row, self._api.statuses) == row != self.rows[row.job_id]
 
     def _note_completed(self, rows: Sequence[WorkatoJob]) -> None:
@@ -254,7 +249,3 @@ def _ids(page: JobPage) -> list[str]:
     """Return the IDs of a page, to check whether it repeats an earlier page."""
     # The last page may consist of the job at the offset, so a page with a single job is not checked.
     return [row.job_id for row in page.rows] if len(page.rows) > 1 else []
-
-
-def _after(offset: str) -> dict[str, str]:
-    return {"offset_job_id": offset, "prev": "false"} if offset else {}

@@ -34,7 +34,7 @@ from exporter.sources.workato.api import (
 from exporter.sources.workato.customers import PER_PAGE, CustomerList, CustomerOrder, part_of
 from exporter.sources.workato.marks import (
     MARKS,
-    UNREAD,
+    UNREADABLE,
     ReadMark,
     SearchResult,
     SearchTarget,
@@ -46,7 +46,7 @@ from exporter.sources.workato.marks import (
     marks_key,
     needs_read,
     unfinished,
-    unread_key,
+    unreadable_key,
 )
 from exporter.sources.workato.search import Search, WorkatoApi
 from exporter.sources.workato.settings import WorkatoSettings
@@ -73,7 +73,7 @@ class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         recipes: The listed recipes, by ID.
         marks: Read marks by recipe ID, updated while jobs are read.
-        unread: Unreadable recipes by ID, updated while jobs are read.
+        unreadable: Unreadable recipes by ID, updated while jobs are read.
         open_runs: Active runs in the state before this poll.
         requested: Time at which the recipes were listed.
     """
@@ -81,7 +81,7 @@ class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
     recipes: Mapping[str, Recipe]
     marks: dict[str, ReadMark]
-    unread: dict[str, UnreadableRecipe]
+    unreadable: dict[str, UnreadableRecipe]
     open_runs: OpenRuns
     requested: float
 
@@ -158,10 +158,10 @@ class WorkatoSource(Source):
     def _vanished_customers(self, view: View) -> Iterator[Batch]:
         """Yield a batch per customer that the list no longer shows. After its scope, its checkpoints are removed."""
         known = {customer.customer_id for customer in self._customers.known}
-        prefixes = (marks_key(""), unread_key(""))
+        prefixes = (marks_key(""), unreadable_key(""))
         stored = {name.removeprefix(each) for name in view.checkpoints for each in prefixes if name.startswith(each)}
         for scope in sorted((view.scopes | stored) - known):
-            checkpoints = {} if scope in view.scopes else {marks_key(scope): "", unread_key(scope): ""}
+            checkpoints = {} if scope in view.scopes else {marks_key(scope): "", unreadable_key(scope): ""}
             yield Batch(scope=scope, exists=False, checkpoints=checkpoints)
 
     # --- recipes ---
@@ -173,60 +173,62 @@ class WorkatoSource(Source):
         before = decode_checkpoint(view.checkpoints.get(marks_key(scope), ""), MARKS)
         crowded = len(before) > len(recipes) + MAX_FORMER_RECIPES
         marks = {key: mark for key, mark in before.items() if key in recipes} if crowded else before
-        unread = decode_checkpoint(view.checkpoints.get(unread_key(scope), ""), UNREAD)
+        unreadable = decode_checkpoint(view.checkpoints.get(unreadable_key(scope), ""), UNREADABLE)
         listed = CustomerRecipes(
             scope=scope,
             recipes=recipes,
             marks=dict(marks),
-            unread={key: since for key, since in unread.items() if key in recipes},
+            unreadable={key: recipe for key, recipe in unreadable.items() if key in recipes},
             open_runs=open_runs,
             requested=requested,
         )
-        todo = self._todo(view, listed)
+        to_read = self._recipes_to_read(view, listed)
         through = requested - self._settings.settle
         yield Batch(
             scope=scope,
-            jobs=[to_job(recipe, customer, self._page_of(recipe)) for recipe in recipes.values()],
+            jobs=[to_job(recipe, customer, self._link_to(recipe)) for recipe in recipes.values()],
             catalog=True,
             listing=self._customers.listing,
             invalid=invalid,
             checkpoints={} if marks is before and before else {marks_key(scope): encode_checkpoint(marks)},
-            through=None if todo else through,
+            through=None if to_read else through,
         )
-        whole = yield from self._read_recipes(view, listed, todo)
-        (self._order.unfinished.discard if whole else self._order.unfinished.add)(scope)
-        checkpoints = {} if listed.unread == unread else {unread_key(scope): encode_checkpoint(listed.unread)}
-        if checkpoints or (whole and todo):
-            yield Batch(scope=scope, through=through if whole else None, checkpoints=checkpoints)
-        if not todo:
+        complete = yield from self._read_recipes(view, listed, to_read)
+        (self._order.unfinished.discard if complete else self._order.unfinished.add)(scope)
+        checkpoints = (
+            {} if listed.unreadable == unreadable else {unreadable_key(scope): encode_checkpoint(listed.unreadable)}
+        )
+        if checkpoints or (complete and to_read):
+            yield Batch(scope=scope, through=through if complete else None, checkpoints=checkpoints)
+        if not to_read:
             self._order.note_read(scope, view.now)
 
-    def _read_recipes(self, view: View, listed: CustomerRecipes, todo: Sequence[str]) -> Generator[Batch, None, bool]:
+    def _read_recipes(self, view: View, listed: CustomerRecipes, ids: Sequence[str]) -> Generator[Batch, None, bool]:
         """Read the jobs of these recipes. Return whether all were read completely.
 
         A recipe that was unreadable for longer than PATIENCE is ignored. When it is readable again, its jobs are read
         from the time up to which they were read before.
         """
-        unread, waiting, denied, any_read = False, False, list[SourceError](), False
-        for number, key in enumerate(todo):
+        any_unfinished, any_failed, denied, any_read = False, False, list[SourceError](), False
+        for number, key in enumerate(ids):
             if number and view.out_of_time():
                 return False
             error = yield from self._try_recipe(view, listed, key)
             any_read = any_read or error is None
             if error is None:
-                unread = unread or unfinished(listed.marks.get(key))
+                any_unfinished = any_unfinished or unfinished(listed.marks.get(key))
                 continue
             denied += [error] if isinstance(error, DENIALS) else []
-            since = listed.unread.setdefault(key, self._unread_from(view, listed.scope)).since
-            waiting = waiting or not view.now - since >= PATIENCE
+            since = listed.unreadable.setdefault(key, self._unreadable_recipe(view, listed.scope)).since
+            any_failed = any_failed or not view.now - since >= PATIENCE
         if denied and not any_read and (len(denied) > 1 or not listed.marks):
             # The token may not read this customer.
             raise denied[0]
-        if not unread:
+        if not any_unfinished:
             self._order.note_read(listed.scope, view.now)
-        return not unread and not waiting
+        return not any_unfinished and not any_failed
 
-    def _unread_from(self, view: View, scope: str) -> UnreadableRecipe:
+    def _unreadable_recipe(self, view: View, scope: str) -> UnreadableRecipe:
         watermark = view.watermark(scope)
         return UnreadableRecipe(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
 
@@ -256,27 +258,26 @@ class WorkatoSource(Source):
         invalid = 0
         for number in count(1):
             params: dict[str, str | int] = {"page": number, "per_page": PER_PAGE, "exclude_code": "true"}
-            rows, bad = parse_recipes(self._api.get(scope, RECIPES, params))
-            invalid += bad
+            rows, other = parse_recipes(self._api.get(scope, RECIPES, params))
+            invalid += other
             recipes |= {row.recipe_id: row for row in rows}
-            if len(rows) + bad < PER_PAGE:
+            if len(rows) + other < PER_PAGE:
                 break
             guard.check([row.recipe_id for row in rows])
         return recipes, invalid
 
-    def _page_of(self, recipe: Recipe) -> str:
+    def _link_to(self, recipe: Recipe) -> str:
         return f"{self._settings.base_url}{path(RECIPES + '/{recipe}', recipe=recipe.recipe_id)}"
 
-    def _todo(self, view: View, listed: CustomerRecipes) -> list[str]:
+    def _recipes_to_read(self, view: View, listed: CustomerRecipes) -> list[str]:
         """Return the IDs of the recipes to read: recipes that have waited longest first, unreadable recipes last."""
         recipes, marks = listed.recipes, listed.marks
-        tracked = dict.fromkeys(split_job_id(job_id)[1] for job_id in listed.open_runs)
+        active = dict.fromkeys(split_job_id(job_id)[1] for job_id in listed.open_runs)
         included = {key: None for key, recipe in recipes.items() if view.wanted(recipe.name or key)}
-        changed = [key for key in included if key not in tracked and needs_read(marks.get(key), recipes[key])]
-        followed = [key for key in tracked if key in included or key not in recipes]
+        changed = [key for key in included if key not in active and needs_read(marks.get(key), recipes[key])]
         return sorted(
-            [*followed, *changed],
-            key=lambda key: (key in listed.unread, self._requested.get(job_id_of(listed.scope, key), 0.0)),
+            [*(key for key in active if key in included or key not in recipes), *changed],
+            key=lambda key: (key in listed.unreadable, self._requested.get(job_id_of(listed.scope, key), 0.0)),
         )
 
     # --- jobs ---
@@ -287,13 +288,13 @@ class WorkatoSource(Source):
 
     def _read_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Batch:
         scope, recipe, mark = listed.scope, listed.recipes[key], listed.marks.get(key)
-        unread = listed.unread.get(key)
-        watermark = view.watermark(scope) if unread is None else unread.read
+        unreadable = listed.unreadable.get(key)
+        watermark = view.watermark(scope) if unreadable is None else unreadable.read
         target = self._target(view, scope, recipe, mark, watermark)
         search = self._search(view, listed, key)
         offsets = search.read_pages(target, mark.unread_offsets if mark else ())
         search.read_active(all_since=None if mark else view.now - self._settings.max_run_age)
-        search.read_single(REACH)
+        search.read_by_id(REACH)
         runs = search.runs()
         recent = search.ended_since(listed.requested - self._settings.settle)
         result = SearchResult(
@@ -305,8 +306,8 @@ class WorkatoSource(Source):
         )
         listed.marks[key], missed = mark_after(recipe, mark, target, result)
         checkpoints = {marks_key(scope): encode_checkpoint(listed.marks)}
-        if listed.unread.pop(key, None) is not None:
-            checkpoints[unread_key(scope)] = encode_checkpoint(listed.unread)
+        if listed.unreadable.pop(key, None) is not None:
+            checkpoints[unreadable_key(scope)] = encode_checkpoint(listed.unreadable)
         lost = watermark is not None and missed and watermark < target.floor
         return Batch(
             scope=scope,
@@ -335,10 +336,10 @@ class WorkatoSource(Source):
     def _read_deleted_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Batch:
         """Return the batch of a recipe that is no longer listed: its active jobs."""
         search = self._search(view, listed, key)
-        search.read_single(REACH)
+        search.read_by_id(REACH)
         return Batch(scope=listed.scope, runs=search.runs(), steps=search.steps, gone=search.gone)
 
-    # --- the rest ---
+    # --- steps, errors, and the check of the config ---
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """Return the lines of a completed job."""
