@@ -35,7 +35,7 @@ Parser = Callable[[bytes], object]
 
 
 def of_snowplow(body: bytes) -> object:
-    rows = snowplow_api.parse_rows(body, {}).texts.values()
+    rows = snowplow_api.parse_rows(body, {}).by_text.values()
     return [(snowplow_api.to_run(row, snowplow_api.STATUSES), snowplow_api.to_job(row)) for row in rows]
 
 

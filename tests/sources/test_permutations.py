@@ -30,8 +30,8 @@ WORKATO = [
 
 def of_snowplow(rows):
     found = snowplow_api.parse_rows(json.dumps(rows).encode(), {})
-    assert [*found.texts.values()] == [*found.fresh]
-    assert len(found.texts) + found.repeated == len(rows)
+    assert [*found.by_text.values()] == [*found.fresh]
+    assert len(found.by_text) + found.repeated == len(rows)
     return {snowplow_api.to_run(row, snowplow_api.STATUSES) for row in found.fresh}
 
 
@@ -56,7 +56,7 @@ def test_a_row_discarded_once_is_used_when_a_later_list_has_only_that_row():
     ended, running = SNOWPLOW[2], SNOWPLOW[1]
     both = snowplow_api.parse_rows(json.dumps([ended, running]).encode(), {})
     assert [row.state for row in both.fresh] == ["FAILED"]
-    alone = snowplow_api.parse_rows(json.dumps([running]).encode(), both.texts)
+    alone = snowplow_api.parse_rows(json.dumps([running]).encode(), both.by_text)
     assert [row.state for row in alone.fresh] == ["RUNNING"]
-    again = snowplow_api.parse_rows(json.dumps([running, ended]).encode(), both.texts)
+    again = snowplow_api.parse_rows(json.dumps([running, ended]).encode(), both.by_text)
     assert not again.fresh

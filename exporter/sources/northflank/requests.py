@@ -45,7 +45,7 @@ class NorthflankApi:
         return not view.out_of_time() and self._client.wait() <= MAX_WAIT_SHARE * self._poll_interval
 
     def list(self, endpoint: str, key: str, **parts: str) -> list[msgspec.Raw]:
-        """Return all rows of a list, over its pages."""
+        """Return all rows of a list, from all its pages."""
         rows: dict[bytes, msgspec.Raw] = {}
         cursor, guard = "", PageGuard(f"GET {endpoint}", MAX_PAGES)
         for number in itertools.count(1):

@@ -96,23 +96,23 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
 
     Attributes:
         body: The list as received.
-        texts: The runs by the JSON text of their rows.
+        by_text: The runs by the JSON text of their rows.
         by_id: The runs by ID.
-        fresh: Runs whose text was not in the last list.
+        fresh: Runs whose text the last list did not have.
         invalid: Number of rows that are not runs.
         repeated: Number of rows that were dropped because another row shows the same run.
     """
 
     body: bytes
-    texts: Mapping[bytes, SnowplowRun]
+    by_text: Mapping[bytes, SnowplowRun]
     by_id: Mapping[str, SnowplowRun]
     fresh: Sequence[SnowplowRun]
     invalid: int
     repeated: int = 0
 
 
-def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: StatusTable = STATUSES) -> SnowplowRuns:
-    """Return the runs of a list. `known`: the runs of the last list by text, because most rows do not change."""
+def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], statuses: StatusTable = STATUSES) -> SnowplowRuns:
+    """Return the runs of a list. `known`: the `by_text` of the last list, because most rows do not change."""
     texts, fresh, invalid = dict[bytes, SnowplowRun](), dict[bytes, SnowplowRun](), 0
     rows = decode_rows(body, LIST_KEYS)
     for row_text in map(bytes, rows):
@@ -128,13 +128,13 @@ def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: Stat
         raise SchemaError("no row of the response is a run")
     by_id = {row.run_id: row for row in texts.values()}
     if len(by_id) < len(texts):
-        texts = _one_per_run(texts, status_map)
+        texts = _one_per_run(texts, statuses)
         by_id = {row.run_id: row for row in texts.values()}
     fresh_rows = [row for row_text, row in fresh.items() if row_text in texts]
     return SnowplowRuns(body, texts, by_id, fresh_rows, invalid, repeated=len(rows) - invalid - len(texts))
 
 
-def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> dict[bytes, SnowplowRun]:
+def _one_per_run(texts: dict[bytes, SnowplowRun], statuses: StatusTable) -> dict[bytes, SnowplowRun]:
     """Return the rows without those that a better row of the same run replaces."""
     # A replaced row must not count as known: if a later list shows only this row, the row must be used.
     texts_of: dict[str, list[bytes]] = {}
@@ -144,7 +144,7 @@ def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> di
     for several in texts_of.values():
         if len(several) > 1:
             replaced.update(several)
-            replaced.remove(best_row(sorted(several), lambda row_text: to_run(texts[row_text], status_map)))
+            replaced.remove(best_row(sorted(several), lambda row_text: to_run(texts[row_text], statuses)))
     return {row_text: row for row_text, row in texts.items() if row_text not in replaced}
 
 
@@ -207,10 +207,10 @@ def _job_id(environment: str, name: str) -> str:
     return f"{escaped}/{name}"
 
 
-def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
+def to_run(row: SnowplowRun, statuses: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
     """Return the run of a row. For `now` and `milliseconds`, see `duration_of`."""
     start, end = start_of(row), parse_timestamp(row.end_time)
-    meaning = look_up(row.state, status_map, ended=end is not None)
+    meaning = look_up(row.state, statuses, ended=end is not None)
     # The duration of an active run is dropped, because it would change at each poll.
     end, duration = (
         _completed(start, end, duration_of(row, now, milliseconds=milliseconds)) if meaning.result else (None, None)
@@ -228,7 +228,7 @@ def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"),
 
 
 def start_of(row: SnowplowRun) -> float | None:
-    """Return when the run of a row started."""
+    """Return the start of a row's run; None if it is absent or unreadable."""
     return parse_timestamp(row.start_time)
 
 
@@ -248,10 +248,10 @@ def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | 
     return next((each for each in (seconds, seconds / 1000) if each <= latest), None)
 
 
-def in_milliseconds(rows: Iterable[SnowplowRun], now: float, status_map: StatusTable) -> bool:
+def in_milliseconds(rows: Iterable[SnowplowRun], now: float, statuses: StatusTable) -> bool:
     """Return whether durations without a unit are in milliseconds: as seconds, most ends would be in the future."""
-    ended = [row for row in rows if is_number(row.duration) and to_run(row, status_map).result is not None]
-    in_future = sum((to_run(row, status_map).end or 0.0) > now + FUTURE_MARGIN for row in ended)
+    ended = [row for row in rows if is_number(row.duration) and to_run(row, statuses).result is not None]
+    in_future = sum((to_run(row, statuses).end or 0.0) > now + FUTURE_MARGIN for row in ended)
     return 2 * in_future > len(ended)
 
 
@@ -267,7 +267,7 @@ def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem
         yield "end of a run is in the future", row.duration if row.end_time is None else row.end_time
 
 
-def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
+def parse_run(body: bytes, statuses: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
     """Return the run with this ID, or any run for the ID "", and its steps; None for the steps if the body has none.
 
     The run may be wrapped in an object or a list.
@@ -281,7 +281,7 @@ def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[S
         raise SchemaError("the response is not a run: it has no id")
     for row, steps in found:
         if run_id in ("", row.run_id):
-            return row, None if steps is None else _steps(steps, status_map)
+            return row, None if steps is None else _steps(steps, statuses)
     raise SchemaError("the response is another run")
 
 
@@ -308,10 +308,10 @@ def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
     return None
 
 
-def parse_steps(body: bytes, status_map: StatusTable) -> list[Step]:
+def parse_steps(body: bytes, statuses: StatusTable) -> list[Step]:
     """Return the steps of a run, one per name."""
     raws = decode_rows(body, STEP_LIST_KEYS)
-    steps = _steps(raws, status_map)
+    steps = _steps(raws, statuses)
     if raws and not steps:
         raise SchemaError("no row of the response is a step")
     return steps
@@ -323,21 +323,21 @@ def parse_log(body: bytes) -> StepLog:
     return StepLog(stdout=fields.text("stdout"), stderr=fields.text("stderr"))
 
 
-def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
+def _steps(raws: Sequence[msgspec.Raw], statuses: StatusTable) -> list[Step]:
     """Return one step per name: its completed row if there is one, otherwise its last row."""
     steps: dict[str, Step] = {}
     for raw in raws:
         fields = Fields.of(raw)
         name = fields.name(*STEP_NAME)
         if name:
-            step = _step(fields, name, status_map)
+            step = _step(fields, name, statuses)
             if step.result is not None or name not in steps or steps[name].result is None:
                 steps[name] = step
     return list(steps.values())
 
 
-def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
-    meaning = look_up(fields.text(*STATUS), status_map)
+def _step(fields: Fields, name: str, statuses: StatusTable) -> Step:
+    meaning = look_up(fields.text(*STATUS), statuses)
     start, end, duration = fields.time(*START), fields.time(*END), parse_vendor_duration(_duration(fields))
     end, duration = _completed(start, end, duration) if meaning.result else (None, duration)
     return Step(

@@ -108,7 +108,7 @@ class SnowplowSource(Source):
         while waiting:
             window = waiting.pop()
             response = self._read_window(window)
-            doubtful = filters and may_be_trimmed(response.texts.values(), window, view, self._event_limit)
+            doubtful = filters and may_be_trimmed(response.by_text.values(), window, view, self._event_limit)
             runs = [to_run(row, self._statuses) for row in response.by_id.values()] if doubtful else []
             filters = filters and not _any_outside(runs, window)
             doubtful = doubtful and filters and not self._is_proven_complete(response, runs, window, view)
@@ -119,7 +119,7 @@ class SnowplowSource(Source):
                 shown |= response.by_id.keys()
                 waiting += reversed(parts)
                 continue
-            truncated = _pop_trimmed(doubted, response.texts.values())
+            truncated = _pop_trimmed(doubted, response.by_text.values())
             uncertain = window if doubtful and window not in self._reported_windows else None
             if uncertain:
                 self._reported_windows.add(window)
@@ -137,7 +137,7 @@ class SnowplowSource(Source):
         if early.length > window.length / 2:
             return False
         part = self._read_window(early)
-        complete = not may_be_trimmed(part.texts.values(), early, view, self._event_limit)
+        complete = not may_be_trimmed(part.by_text.values(), early, view, self._event_limit)
         return complete and part.by_id.keys() < response.by_id.keys()
 
     def _read_window(self, window: Window) -> SnowplowRuns:
@@ -145,7 +145,7 @@ class SnowplowSource(Source):
         body = self._get(RUNS, bounds)
         if self._committed is not None and body == self._committed.body:
             return self._committed
-        return parse_rows(body, self._committed.texts if self._committed else {}, self._statuses)
+        return parse_rows(body, self._committed.by_text if self._committed else {}, self._statuses)
 
     def _get(
         self, endpoint: str, params: dict[str, str] | None = None, patience: float | None = None, **parts: str
@@ -160,8 +160,8 @@ class SnowplowSource(Source):
         changed = () if self._committed is response else response.fresh
         return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
-            runs=self._to_runs(changed, now, all_rows=response.texts.values()),
-            unchanged=len(response.texts) - len(changed) + response.repeated,
+            runs=self._to_runs(changed, now, all_rows=response.by_text.values()),
+            unchanged=len(response.by_text) - len(changed) + response.repeated,
             invalid=response.invalid,
             through=through,
             truncated=truncated,
@@ -211,7 +211,7 @@ class SnowplowSource(Source):
     def probe(self) -> str:
         """Sign in and list the last hour's runs."""
         now = self._client.now()
-        rows = self._read_window(Window(now - HOUR, now)).texts
+        rows = self._read_window(Window(now - HOUR, now)).by_text
         return f"signed in, {len(rows)} runs in the last hour"
 
 

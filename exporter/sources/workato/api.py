@@ -116,7 +116,7 @@ def _total(number: Scalar) -> int | None:
     return number if isinstance(number, int) and 0 <= number < MAX_TOTAL else None
 
 
-def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[WorkatoJob], int]:
+def parse_jobs(body: bytes, statuses: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[WorkatoJob], int]:
     """Return the jobs of a page, one row per job, and the number of rows that are not jobs.
 
     Raises SchemaError if the first page has rows, but no jobs.
@@ -126,13 +126,13 @@ def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool =
     jobs: dict[str, WorkatoJob] = {}
     for row in rows:
         known = jobs.get(row.job_id)
-        jobs[row.job_id] = row if known is None else better(known, row, status_map)
+        jobs[row.job_id] = row if known is None else better(known, row, statuses)
     return list(jobs.values()), len(raws) - len(rows)
 
 
-def better(known: WorkatoJob, row: WorkatoJob, status_map: StatusTable) -> WorkatoJob:
+def better(known: WorkatoJob, row: WorkatoJob, statuses: StatusTable) -> WorkatoJob:
     """Return the better one of two rows of a job."""
-    return best_row((row, known), lambda each: to_run(each, "", status_map))
+    return best_row((row, known), lambda each: to_run(each, "", statuses))
 
 
 def parse_total(body: bytes) -> int | None:
@@ -260,9 +260,9 @@ def split_job_id(job_id: str) -> tuple[str, str]:
     return customer_id, recipe_id
 
 
-def to_run(row: WorkatoJob, job_id: str, status_map: StatusTable) -> Run:
+def to_run(row: WorkatoJob, job_id: str, statuses: StatusTable) -> Run:
     """Return the run of a row."""
-    result, state, unmapped = _meaning(row, status_map)
+    result, state, unmapped = _meaning(row, statuses)
     if state is State.EXECUTING and row.started is None:
         state = State.PENDING
     end = row.completed if result is not None else None
@@ -281,11 +281,11 @@ def to_run(row: WorkatoJob, job_id: str, status_map: StatusTable) -> Run:
     )
 
 
-def _meaning(row: WorkatoJob, status_map: StatusTable) -> Meaning:
+def _meaning(row: WorkatoJob, statuses: StatusTable) -> Meaning:
     """Return the meaning of a row: that of its status if it is known, otherwise that of its error flag and end."""
     ended = row.completed is not None
     if row.status:
-        meaning = look_up(row.status, status_map, ended=ended)
+        meaning = look_up(row.status, statuses, ended=ended)
     else:
         meaning = Meaning(result=Result.SUCCESS) if ended else Meaning(state=State.EXECUTING)
     is_known = bool(row.status) and not meaning.unmapped

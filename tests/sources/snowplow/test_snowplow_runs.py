@@ -337,7 +337,7 @@ def test_both_parsers_return_the_same_row():
 def test_rows_with_unchanged_text_reuse_their_runs_and_others_are_parsed():
     earlier = parse_rows(json.dumps([ROW, {**ROW, "runId": "c"}]).encode(), {})
     changed = {**ROW, "runId": "c", "state": "FAILED"}
-    now = parse_rows(json.dumps([changed, 5, ROW]).encode(), earlier.texts)
+    now = parse_rows(json.dumps([changed, 5, ROW]).encode(), earlier.by_text)
     assert [(row.run_id, row.state) for row in now.fresh] == [("c", "FAILED")]
     assert now.by_id[ROW["runId"]] is earlier.by_id[ROW["runId"]]
-    assert (len(earlier.fresh), len(now.texts), now.invalid) == (2, 2, 1)
+    assert (len(earlier.fresh), len(now.by_text), now.invalid) == (2, 2, 1)
