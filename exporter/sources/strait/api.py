@@ -15,7 +15,7 @@ import msgspec
 from exporter.counting.labels import clean
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, Step
-from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, decode, decoded, text, usable
+from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, Fields, decode, decoded, usable
 from exporter.sources.rest import StatusTable, look_up, path, seconds_between
 from exporter.sources.source import StepLog
 from exporter.times import parse_timestamp
@@ -216,12 +216,9 @@ def parse_steps(body: bytes, statuses: StatusTable) -> tuple[list[Step], bool]:
 def parse_error(body: bytes, step_name: str) -> StepLog:
     """Return the error text of a step in a list of steps. For the step "", the body is a run."""
     if not step_name:
-        fields = decode(body, OBJECT)
-        return StepLog(stderr=text(fields["error"]) if "error" in fields else "")
-    for fields in parse_page(body, OBJECT).rows:
-        if "step_ref" in fields and text(fields["step_ref"]) == step_name and "error" in fields:
-            return StepLog(stderr=text(fields["error"]))
-    return StepLog()
+        return StepLog(stderr=Fields.of_body(body).text("error"))
+    rows = map(Fields, parse_page(body, OBJECT).rows)
+    return StepLog(stderr=next((row.text("error") for row in rows if row.text("step_ref") == step_name), ""))
 
 
 def to_job(row: StraitJob, *, scope: str, workflow: bool) -> Job:
@@ -245,12 +242,10 @@ def _stop_cause(row: StraitJob) -> str:
     return reason if row.paused is True and PLAIN_WORD.fullmatch(reason) else ""
 
 
-def unlisted_job(identity: str, project: object, *, scope: str, workflow: bool) -> Job:
-    """Return the job of a run whose job is not listed, because it was deleted. The name is the ID."""
-    name = identity.removeprefix(WORKFLOW)
-    return Job(
-        job_id=identity, name=name, project=_text(project), scope=scope, has_steps=workflow, reopens=not workflow
-    )
+def unlisted_job(job_id: str, project: object, *, scope: str, workflow: bool) -> Job:
+    """Return a job that is not listed, because it was deleted. Its name is its ID."""
+    name = job_id.removeprefix(WORKFLOW)
+    return Job(job_id=job_id, name=name, project=_text(project), scope=scope, has_steps=workflow, reopens=not workflow)
 
 
 def to_run(row: StraitRun, statuses: StatusTable) -> Run:
