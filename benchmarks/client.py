@@ -57,7 +57,7 @@ def measure(requests=500):
     root = f"http://127.0.0.1:{server.port}/api/msc/v1"
     meter = RequestMetrics(CollectorRegistry()).source("bench", (RUNS,))
     budget = Budget(1e6, monotonic=time.monotonic, sleep=time.sleep)
-    client = Client(root, BearerAuth(lambda: "secret"), budget, observer=meter)
+    client = Client(root, BearerAuth(lambda: "secret"), budget, recorder=meter)
     bare = http.client.HTTPConnection("127.0.0.1", server.port)
 
     def ours():

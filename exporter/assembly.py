@@ -229,7 +229,7 @@ class Assembly:
             access.root,
             access.auth,
             account.budget,
-            observer=requests,
+            recorder=requests,
             network=NetworkSettings(
                 timeout=settings.timeout,
                 ca_file=settings.tls.ca_file,

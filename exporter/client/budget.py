@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from exporter.errors import RateLimitedError
 
 # Maximum seconds for which a response can block requests.
-LONGEST_BLOCK = 3600.0
+MAX_BLOCK = 3600.0
 RESERVED_SHARE = 0.1
 """Fraction of the server's limit that is left to other clients of the same account."""
-PAGE_SHARE = 4
+REQUESTS_PER_PAGE_REQUEST = 4
 """At most one in this many requests is for a page."""
 # Seconds after which one request is sent during a block, because the server may recover early.
 PROBE_INTERVAL = 300.0
@@ -55,7 +55,7 @@ class Pace:
         self.size = max(1, math.floor(requests_per_minute))
         self.period = 60.0 * self.size / requests_per_minute
         self._taken: deque[float] = deque(maxlen=self.size)
-        self._by_people: deque[float] = deque(maxlen=max(1, self.size // PAGE_SHARE))
+        self._by_people: deque[float] = deque(maxlen=max(1, self.size // REQUESTS_PER_PAGE_REQUEST))
         self._blocked_since = self._blocked_until = -math.inf
         self._spacing = 0.0
         self._spaced_until = -math.inf
@@ -83,7 +83,7 @@ class Pace:
         if len(self._by_people) == self._by_people.maxlen:
             free = max(free, self._by_people[0] + self.period)
         if self._by_people:
-            free = max(free, min(self._by_people[-1] + PAGE_SHARE * self._spacing, self._spaced_until))
+            free = max(free, min(self._by_people[-1] + REQUESTS_PER_PAGE_REQUEST * self._spacing, self._spaced_until))
         return free
 
     def take(self, now: float, *, for_a_person: bool = False) -> None:
@@ -95,7 +95,7 @@ class Pace:
     def block(self, now: float, seconds: float) -> None:
         """Block requests for this many seconds. A longer block stays. A probe may be sent from time to time."""
         if seconds > 0:
-            self._blocked_until = max(self._blocked_until, now + min(seconds, LONGEST_BLOCK))
+            self._blocked_until = max(self._blocked_until, now + min(seconds, MAX_BLOCK))
             self._blocked_since = now
 
     def succeeded(self, sent: float) -> None:
@@ -118,7 +118,7 @@ class Pace:
             self.block(now, reset_seconds)
             return
         self._spacing = reset_seconds / usable
-        self._spaced_until = now + min(reset_seconds, LONGEST_BLOCK)
+        self._spaced_until = now + min(reset_seconds, MAX_BLOCK)
 
 
 class Budget:

@@ -72,7 +72,7 @@ class Client:
         auth: httpx.Auth,
         budget: Budget,
         *,
-        observer: RequestRecorder | None = None,
+        recorder: RequestRecorder | None = None,
         network: NetworkSettings | None = None,
         environment: Environment | None = None,
         transport: httpx.BaseTransport | None = None,
@@ -80,7 +80,7 @@ class Client:
     ) -> None:
         self._root = root.rstrip("/")
         self._budget = budget
-        self._observer = observer or RequestRecorder()
+        self._recorder = recorder or RequestRecorder()
         self._environment = environment or Environment()
         settings = network or NetworkSettings()
         self._clock = ServerClock(self._environment.clock)
@@ -89,7 +89,7 @@ class Client:
         budgeted = BudgetedTransport(
             transport or NetworkTransport(settings, self._environment.monotonic),
             budget,
-            self._observer,
+            self._recorder,
             timeout=settings.timeout,
             body_limit=settings.body_limit,
             clock=self._clock,
@@ -160,7 +160,7 @@ class Client:
         extensions = {
             "endpoint": endpoint,
             "patience": self._patience if patience is None else patience,
-            "credential_expiry": self._observer.credential_expiry,
+            "credential_expiry": self._recorder.credential_expiry,
             "skew": self._clock.skew,
         }
         sent = self._environment.clock()
@@ -189,7 +189,7 @@ class Client:
         # The wait is random ("full jitter"), so that many clients do not retry at the same time.
         if self._environment.sleep(self._environment.random() * FIRST_BACKOFF * 2**retry):
             raise Stopped
-        self._observer.retry()
+        self._recorder.retry()
 
 
 def is_retryable(outcome: Outcome) -> bool:

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 
 import httpx
 import msgspec
@@ -21,19 +21,22 @@ from exporter.client.clock import MIN_SKEW
 from exporter.client.limits import parse_date
 from exporter.errors import AuthError
 
-UNKNOWN_LIFE = 24 * 3600.0
+# Lifetime of a token in seconds, if the token and the response do not say.
+DEFAULT_LIFE = 24 * 3600.0
 # Minimum lifetime in seconds. With a shorter lifetime or a wrong clock, every request would sign in.
-SHORTEST_LIFE = 60.0
-EARLY_SECONDS = 300.0
-EARLY_PART = 0.1
+MIN_LIFE = 60.0
+# A token is renewed when this fraction of its lifetime is left, but at most this many seconds before its expiry.
+RENEWAL_FRACTION, MAX_RENEWAL_MARGIN = 0.1, 300.0
 RETRYABLE_STATUSES = frozenset({408, 429})
 """4xx statuses that are not a refusal of the credential."""
-LONGEST_TOKEN = 65536
+MAX_TOKEN_LENGTH = 65536
+TOKEN_KEYS = ("accessToken", "access_token")
+"""Fields of the response that may have the token."""
 Flow = Generator[httpx.Request, httpx.Response, "Token | None"]
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A token, when to renew it, and when it expires, in Unix seconds by the local clock."""
+    """A token, and the times of its renewal and its expiry by the local clock. `expiry`: None if unknown."""
 
     secret: str
     renew: float
@@ -44,21 +47,20 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """When a JWT expires and when it was issued."""
+    """The times at which a JWT expires and was issued."""
 
     exp: float
     iat: float | None = None
 
 
 class TokenAuth(httpx.Auth):
-    """Base class of sign-ins. A subclass builds the request for a token and sets the token's keys in the response.
+    """Base class of sign-ins. A subclass builds the request for a token.
 
     The sign-in uses the `extensions` of the original request: `patience`, `skew` (seconds by which the API's clock is
     ahead of the local clock) and the callback `credential_expiry`, which gets the expiry of each new token.
     """
 
     requires_response_body = True
-    token_keys: Sequence[str] = ("accessToken", "access_token")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -107,7 +109,7 @@ class TokenAuth(httpx.Auth):
         if not 200 <= status < 300:
             return None
         fields = _fields(response)
-        secret = next((fields[key] for key in self.token_keys if fields.get(key)), None)
+        secret = next((fields[key] for key in TOKEN_KEYS if fields.get(key)), None)
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
             raise AuthError("the response of the sign-in contains no token")
         now = self._clock()
@@ -144,24 +146,24 @@ def make_token(secret: str, expires_in: object, now: float, skew: float) -> Toke
     claims = parse_claims(secret)
     if claims is not None:
         expiry = claims.exp - skew
-        life = max(SHORTEST_LIFE, claims.exp - (claims.iat if claims.iat is not None else now + skew))
+        life = max(MIN_LIFE, claims.exp - (claims.iat if claims.iat is not None else now + skew))
     elif isinstance(expires_in, int | float) and math.isfinite(expires_in) and expires_in > 0:
-        life = max(SHORTEST_LIFE, float(expires_in))
+        life = max(MIN_LIFE, float(expires_in))
         expiry = now + life
     else:
-        return Token(secret=secret, renew=now + UNKNOWN_LIFE - renewal_margin(UNKNOWN_LIFE), expiry=None)
-    return Token(secret=secret, renew=max(now + SHORTEST_LIFE / 2, expiry - renewal_margin(life)), expiry=expiry)
+        return Token(secret=secret, renew=now + DEFAULT_LIFE - renewal_margin(DEFAULT_LIFE), expiry=None)
+    return Token(secret=secret, renew=max(now + MIN_LIFE / 2, expiry - renewal_margin(life)), expiry=expiry)
 
 
 def renewal_margin(life: float) -> float:
     """Return the seconds before its expiry at which a token of this lifetime is renewed."""
-    return min(EARLY_SECONDS, EARLY_PART * life)
+    return min(MAX_RENEWAL_MARGIN, RENEWAL_FRACTION * life)
 
 
 def parse_claims(token: str) -> Claims | None:
     """Return the times of a JWT, without checking its signature; None if the token is not a JWT."""
     parts = token.split(".")
-    if len(parts) != 3 or len(token) > LONGEST_TOKEN:
+    if len(parts) != 3 or len(token) > MAX_TOKEN_LENGTH:
         return None
     try:
         claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=Claims)

@@ -28,8 +28,8 @@ CONNECT_ERRORS = (httpx.ConnectError, httpcore.ConnectError)
 PROXY_ERRORS = (httpx.ProxyError, httpcore.ProxyError)
 PROXY_STATUS = re.compile(r"(\d{3})\b")
 PROXY_AUTH_REQUIRED = 407
-HANG_UPS = (httpx.RemoteProtocolError, httpx.ReadError, httpcore.RemoteProtocolError, httpcore.ReadError)
-"""Errors of a plain request to a server that speaks TLS."""
+CLOSED_ERRORS = (httpx.RemoteProtocolError, httpx.ReadError, httpcore.RemoteProtocolError, httpcore.ReadError)
+"""Errors of a closed connection. A server that speaks TLS closes the connection of a plain request."""
 PLAIN_HTTP = "the server speaks plain HTTP on this port: write http:// in base_url (or in proxy_url), or another port"
 HINTS = (
     ("WRONG_VERSION_NUMBER", PLAIN_HTTP),
@@ -50,7 +50,7 @@ GZIP = 31
 
 
 class RequestRecorder:
-    """Records the metrics of each request. This base class records nothing."""
+    """Records metrics of requests. This base class records nothing."""
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
         """Count a request to an endpoint template by its status code, or as `timeout` or `network`."""
@@ -65,15 +65,15 @@ class RequestRecorder:
         """Set the rate limit that the server reports. `reset`: Unix seconds."""
 
     def credential_expiry(self, timestamp: float | None) -> None:
-        """Set when the credential in use expires; None if unknown."""
+        """Set the time at which the current credential expires; None if unknown."""
 
 
-# Seconds for which a rate limit is shown after the server last reported it.
+# Seconds for which metrics show a rate limit after the server reported it.
 LIMITS_SHOWN = 900.0
 
 
 class BudgetedTransport(httpx.BaseTransport):
-    """Transport that waits for the budget, reads the whole body within limits, and reports to the observer.
+    """Transport that waits for the budget, reads the whole body within limits, and calls the recorder.
 
     It uses these `extensions` of a request: `endpoint` (template of its path) and `patience` (seconds to wait for the
     budget). Raises errors of `exporter.errors`, and `Stopped`.
@@ -83,7 +83,7 @@ class BudgetedTransport(httpx.BaseTransport):
         self,
         inner: httpx.BaseTransport,
         budget: Budget,
-        observer: RequestRecorder,
+        recorder: RequestRecorder,
         *,
         timeout: float,
         body_limit: int,
@@ -96,7 +96,7 @@ class BudgetedTransport(httpx.BaseTransport):
         self._log = structlog.get_logger()
         self._logged_ignored = False
         self._budget = budget
-        self._observer = observer
+        self._recorder = recorder
         self._timeout = timeout
         self._timeouts = httpx.Timeout(timeout).as_dict()
         self._body_limit = body_limit
@@ -107,7 +107,7 @@ class BudgetedTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request. Return its complete, decompressed response."""
         patience = request.extensions.get("patience", 2 * self._timeout)
-        self._budget.acquire(self._monotonic() + patience, self._observer.waited)
+        self._budget.acquire(self._monotonic() + patience, self._recorder.waited)
         started = self._monotonic()
         request.extensions["deadline"] = started + 2 * self._timeout
         # Without this, the request of a sign-in would wait forever.
@@ -120,7 +120,7 @@ class BudgetedTransport(httpx.BaseTransport):
             code = "timeout"
             raise
         finally:
-            self._observer.request(endpoint_of(request), code, self._monotonic() - started)
+            self._recorder.request(endpoint_of(request), code, self._monotonic() - started)
             self._forget_limits()
         if response.status_code == PROXY_AUTH_REQUIRED:
             raise proxy_refused(response.status_code, request)
@@ -166,7 +166,7 @@ class BudgetedTransport(httpx.BaseTransport):
     def _forget_limits(self) -> None:
         if self._limits_until is not None and self._monotonic() > self._limits_until:
             self._limits_until = None
-            self._observer.limits(None, None, None)
+            self._recorder.limits(None, None, None)
 
     def _apply_limits(self, response: httpx.Response) -> None:
         # This joins headers of the same name with commas.
@@ -185,7 +185,7 @@ class BudgetedTransport(httpx.BaseTransport):
             return
         reset = None if limits.reset_seconds is None else self._clock.local() + limits.reset_seconds
         self._limits_until = self._monotonic() + LIMITS_SHOWN
-        self._observer.limits(limits.limit, limits.remaining, reset)
+        self._recorder.limits(limits.limit, limits.remaining, reset)
         if limits.remaining is not None and limits.reset_seconds is not None:
             self._budget.spread(limits.limit, limits.remaining, limits.reset_seconds)
 
@@ -246,6 +246,6 @@ def hint_for(error: Exception, request: httpx.Request) -> str:
     """Return a cure for a connection error; "" if there is none."""
     text = str(error)
     hint = next((hint for sign, hint in HINTS if sign in text), "")
-    if not hint and request.url.scheme == "http" and isinstance(error, HANG_UPS):
+    if not hint and request.url.scheme == "http" and isinstance(error, CLOSED_ERRORS):
         hint = "if the server speaks TLS on this port, base_url must begin with https://"
     return f": {hint}" if hint else ""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.client.budget import LONGEST_BLOCK, MAX_SLEEP, PROBE_INTERVAL, Budget, Pace, Stopped, for_a_person
+from exporter.client.budget import MAX_BLOCK, MAX_SLEEP, PROBE_INTERVAL, Budget, Pace, Stopped, for_a_person
 from exporter.errors import RateLimitedError
 
 EVER = math.inf
@@ -92,14 +92,14 @@ def test_a_block_by_the_server_applies_to_all_threads_and_a_shorter_one_does_not
     assert budget.acquire(EVER) == 30.0
 
 
-@pytest.mark.parametrize("seconds", [1e12, LONGEST_BLOCK + 1])
+@pytest.mark.parametrize("seconds", [1e12, MAX_BLOCK + 1])
 def test_no_server_can_block_for_longer_than_an_hour(moved, seconds):
     budget = make_budget(moved)
     budget.block(seconds)
     while probes := budget.wait():
         budget.acquire(EVER)
         assert probes <= PROBE_INTERVAL
-    assert moved.now == pytest.approx(1000.0 + LONGEST_BLOCK)
+    assert moved.now == pytest.approx(1000.0 + MAX_BLOCK)
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -5.0, 0.0])
@@ -159,7 +159,7 @@ def test_threads_share_one_budget():
 
 def test_a_recovered_server_gets_requests_long_before_its_retry_after(moved):
     budget = make_budget(moved)
-    budget.block(LONGEST_BLOCK)
+    budget.block(MAX_BLOCK)
     assert budget.acquire(EVER) == PROBE_INTERVAL
     assert budget.wait() == PROBE_INTERVAL
     budget.succeeded(moved.now)
@@ -168,9 +168,9 @@ def test_a_recovered_server_gets_requests_long_before_its_retry_after(moved):
 
 def test_a_server_that_still_refuses_gets_one_request_in_five_minutes(moved):
     budget = make_budget(moved)
-    budget.block(LONGEST_BLOCK)
+    budget.block(MAX_BLOCK)
     budget.acquire(EVER)
-    budget.block(LONGEST_BLOCK)
+    budget.block(MAX_BLOCK)
     assert budget.acquire(EVER) == PROBE_INTERVAL
 
 
@@ -248,7 +248,7 @@ def test_a_refused_user_gets_the_reason(moved):
 
 def test_a_users_request_never_probes_a_blocked_server(moved):
     budget = make_budget(moved)
-    budget.block(LONGEST_BLOCK)
+    budget.block(MAX_BLOCK)
     moved.now += PROBE_INTERVAL
     assert as_people(budget, 1) == 0
     assert budget.wait() == 0.0

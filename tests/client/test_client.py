@@ -38,7 +38,7 @@ class Bearer(httpx.Auth):
 
 
 class Ledger(RequestRecorder):
-    """An observer that keeps everything."""
+    """A recorder that keeps everything."""
 
     def __init__(self):
         self.requests, self.retries, self.waits, self.said = [], 0, [], []
@@ -97,7 +97,7 @@ def make(moved, meter):
             ROOT,
             auth or Bearer(),
             Budget(requests_per_minute, monotonic=moved.monotonic, sleep=moved.sleep),
-            observer=meter,
+            recorder=meter,
             network=NetworkSettings(timeout=timeout, body_limit=body_limit),
             environment=Environment(
                 clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep, random=lambda: chance

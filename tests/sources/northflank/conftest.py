@@ -48,7 +48,7 @@ class Exporter:
             access.root,
             access.auth,
             budget,
-            observer=meter,
+            recorder=meter,
             environment=Environment(clock=self.clock, monotonic=self.clock, sleep=self.sleep),
         )
         self.source = source = TYPE.build(self.settings, self.client)

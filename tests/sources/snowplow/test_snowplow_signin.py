@@ -90,7 +90,7 @@ def make(console, meter):
             ROOT,
             auth,
             Budget(60000.0, monotonic=lambda: console.now, sleep=lambda _: None),
-            observer=meter,
+            recorder=meter,
             environment=Environment(
                 clock=lambda: console.now, monotonic=lambda: console.now, sleep=lambda _: None, random=lambda: 0.0
             ),

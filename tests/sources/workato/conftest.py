@@ -51,7 +51,7 @@ class Watch:
             access.root,
             access.auth,
             Budget(settings.requests_per_minute, monotonic=clock, sleep=self._sleep),
-            observer=meter,
+            recorder=meter,
             network=NetworkSettings(timeout=5.0),
             environment=Environment(clock=clock, monotonic=clock, sleep=self._sleep, random=lambda: 0.1),
         )
