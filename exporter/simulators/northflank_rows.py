@@ -31,7 +31,7 @@ class NorthflankShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     backoff_limit: int = 3
 
 
-WORDS: Mapping[Result | State, str] = {
+STATUSES: Mapping[Result | State, str] = {
     State.PENDING: "RUNNING",
     State.EXECUTING: "RUNNING",
     Result.SUCCESS: "SUCCESS",
@@ -61,19 +61,19 @@ def slug_of(job: SimJob | SimRun) -> str:
 def run_row(seen: Seen, shape: NorthflankShape) -> dict[str, object]:
     """Return the row of a run at the time at which it is seen."""
     run, now = seen
-    what = run.at(now)
-    usual = WORDS.get(what, "FAILED")
-    concluded = isinstance(what, Result)
+    outcome = run.at(now)
+    usual = STATUSES.get(outcome, "FAILED")
+    concluded = isinstance(outcome, Result)
     row = {
         "id": run.run_id,
         "active": int(not concluded),
         "backoffLimit": max(shape.backoff_limit, run.attempts - 1),
         "completions": int(concluded),
         "concluded": concluded,
-        "failed": run.attempts if what in FAILING else run.attempts - 1,
+        "failed": run.attempts if outcome in FAILING else run.attempts - 1,
         "runName": f"{slug_of(run)}-{hashlib.sha256(run.run_id.encode()).hexdigest()[:24]}",
-        "status": shape.words.get(str(what), shape.words.get(usual, usual)),
-        "succeeded": shape.succeeded if what is Result.SUCCESS else 0,
+        "status": shape.words.get(str(outcome), shape.words.get(usual, usual)),
+        "succeeded": shape.succeeded if outcome is Result.SUCCESS else 0,
         "startedAt": stamp(run.start),
     }
     if concluded and run.end is not None and not chosen(run.run_id, shape.endless_share):

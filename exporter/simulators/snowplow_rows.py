@@ -63,7 +63,7 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dependencies: Literal["names", "objects", "null", "absent"] = "names"
 
 
-WORDS: Mapping[Result | State, str] = {
+STATUSES: Mapping[Result | State, str] = {
     State.PENDING: "WAITING",
     State.EXECUTING: "RUNNING",
     Result.SUCCESS: "SUCCEEDED",
@@ -75,7 +75,7 @@ WORDS: Mapping[Result | State, str] = {
 def run_row(seen: Seen, shape: SnowplowShape) -> dict[str, object]:
     """Return a row of the list at the time at which the run is seen."""
     run, now = seen
-    what = run.at(now)
+    outcome = run.at(now)
     started = run.start if run.start <= now else None
     if started is None and shape.waiting_start == "created":
         started = run.created
@@ -84,23 +84,23 @@ def run_row(seen: Seen, shape: SnowplowShape) -> dict[str, object]:
         "jobId": hashlib.sha256(f"{run.job_id}/{run.version}".encode()).hexdigest(),
         "jobName": run.job_name,
         "environment": run.project,
-        "state": _word(what, shape),
+        "state": _status(outcome, shape),
         "startTime": None if started is None else written_time(started, shape),
-        "duration": _written_span(run.start, run.end, what, now, shape),
-        "failureReason": run.error if what in FAILING else None,
+        "duration": _written_span(run.start, run.end, outcome, now, shape),
+        "failureReason": run.error if outcome in FAILING else None,
     }
-    if shape.end_time and isinstance(what, Result) and run.end is not None:
+    if shape.end_time and isinstance(outcome, Result) and run.end is not None:
         row[shape.end_time] = written_time(run.end, shape)
     return _finished(row, run.run_id, shape)
 
 
 def step_row(step: SimStep, now: float, shape: SnowplowShape) -> dict[str, object]:
     """Return a step at a time."""
-    what = step.at(now)
+    outcome = step.at(now)
     row = {
         "name": step.name,
-        "state": _word(what, shape, no_op=step.no_op),
-        "duration": _written_span(step.start, step.end, what, now, shape),
+        "state": _status(outcome, shape, no_op=step.no_op),
+        "duration": _written_span(step.start, step.end, outcome, now, shape),
     }
     dependencies: object = {
         "names": step.dependencies,
@@ -174,21 +174,21 @@ def _fraction(milliseconds: int, digits: int) -> str:
     return "." + f"{milliseconds:03d}".ljust(digits, "0")[:digits] if digits else ""
 
 
-def _word(what: Result | State, shape: SnowplowShape, *, no_op: bool = False) -> str:
-    usual = WORDS.get(what, "FAILED")
+def _status(outcome: Result | State, shape: SnowplowShape, *, no_op: bool = False) -> str:
+    usual = STATUSES.get(outcome, "FAILED")
     if no_op and usual == "SUCCEEDED":
         usual = "SUCCEEDED_NO_OP"
-    word = shape.words.get(str(what), shape.words.get(usual, usual))
-    return {"upper": word, "lower": word.lower(), "title": word.title()}[shape.letters]
+    status = shape.words.get(str(outcome), shape.words.get(usual, usual))
+    return {"upper": status, "lower": status.lower(), "title": status.title()}[shape.letters]
 
 
 def _written_span(
-    start: float | None, end: float | None, what: Result | State, now: float, shape: SnowplowShape
+    start: float | None, end: float | None, outcome: Result | State, now: float, shape: SnowplowShape
 ) -> object:
     """Return the duration, or the duration so far of an active run or step; None if it has not started."""
-    if start is None or what is State.PENDING:
+    if start is None or outcome is State.PENDING:
         return None
-    if what is State.EXECUTING:
+    if outcome is State.EXECUTING:
         return written_duration(now - start, shape) if shape.running_duration else None
     return None if end is None else written_duration(end - start, shape)
 

@@ -26,8 +26,8 @@ from exporter.simulators.strait_pages import (
 )
 from exporter.simulators.strait_rows import (
     JOBS_CREATED,
-    RUN_WORDS,
-    WORKFLOW_WORDS,
+    RUN_STATUSES,
+    WORKFLOW_STATUSES,
     Life,
     StraitShape,
     export_csv,
@@ -36,12 +36,12 @@ from exporter.simulators.strait_rows import (
     microseconds,
     plain_id,
     run_row,
-    run_word,
+    run_status,
     step_row,
     timeline,
     workflow_row,
     workflow_run_row,
-    workflow_word,
+    workflow_status,
 )
 from exporter.simulators.world import SimJob, World
 
@@ -61,9 +61,9 @@ WINDOWS = {"1h": 3600.0, "1d": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
 PLENTY = 100_000
 """The limit that headers show if there is no limit."""
 
-OPEN_WORDS = ("delayed", "replay_staged", "queued", "dequeued", "executing", "waiting", "paused")
-WORDS = frozenset({*OPEN_WORDS, *RUN_WORDS.values(), "dead_letter", "system_failed"})
-WORDS_OF_WORKFLOWS = frozenset({*WORKFLOW_WORDS.values(), "paused", "compensating", "compensated"})
+OPEN_STATUSES = ("delayed", "replay_staged", "queued", "dequeued", "executing", "waiting", "paused")
+STATUSES = frozenset({*OPEN_STATUSES, *RUN_STATUSES.values(), "dead_letter", "system_failed"})
+STATUSES_OF_WORKFLOWS = frozenset({*WORKFLOW_STATUSES.values(), "paused", "compensating", "compensated"})
 SCOPES = {
     "jobs": "jobs:read",
     "job": "jobs:read",
@@ -235,21 +235,21 @@ class StraitSimulator(Simulator):
         self._job(request)
         since = request.received - WINDOWS[window]
         words = [
-            run_word(life, self.options.rows)
+            run_status(life, self.options.rows)
             for life in self._lives(self.view(request))
             if plain_id(life.run.job_id) == request.parameters["job"] and life.created >= since
         ]
-        good, bad = words.count("completed"), sum(word in ("failed", "crashed", "timed_out") for word in words)
+        good, bad = words.count("completed"), sum(status in ("failed", "crashed", "timed_out") for status in words)
         rate = 100 * good / (good + bad) if good + bad else -1
         return json_response({"job_id": request.parameters["job"], "window": window, "health_score": rate})
 
     def _stats(self, request: Request) -> Response:
         words = [
-            run_word(life, self.options.rows)
+            run_status(life, self.options.rows)
             for life in self._lives(self.view(request))
             if life.run.job_id not in self._workflows
         ]
-        return json_response({word: words.count(word) for word in ("queued", "executing", "delayed")})
+        return json_response({status: words.count(status) for status in ("queued", "executing", "delayed")})
 
     def _lives(self, view: ResponseView) -> list[Life]:
         """Return the latest life of every visible run, and record which jobs are workflows."""
@@ -269,13 +269,13 @@ class StraitSimulator(Simulator):
     def _run_list(self, request: Request, *, workflow: bool, status: str = "") -> Response:
         """Return runs of one kind and status. `statuses` is ignored, as by older servers."""
         view, wanted = self.view(request), status or request.query.get("status", "")
-        words = (WORDS_OF_WORKFLOWS if workflow else WORDS) - self.options.unknown_words
+        words = (STATUSES_OF_WORKFLOWS if workflow else STATUSES) - self.options.unknown_words
         if wanted and wanted not in words:
             raise Refused(400, "status is invalid")
         listed = [
             PagedRow(microseconds(life.created), life.run.run_id, partial(self._row, life, workflow=workflow))
             for life in self._candidates(request, view, workflow=workflow)
-            if not wanted or self._word(life, workflow=workflow) == wanted
+            if not wanted or self._status(life, workflow=workflow) == wanted
         ]
         return paged(request, listed, view, self._paging(hidden=self.options.hidden))
 
@@ -283,8 +283,8 @@ class StraitSimulator(Simulator):
         """Return runs of one kind, among them all runs of the page."""
         return [life for life in self._lives(view) if (life.run.job_id in self._workflows) is workflow]
 
-    def _word(self, life: Life, *, workflow: bool) -> str:
-        return (workflow_word if workflow else run_word)(life, self.options.rows)
+    def _status(self, life: Life, *, workflow: bool) -> str:
+        return (workflow_status if workflow else run_status)(life, self.options.rows)
 
     def _row(self, life: Life, *, workflow: bool) -> object:
         return (workflow_run_row if workflow else run_row)(life, self.options.rows)

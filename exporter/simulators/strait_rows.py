@@ -52,7 +52,7 @@ class Life(NamedTuple):
     created: float
 
 
-RUN_WORDS: Mapping[Result | State, str] = {
+RUN_STATUSES: Mapping[Result | State, str] = {
     Result.SUCCESS: "completed",
     Result.FAILURE: "failed",
     Result.ERROR: "crashed",
@@ -63,15 +63,15 @@ RUN_WORDS: Mapping[Result | State, str] = {
 }
 """Statuses by result. A failure after retries is a dead letter instead. The exporter does not know the last status."""
 
-WORKFLOW_WORDS: Mapping[Result | State, str] = {
-    **RUN_WORDS,
+WORKFLOW_STATUSES: Mapping[Result | State, str] = {
+    **RUN_STATUSES,
     Result.ERROR: "compensation_failed",
     State.PENDING: "pending",
     State.EXECUTING: "running",
 }
 """The real server has no status for a skipped workflow run. Here it is `expired`."""
 
-STEP_WORDS: Mapping[Result | State, str] = {
+STEP_STATUSES: Mapping[Result | State, str] = {
     Result.SUCCESS: "completed",
     Result.SKIP: "skipped",
     Result.CANCELLATION: "canceled",
@@ -150,12 +150,12 @@ def _common(job: SimJob, number: int) -> dict[str, object]:
     }
 
 
-def run_word(life: Life, shape: StraitShape) -> str:
+def run_status(life: Life, shape: StraitShape) -> str:
     """Return the status of a job's run."""
-    run, what = life.run, life.run.at(life.now)
-    if isinstance(what, Result):
-        return "dead_letter" if what is Result.FAILURE and run.attempts > 1 else RUN_WORDS[what]
-    if what is State.EXECUTING:
+    run, outcome = life.run, life.run.at(life.now)
+    if isinstance(outcome, Result):
+        return "dead_letter" if outcome is Result.FAILURE and run.attempts > 1 else RUN_STATUSES[outcome]
+    if outcome is State.EXECUTING:
         return "queued" if _attempt(life)[1] is None else "executing"
     if life.created != run.created:
         return "replay_staged"
@@ -164,24 +164,24 @@ def run_word(life: Life, shape: StraitShape) -> str:
 
 def run_row(life: Life, shape: StraitShape) -> dict[str, object]:
     """Return the row of a job's run."""
-    run, what = life.run, life.run.at(life.now)
+    run, outcome = life.run, life.run.at(life.now)
     attempt, started = _attempt(life)
-    ended = isinstance(what, Result)
-    word = run_word(life, shape)
+    ended = isinstance(outcome, Result)
+    status = run_status(life, shape)
     row = {
         "id": run.run_id,
         "job_id": plain_id(run.job_id),
         "project_id": run.project,
-        "status": word,
+        "status": status,
         "attempt": attempt,
         "payload": {"customer": run.title, "padding": "x" * shape.payload_bytes},
-        "result": {"customer": MARK} if what is Result.SUCCESS else None,
+        "result": {"customer": MARK} if outcome is Result.SUCCESS else None,
         "error": run.error or (f"Try again, {MARK}" if attempt > 1 else None),
-        "error_class": run.error_type if ended and what in FAILING else None,
+        "error_class": run.error_type if ended and outcome in FAILING else None,
         "triggered_by": "cron",
         "tags": {"customer": MARK},
         "scheduled_at": timestamp(run.start) if run.start - run.created > shape.delayed_after else None,
-        "started_at": None if started is None or what is Result.SKIP else timestamp(started),
+        "started_at": None if started is None or outcome is Result.SKIP else timestamp(started),
         "finished_at": timestamp(run.end) if ended and run.end is not None else None,
         "execution_trace": {"queue_wait_ms": round(1000 * (run.start - run.created))} if shape.traced else None,
         "priority": 0,
@@ -222,25 +222,25 @@ def _attempt(life: Life) -> tuple[int, float | None]:
     return number, begun if begun <= now else None
 
 
-def workflow_word(life: Life, shape: StraitShape) -> str:
+def workflow_status(life: Life, shape: StraitShape) -> str:
     """Return the status of a workflow run; some failures are compensated later."""
-    what, end, wait = life.run.at(life.now), life.run.end, shape.compensation
-    if wait and what in (Result.FAILURE, Result.TIMEOUT) and end is not None and life.now >= end + wait:
+    outcome, end, wait = life.run.at(life.now), life.run.end, shape.compensation
+    if wait and outcome in (Result.FAILURE, Result.TIMEOUT) and end is not None and life.now >= end + wait:
         return "compensating" if life.now < end + 2 * wait else "compensated"
-    return WORKFLOW_WORDS[what]
+    return WORKFLOW_STATUSES[outcome]
 
 
 def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
     """Return the row of a workflow run."""
-    run, word = life.run, workflow_word(life, shape)
-    end = None if word in ("pending", "running", "compensating") else run.end
-    if word == "compensated" and end is not None:
+    run, status = life.run, workflow_status(life, shape)
+    end = None if status in ("pending", "running", "compensating") else run.end
+    if status == "compensated" and end is not None:
         end += 2 * shape.compensation
     row = {
         "id": run.run_id,
         "workflow_id": plain_id(run.job_id),
         "project_id": run.project,
-        "status": word,
+        "status": status,
         "triggered_by": "manual",
         "workflow_version": run.version,
         "workflow_version_id": version_id(f"{run.job_id} {run.version}"),
@@ -248,7 +248,7 @@ def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
         "tags": {"customer": MARK},
         "payload": {"customer": run.title},
         "error": run.error if end is not None and run.error else None,
-        "started_at": timestamp(run.start) if run.start <= life.now and word != "expired" else None,
+        "started_at": timestamp(run.start) if run.start <= life.now and status != "expired" else None,
         "finished_at": None if end is None else timestamp(end),
         "created_at": timestamp(life.created),
     }
@@ -257,8 +257,8 @@ def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
 
 def step_row(life: Life, step: SimStep) -> dict[str, object]:
     """Return the row of a step. All steps of a run have the run's creation time."""
-    what = step.at(life.now)
-    word = STEP_WORDS.get(what, "failed")
+    outcome = step.at(life.now)
+    status = STEP_STATUSES.get(outcome, "failed")
     started = step.start is not None and step.start <= life.now
     row = {
         "id": hashed(f"step {life.run.run_id} {step.name}"),
@@ -267,13 +267,13 @@ def step_row(life: Life, step: SimStep) -> dict[str, object]:
         "job_run_id": hashed(f"run of step {life.run.run_id} {step.name}") if started else None,
         "step_ref": step.name,
         "attempt": 1,
-        "status": word,
+        "status": status,
         "deps_completed": 0,
         "deps_required": len(step.dependencies),
-        "output": {"customer": MARK} if what is Result.SUCCESS else None,
-        "error": f"Failed for {MARK}" if word == "failed" else None,
+        "output": {"customer": MARK} if outcome is Result.SUCCESS else None,
+        "error": f"Failed for {MARK}" if status == "failed" else None,
         "started_at": timestamp(step.start) if started and step.start is not None else None,
-        "finished_at": timestamp(step.end) if isinstance(what, Result) and step.end is not None else None,
+        "finished_at": timestamp(step.end) if isinstance(outcome, Result) and step.end is not None else None,
         "created_at": timestamp(life.created),
     }
     return {name: value for name, value in row.items() if value is not None}

@@ -22,8 +22,8 @@ from exporter.simulators.workato_rows import (
     project_row,
     recipe_row,
     shown_id,
+    status_of,
     user_row,
-    word_of,
 )
 from exporter.simulators.world import SimJob, World
 
@@ -213,7 +213,7 @@ class WorkatoSimulator(Simulator):
         return Tally(len(ended), self._succeeded(ended), last)
 
     def _succeeded(self, ended: Iterable[Seen]) -> int:
-        return sum(word_of(one, self.options.rows) == "succeeded" for one in ended)
+        return sum(status_of(one, self.options.rows) == "succeeded" for one in ended)
 
     def _seen(self, job: SimJob, view: ResponseView, which: Literal["lifetime", "kept"]) -> list[Seen]:
         """Return a recipe's created jobs, oldest first: all, or those that are kept."""
@@ -262,7 +262,7 @@ class WorkatoSimulator(Simulator):
         if status is not None:
             if status not in FILTERS:
                 raise Refused(400, "status must be succeeded, failed or pending")
-            seen = [one for one in seen if word_of(one, WorkatoShape()) == status]
+            seen = [one for one in seen if status_of(one, WorkatoShape()) == status]
         return [one for one in seen if one.run.attempts > 1] if request.query.get("rerun_only") == "true" else seen
 
     def _page(self, request: Request, seen: list[Seen]) -> list[Seen]:

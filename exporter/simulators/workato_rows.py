@@ -51,7 +51,12 @@ class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     numeric_ids: bool = True
 
 
-WORDS: Mapping[str, str] = {"pending": "pending", "executing": "pending", "success": "succeeded", "skip": "succeeded"}
+STATUSES: Mapping[str, str] = {
+    "pending": "pending",
+    "executing": "pending",
+    "success": "succeeded",
+    "skip": "succeeded",
+}
 """The vendor's statuses. Every other result is failed."""
 
 
@@ -191,26 +196,26 @@ def job_detail(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, 
     }
 
 
-def word_of(seen: Seen, shape: WorkatoShape) -> str:
+def status_of(seen: Seen, shape: WorkatoShape) -> str:
     """Return the status of a job."""
-    what = seen.run.at(seen.now)
-    usual = WORDS.get(str(what), "failed")
-    return shape.words.get(str(what), shape.words.get(usual, usual))
+    outcome = seen.run.at(seen.now)
+    usual = STATUSES.get(str(outcome), "failed")
+    return shape.words.get(str(outcome), shape.words.get(usual, usual))
 
 
 def _row(seen: Seen, recipe_id: object, shape: WorkatoShape, *, whole: bool) -> dict[str, object]:
     run, now = seen
-    what = run.at(now)
+    outcome = run.at(now)
     waiting = run.created if shape.waiting_start == "created" else None
     started = run.start if run.start <= now else waiting
-    failed = what in FAILING or what is Result.CANCELLATION
+    failed = outcome in FAILING or outcome is Result.CANCELLATION
     return {
         "id": run.run_id,
         "recipe_id": recipe_id,
-        "status": word_of(seen, shape),
+        "status": status_of(seen, shape),
         "started_at": None if started is None else written_time(started, shape, whole=whole),
         "completed_at": written_time(run.end, shape, whole=whole)
-        if isinstance(what, Result) and run.end is not None
+        if isinstance(outcome, Result) and run.end is not None
         else None,
         "title": run.title,
         "is_poll_error": False,

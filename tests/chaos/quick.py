@@ -19,14 +19,14 @@ from exporter.simulators.northflank import NorthflankSimulator
 from exporter.simulators.response_view import ResponseView, Seen
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
-from exporter.simulators.strait import MEMORY, OPEN_WORDS, WORDS_OF_WORKFLOWS, StraitSimulator
+from exporter.simulators.strait import MEMORY, OPEN_STATUSES, STATUSES_OF_WORKFLOWS, StraitSimulator
 from exporter.simulators.strait_pages import cursor_of, limit_of
-from exporter.simulators.strait_rows import RUN_WORDS, WORKFLOW_WORDS, Life, microseconds
+from exporter.simulators.strait_rows import RUN_STATUSES, WORKFLOW_STATUSES, Life, microseconds
 from exporter.simulators.workato import WorkatoSimulator
-from exporter.simulators.workato_rows import WORDS, Tally
+from exporter.simulators.workato_rows import STATUSES, Tally
 from exporter.simulators.world import SimJob, SimRun, World
 
-OPEN = frozenset({*OPEN_WORDS, *WORDS_OF_WORKFLOWS - set(WORKFLOW_WORDS.values()), "pending", "running"})
+OPEN = frozenset({*OPEN_STATUSES, *STATUSES_OF_WORKFLOWS - set(WORKFLOW_STATUSES.values()), "pending", "running"})
 """Strait's words for active runs and workflow runs."""
 
 
@@ -169,14 +169,14 @@ class QuickStrait(StraitSimulator):
         since = -math.inf if before is None else -before + 1
         runs = self._runs_of(wanted, workflow=workflow)
         lives = (_life(one, now) for one in islice(runs, bisect_left(runs, (since, ""), key=_place), None))
-        fits = (one for one in lives if one and wanted in ("", self._word(one, workflow=workflow)))
+        fits = (one for one in lives if one and wanted in ("", self._status(one, workflow=workflow)))
         return islice(fits, limit_of(request) + 1)
 
     def _runs_of(self, wanted: str, *, workflow: bool) -> Sequence[Sequence[SimRun]]:
         """Yield lives of runs, including all that have completed with this word."""
         if not wanted:
             return self._ordered[workflow]
-        words = {**RUN_WORDS, **WORKFLOW_WORDS} if workflow else RUN_WORDS
+        words = {**RUN_STATUSES, **WORKFLOW_STATUSES} if workflow else RUN_STATUSES
         results = [each for each in Result if words[each] == wanted] or [Result.FAILURE]
         return self._ended[workflow, results[0]]
 
@@ -200,7 +200,7 @@ class Recipe:
         self.starts = sorted(run.start for run in runs)
         ended = [run for run in runs if run.end is not None and run.result is not None]
         self.ends = sorted(run.end or 0.0 for run in ended)
-        self.well = sorted(run.end or 0.0 for run in ended if WORDS.get(str(run.result)) == "succeeded")
+        self.well = sorted(run.end or 0.0 for run in ended if STATUSES.get(str(run.result)) == "succeeded")
 
     def tally(self, now: float) -> Tally:
         """Return the counts at a time."""
