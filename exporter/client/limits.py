@@ -35,7 +35,7 @@ COMBINED_KEYS = {
     "reset": "reset",
     "t": "reset",
 }
-"""Keys of the single header `RateLimit`, e.g. `"default";r=50;t=30` or `limit=100, remaining=50`."""
+"""Fields by their keys in the header `RateLimit`, such as `"default";r=50;t=30` or `limit=100, remaining=50`."""
 ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 """One item of a list. A comma within quotes is part of the item."""
 HTTP_DATE = re.compile(r"(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Satur|Sat|Sun)(?:day)?,[^,]*", re.IGNORECASE)
