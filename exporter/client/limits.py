@@ -27,14 +27,7 @@ NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?")
 ZONED = re.compile(r"\d{4}-.*(?:Z|[+-]\d\d:?\d\d)", re.IGNORECASE)
 PREFIXES = ("x-ratelimit-", "x-rate-limit-", "ratelimit-")
 FIELDS = ("limit", "remaining", "reset")
-COMBINED_KEYS = {
-    "limit": "limit",
-    "q": "limit",
-    "remaining": "remaining",
-    "r": "remaining",
-    "reset": "reset",
-    "t": "reset",
-}
+COMBINED_KEYS = {**dict(zip(FIELDS, FIELDS, strict=True)), "q": "limit", "r": "remaining", "t": "reset"}
 """Fields by their keys in the header `RateLimit`, such as `"default";r=50;t=30` or `limit=100, remaining=50`."""
 ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
 """One item of a list. A comma within quotes is part of the item."""
