@@ -12,7 +12,6 @@ Kept = TypeVar("Kept")
 MAX_TRIES = 3
 """Maximum number of searches for completed jobs that a recipe counts, but that no page shows."""
 
-
 AGAIN = "again"
 """A `last_run` that no recipe has, so that the next poll reads its jobs."""
 
@@ -63,7 +62,7 @@ def unreadable_key(scope: str) -> str:
 
 
 def decode_checkpoint(text: str, decoder: msgspec.json.Decoder[dict[str, Kept]]) -> dict[str, Kept]:
-    """Return the values in a checkpoint by recipe ID; none if the checkpoint is unreadable."""
+    """Return the values in a checkpoint by recipe ID; no values if the checkpoint is unreadable."""
     try:
         return decoder.decode(text) if text else {}
     except msgspec.DecodeError:
@@ -145,14 +144,15 @@ def is_last(page: JobPage, target: SearchTarget, *, found: int, completed: Colle
         return True
     if not page.unseen:
         return not target.deep
-    if target.baseline is not None and _all_older(page, target.baseline, completed):
+    if target.baseline is not None and _all_completed_before(target.baseline, page, completed):
         return True
-    # All missing jobs are found. But if all jobs of the page are unseen, the next page may have an active job.
+    # The search ends when all missing jobs are found. But if all jobs of this page are unseen, the next page may have an
+    # active job.
     return target.missing is not None and found >= target.missing and len(page.unseen) < len(page.rows)
 
 
-def _all_older(page: JobPage, baseline: float, completed: Collection[str]) -> bool:
-    return all(row.job_id in completed and row.completed is not None and row.completed < baseline for row in page.rows)
+def _all_completed_before(time: float, page: JobPage, completed: Collection[str]) -> bool:
+    return all(row.job_id in completed and row.completed is not None and row.completed < time for row in page.rows)
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
