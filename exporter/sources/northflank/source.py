@@ -62,7 +62,7 @@ class NorthflankSource(Source):
         self._projects: dict[str, Project] = {}
         self._projects_due = 0.0
         self._listing: Listing | None = None
-        self._round = 0.0
+        self._round_seconds = 0.0
 
     # --- one poll ---
 
@@ -134,7 +134,7 @@ class NorthflankSource(Source):
             tiers += [PollTier.FAST] * len(job.unlisted_open_runs)
             tiers.append(self._jobs.tier(job, mine, view.now))
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
-        self._round = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
+        self._round_seconds = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
         return requests
 
     # --- lists ---
@@ -222,7 +222,7 @@ class NorthflankSource(Source):
 
     def round_seconds(self) -> float:
         """Return the seconds that it takes to read every job once within the budget."""
-        return self._round
+        return self._round_seconds
 
 
 def _access(settings: NorthflankSettings) -> Access:

@@ -146,7 +146,7 @@ def is_last(page: JobPage, target: SearchTarget, *, found: int, completed: Colle
         return not target.deep
     if target.baseline is not None and _all_completed_before(target.baseline, page, completed):
         return True
-    # The search ends when all missing jobs are found. But if all jobs of this page are unseen, the next page may have an
+    # The search ends when all missing jobs are found. But if all jobs of this page are unseen, the next one may have an
     # active job.
     return target.missing is not None and found >= target.missing and len(page.unseen) < len(page.rows)
 
