@@ -13,7 +13,7 @@ import msgspec
 from exporter.counting.classify import CountState
 from exporter.counting.records import JobState
 from exporter.errors import StateError
-from exporter.state.files import JOURNALS
+from exporter.state.files import JOURNALS, make_private
 from exporter.state.location import SCHEMES, problem_of_url
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.opening import problem
@@ -98,20 +98,34 @@ def _created(place: str) -> Iterator[SqlStore]:
         return
     path = Path(place).absolute()
     exists = CopyError(f"{path}: exists; name another file, or move this one away")
-    if path.exists():
+    if _has_content(path):
         raise exists
-    with _locked(path):  # which creates an empty file
-        if path.stat().st_size:
+    # A daemon would start with an incomplete copy, and count from a new baseline. If this process is killed, only an
+    # empty file has the name: the lock's.
+    unfinished = path.with_name(path.name + ".unfinished")
+    with _locked(path):
+        if _has_content(path):
             raise exists  # another copy has written it meanwhile
+        _remove(unfinished)
         try:
-            with closing(Store(path)) as store, store.transaction():
+            make_private(unfinished)
+            with closing(Store(unfinished)) as store, store.transaction():
                 yield store
+            unfinished.replace(path)
         except BaseException:
-            # A daemon would start with the empty file, and count from a new baseline.
-            for ending in ("", *JOURNALS):
-                with suppress(OSError):
-                    path.with_name(path.name + ending).unlink(missing_ok=True)
+            _remove(unfinished)
+            _remove(path)
             raise
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and not (path.is_file() and path.stat().st_size == 0)
+
+
+def _remove(path: Path) -> None:
+    for ending in ("", *JOURNALS):
+        with suppress(OSError):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from exporter.state.lock import Lock
 from exporter.state.postgres import KEY_BITS, PostgresStore
 from exporter.state.store import Store
 from tests.core.test_store_contract import JOBS, SOURCES, fill, row
+from tests.e2e.processes import Command, eventually
 
 ROWS = [
     row("done", start=1.0, end=2.0),
@@ -132,7 +133,7 @@ def test_a_database_that_a_replica_uses_is_refused_as_source_and_target(path, ur
     with closing(Pool(url)) as pool:
         leases = Leases(pool, "replica-a", lambda: 0.0)
         leases.create([("s", b"{}")])
-        assert leases.take(["s"]) if living == "lease" else leases.beat({}) == {}
+        assert leases.take(["s"]) if living == "lease" else leases.beat({}) == [{}]
         refused(url, tmp_path / "new.db", "in use by replica-a; stop all replicas first")
         refused(path, url, "in use by replica-a; stop all replicas first")
         assert not (tmp_path / "new.db").exists()
@@ -207,6 +208,25 @@ def test_a_file_that_could_not_be_copied_whole_is_not_left_behind(path, url, tmp
         connection.execute("UPDATE runs SET job = 1")
     refused(url, tmp_path / "new.db", "a run belongs to no job")
     assert list(tmp_path.glob("new.db*")) == []
+
+
+def test_a_copy_that_is_killed_leaves_no_state_and_can_be_repeated(path, url, tmp_path):
+    copy_state(str(path), url)
+    new = tmp_path / "new.db"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE runs RENAME TO kept")
+        connection.execute("CREATE VIEW runs AS SELECT kept.* FROM kept, pg_sleep(600)")
+        command = Command(tmp_path, "state", "copy", f"--from={url}", f"--to={new}")
+        assert eventually(lambda: list(tmp_path.glob("new.db*-wal"))), command.output
+        command.end()
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        connection.execute("DROP VIEW runs")
+        connection.execute("ALTER TABLE kept RENAME TO runs")
+    assert new.stat().st_size == 0
+    copy_state(url, str(new))
+    assert of_file(new) == of_database(url)
+    assert {file.name for file in tmp_path.glob("new.db*")} - {"new.db-shm", "new.db-wal"} == {"new.db"}
+    assert new.stat().st_mode & 0o077 == 0
 
 
 def test_a_database_that_does_not_respond_is_named_without_its_password(path, postgres_server):
