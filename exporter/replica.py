@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from fractions import Fraction
 from math import ceil
 
 import msgspec
@@ -110,6 +111,8 @@ class Replica:
         self._lock = threading.Lock()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0
+        # What each running replica has in its config, with the version that a scrape read from it.
+        self._peers: list[dict[str, int]] = []
         self.replicas = 1
         """Number of replicas that share the state."""
         self.taken: Counter[str] = Counter()
@@ -191,7 +194,7 @@ class Replica:
         self._expose_read_sources(rows)
         self._publish()
         self._confirmed = started
-        if started - self._last_beat >= RENEWAL:
+        if started - self._last_beat >= RENEWAL or self.replicas != len(self._peers):
             self._last_beat = started
             self._beat()
 
@@ -260,29 +263,38 @@ class Replica:
     def _beat(self) -> None:
         """Record that this replica is running, and find out which pages scrapes have read from any replica."""
         with self._lock:
-            served = self._served
-        scraped = self._leases.beat(served)
+            served = {name: self._served.get(name, -1) for name in self._configured}
+        self._peers = self._leases.beat(served)
+        scraped: dict[str, int] = {}
+        for name, version in (item for peer in self._peers for item in peer.items()):
+            scraped[name] = max(version, scraped.get(name, version))
         for generation, versions in sorted(self._pages.items()):
             if all(scraped.get(name, -1) >= version for name, version in versions.items()):
                 self._zero_first.scraped(generation)
                 del self._pages[generation]
         self._let_go()
 
+    def _candidates(self, group: Group) -> int:
+        """Return how many replicas can poll a group: during a rollout, not every config has all sources."""
+        return sum(group <= peer.keys() for peer in self._peers) or max(1, self.replicas)
+
     def _share(self) -> int:
-        return ceil(len(self._handlers.groups()) / max(1, self.replicas))
+        return ceil(sum(Fraction(1, self._candidates(group)) for group in self._handlers.groups()))
 
     def _mine(self) -> list[Group]:
         return [group for group in self._handlers.groups() if group & self._polled]
 
     def _take(self, rows: Mapping[str, Row]) -> None:
-        """Take free groups, up to this replica's share."""
+        """Take free groups, up to this replica's share, and all that no other replica can poll."""
         room = self._share() - len(self._mine())
         free = [
             group
             for group in self._handlers.groups()
             if not group & self._polled and all(name in rows and rows[name].free for name in group)
         ]
-        for group in free[: max(0, room)]:
+        free.sort(key=self._candidates)
+        only_here = sum(self._candidates(group) == 1 for group in free)
+        for group in free[: max(only_here, room)]:
             with self._ledger.lock:  # no other replica may write between reading the lease and its records
                 if not self._leases.take(group):
                     continue
@@ -299,9 +311,9 @@ class Replica:
     def _let_go(self) -> None:
         """Hand back one idle group if this replica has more than its share, so that another replica can take it."""
         mine = self._mine()
-        idle = [group for group in mine if all(map(self._handlers.is_idle, group))]
+        idle = [g for g in mine if self._candidates(g) > 1 and all(map(self._handlers.is_idle, g))]
         if len(mine) > self._share() and idle:
-            self.hand_back(idle[-1])
+            self.hand_back(max(reversed(idle), key=self._candidates))
 
     def hand_back(self, sources: Collection[str] | None = None) -> None:
         """Free the leases of these sources, by default of all, for other replicas. Their polls must have ended."""

@@ -272,21 +272,17 @@ class Leases:
 
     # --- other replicas ---
 
-    def beat(self, served: Mapping[str, int]) -> dict[str, int]:
-        """Record that this replica is running, and which version of each source scrapes have read from it.
+    def beat(self, served: Mapping[str, int]) -> list[dict[str, int]]:
+        """Record that this replica is running, and for each of its sources which version scrapes have read from it.
 
-        Return the newest version of each source that a scrape read from any replica.
+        Return these records of all running replicas.
         """
         with self._pool.transaction() as session:
             session.execute(sql.BEAT, [self.holder, msgspec.json.encode(served)])
             rows = session.execute(f"SELECT served FROM replicas WHERE seen > {sql.SINCE}")  # noqa: S608  # constants
             session.execute("DELETE FROM replicas WHERE seen < clock_timestamp() - interval '1 h'")
             session.execute(sql.MEASURE)
-        newest: dict[str, int] = {}
-        for (record,) in rows:
-            for source, version in msgspec.json.decode(record, type=dict[str, int]).items():
-                newest[source] = max(version, newest.get(source, version))
-        return newest
+        return [msgspec.json.decode(record, type=dict[str, int]) for (record,) in rows]
 
     def leave(self) -> None:
         """Record that this replica stops."""

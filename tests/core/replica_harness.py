@@ -74,12 +74,13 @@ class ReplicaLedger:
 class Member:
     """A replica whose daemon does nothing, with a clock that is moved."""
 
-    def __init__(self, url, name, steps="off", api="api"):
-        self.parts = ReplicaLedger(url, name, steps=steps, api=api)
+    def __init__(self, url, name, *, steps="off", api="api", groups=("s",), sources=("s", "other")):
+        self.parts = ReplicaLedger(url, name, sources, steps=steps, api=api)
         self.ledger, self.leases = self.parts.ledger, self.parts.leases
+        self.groups = [*groups]
         handlers = Handlers(
-            groups=lambda: [frozenset({"s"})],
-            identities=lambda: {"s": api, "other": api},
+            groups=lambda: [frozenset({each}) for each in self.groups],
+            identities=lambda: dict.fromkeys(sources, api),
             taken=lambda _names: None,
             lost=lambda _names: None,
             is_idle=lambda _name: True,

@@ -22,8 +22,8 @@ from tests.e2e.processes import eventually
 def member(url):
     made = []
 
-    def make(name, steps="off", api="api"):
-        made.append(Member(url, name, steps, api))
+    def make(name, **settings):
+        made.append(Member(url, name, **settings))
         return made[-1]
 
     yield make
@@ -231,7 +231,7 @@ def test_a_scrape_of_an_older_page_does_not_count_for_a_newer_one(member, admin)
     only = member("a")
     only.replica.scraped(-1)
     only.tick()
-    assert admin.execute("SELECT served FROM replicas").fetchone() == (b"{}",)
+    assert admin.execute("SELECT served FROM replicas").fetchone() == (b'{"s":-1,"other":-1}',)
     only.replica.scraped(0)
     only.tick()
     assert admin.execute("SELECT served FROM replicas").fetchone() != (b"{}",)
@@ -316,3 +316,26 @@ def test_an_outage_of_the_database_is_logged_once_with_its_reason_and_once_when_
     events = [entry["event"] for entry in logs if entry["event"].startswith("state")]
     assert events == ["state cannot be read", "state can be read again"]
     assert name in next(entry["error"] for entry in logs if "error" in entry)
+
+
+def test_sources_that_only_one_config_has_are_polled_although_that_is_more_than_a_share(member):
+    older = [member(name, groups=["s"], sources=["s"]) for name in ("a", "b")]
+    newer = member("c", groups=["s", "other", "more"], sources=["s", "other", "more"])
+    for _ in range(5):
+        for each in (*older, newer):
+            each.tick()
+    assert [each.leases.held for each in older] == [{"s"}, frozenset()]
+    assert newer.leases.held == {"other", "more"}
+
+
+def test_a_source_that_only_one_config_has_is_polled_by_a_replica_that_already_has_its_share(member):
+    first = member("a", groups=["s", "other"], sources=["s", "other", "new"])
+    assert first.leases.held == {"s", "other"}
+    second = member("b", groups=["s", "other"])
+    first.groups.append("new")
+    for _ in range(3):
+        first.tick()
+        second.tick()
+    assert "new" in first.leases.held
+    assert first.leases.held | second.leases.held == {"s", "other", "new"}
+    assert len(second.leases.held) == 1
