@@ -24,13 +24,6 @@ class Streak(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None
 
 
-class Latest(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's last run and last failed run, by their ends in its rows."""
-
-    last_run: LastRun | None = None
-    last_failure: LastFailure | None = None
-
-
 def note_completion(job: JobState, run: Run, seen: float) -> bool:
     """Update the last runs and the streak with a new completion, which may have happened before known ones.
 
@@ -87,15 +80,17 @@ def set_streak(job: JobState, streak: Streak, forgotten: float | None) -> None:
     job.last_success, job.streak, job.failing_since = streak.last_success, streak.failures, streak.since
 
 
-def set_last_runs(job: JobState, latest: Latest, forgotten: float | None) -> None:
+def set_last_runs(
+    job: JobState, last_run: LastRun | None, last_failure: LastFailure | None, forgotten: float | None
+) -> None:
     """Set the last run and the last failure from a job's rows, after a completed run changed."""
-    last, failure = job.last_run, job.last_failure
-    if latest.last_run is not None or last is None or not _is_pruned(last.order, forgotten):
-        job.last_run = latest.last_run
-    if latest.last_failure is not None or failure is None or not _is_pruned(failure.order, forgotten):
-        job.last_failure = latest.last_failure
-        if failure is not None and job.last_failure is not None and job.last_failure.run_id == failure.run_id:
-            job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=failure.failed_step)
+    known, failure = job.last_run, job.last_failure
+    if last_run is not None or known is None or not _is_pruned(known.order, forgotten):
+        job.last_run = last_run
+    if last_failure is not None or failure is None or not _is_pruned(failure.order, forgotten):
+        if failure is not None and last_failure is not None and last_failure.run_id == failure.run_id:
+            last_failure = msgspec.structs.replace(last_failure, failed_step=failure.failed_step)
+        job.last_failure = last_failure
 
 
 def _is_pruned(order: float, forgotten: float | None) -> bool:

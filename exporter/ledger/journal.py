@@ -310,7 +310,7 @@ class Journal:
             for key in transaction.jobs_to_recount:
                 set_streak(transaction.job(key), store.streak(key), transaction.source.forgotten)
             for key in transaction.jobs_to_correct:
-                set_last_runs(transaction.job(key), store.latest(key), transaction.source.forgotten)
+                set_last_runs(transaction.job(key), *store.latest(key), transaction.source.forgotten)
             store.put_jobs(transaction.jobs.values())
             if transaction.exporter is not None:
                 store.put_exporter(transaction.exporter)

@@ -5,6 +5,7 @@ histogram has none, because records store its series under its name. So a new co
 """
 
 from exporter.errors import REASONS
+from exporter.metrics import samples
 from exporter.metrics.family import (
     Family,
     Kind,
@@ -19,24 +20,6 @@ from exporter.metrics.family import (
     request_row,
     source_counter,
     source_gauge,
-)
-from exporter.metrics.samples import (
-    active_runs,
-    build_info,
-    configured_labels,
-    job_info,
-    last_failed_run,
-    last_run_status,
-    last_run_steps,
-    learned_expectations,
-    objective_jobs,
-    of_last_run,
-    oldest_active_starts,
-    owned_sources,
-    ownership_changes,
-    scopes,
-    served_series,
-    source_info,
 )
 from exporter.model import Disposition
 
@@ -77,31 +60,33 @@ FAMILIES: tuple[Family, ...] = (
     counter(RETRIED, "Attempts beyond the first, added when a run completes."),
     counter(RECOVERED, "Runs that succeeded after a failed attempt."),
     counter(ERRORS, "Failed runs by type of error.", "error_type"),
-    labeled_gauge("jobrun_active_runs", "Active runs by state.", active_runs, "state"),
+    labeled_gauge("jobrun_active_runs", "Active runs by state.", samples.active_runs, "state"),
     labeled_gauge(
         "jobrun_oldest_active_run_start_timestamp_seconds",
         "Earliest start of the active runs.",
-        oldest_active_starts,
+        samples.oldest_active_starts,
         "state",
     ),
     labeled_gauge(
         "jobrun_last_run_status",
         "1 for the result of the run that completed last, 0 for the others; unchanged while a new run is active.",
-        last_run_status,
+        samples.last_run_status,
         "status",
     ),
     gauge(
         "jobrun_last_run_start_timestamp_seconds",
         "Start of the run that completed last.",
-        of_last_run(lambda run: run.start),
+        samples.of_last_run(lambda run: run.start),
     ),
     gauge(
-        "jobrun_last_run_end_timestamp_seconds", "End of the run that completed last.", of_last_run(lambda run: run.end)
+        "jobrun_last_run_end_timestamp_seconds",
+        "End of the run that completed last.",
+        samples.of_last_run(lambda run: run.end),
     ),
     gauge(
         "jobrun_last_run_duration_seconds",
         "How long the run that completed last took.",
-        of_last_run(lambda run: run.duration),
+        samples.of_last_run(lambda run: run.duration),
     ),
     gauge(
         "jobrun_last_success_timestamp_seconds",
@@ -126,7 +111,7 @@ FAMILIES: tuple[Family, ...] = (
     labeled_gauge(
         "jobrun_last_failed_run_info",
         "The last run that failed; one series per job.",
-        last_failed_run,
+        samples.last_failed_run,
         *("run_id", "run_url", "failed_step", "error_type"),
     ),
     counter(STEPS, "Steps of completed runs by result.", "step_name", "result"),
@@ -137,14 +122,17 @@ FAMILIES: tuple[Family, ...] = (
     ),
     histogram(STEP_DURATION, "How long steps took, from start to end.", "step_name"),
     labeled_gauge(
-        "jobrun_last_run_steps", "Steps of the latest run whose steps are known, by result.", last_run_steps, "result"
+        "jobrun_last_run_steps",
+        "Steps of the latest run whose steps are known, by result.",
+        samples.last_run_steps,
+        "result",
     ),
     labeled_gauge(
         "jobrun_job_info",
         "Details of the job as labels, including the labels of its objective; one series per job.",
-        job_info,
+        samples.job_info,
         *("job_id", "schedule", "team", "page", "stop_cause", "url"),
-        more_labels=configured_labels,
+        more_labels=samples.configured_labels,
     ),
     gauge("jobrun_job_enabled", "Whether the job may run.", lambda view: view.state.job.enabled),
     gauge(
@@ -170,7 +158,7 @@ FAMILIES: tuple[Family, ...] = (
     labeled_gauge(
         "jobrun_job_expectation_learned",
         "1 for next_run, freshness or duration_budget if it is learned from past runs; else absent.",
-        learned_expectations,
+        samples.learned_expectations,
         "expectation",
         stability=Stability.EXPERIMENTAL,
     ),
@@ -209,13 +197,17 @@ FAMILIES: tuple[Family, ...] = (
     labeled_gauge(
         "jobrun_source_info",
         "Provider and API of a source, as labels.",
-        source_info,
+        samples.source_info,
         "provider",
         "api_url",
         level=Level.SOURCE,
     ),
     labeled_gauge(
-        "jobrun_source_scopes", "Scopes by whether the credential may read them.", scopes, "state", level=Level.SOURCE
+        "jobrun_source_scopes",
+        "Scopes by whether the credential may read them.",
+        samples.scopes,
+        "state",
+        level=Level.SOURCE,
     ),
     source_gauge("jobrun_source_jobs", "Jobs known of a source.", lambda view: view.jobs if view.known else None),
     source_gauge(
@@ -301,12 +293,16 @@ FAMILIES: tuple[Family, ...] = (
     labeled_gauge(
         "jobrun_objective_jobs",
         "Jobs that an objective applies to; the label is its index in the config, from 0.",
-        objective_jobs,
+        samples.objective_jobs,
         "objective",
         level=Level.EXPORTER,
     ),
     labeled_gauge(
-        "jobrun_exporter_series", "Series served, by metric family.", served_series, "family", level=Level.EXPORTER
+        "jobrun_exporter_series",
+        "Series served, by metric family.",
+        samples.served_series,
+        "family",
+        level=Level.EXPORTER,
     ),
     exporter_gauge(
         "jobrun_exporter_series_limit",
@@ -316,7 +312,7 @@ FAMILIES: tuple[Family, ...] = (
     labeled_gauge(
         "jobrun_exporter_build_info",
         "Version, as labels.",
-        build_info,
+        samples.build_info,
         *("version", "revision", "python_version"),
         level=Level.PROCESS,
     ),
@@ -348,7 +344,7 @@ FAMILIES: tuple[Family, ...] = (
     labeled_gauge(
         "jobrun_source_owner_info",
         "1 for each source that this replica polls.",
-        owned_sources,
+        samples.owned_sources,
         *("source", "replica"),
         level=Level.PROCESS,
         stability=Stability.EXPERIMENTAL,
@@ -358,7 +354,7 @@ FAMILIES: tuple[Family, ...] = (
         "How often this replica took over a source.",
         "source",
         level=Level.PROCESS,
-        samples=ownership_changes,
+        samples=samples.ownership_changes,
         stability=Stability.EXPERIMENTAL,
     ),
     process_row(

@@ -24,10 +24,8 @@ from exporter.snapshot.job import JobView
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
 """Results of which every job is expected to have runs, and so a histogram of durations."""
 
-NO_FAMILIES: frozenset[str] = frozenset()
 
-
-def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str] = NO_FAMILIES) -> int:
+def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str]) -> int:
     """Return the number of lines of a histogram series: one per bound, and three for +Inf, sum and count."""
     return 0 if family in excluded else len(bounds) + 3
 
@@ -38,7 +36,7 @@ def step_counters(excluded: Collection[str]) -> int:
 
 
 def series_needed(
-    view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float], excluded: frozenset[str] = NO_FAMILIES
+    view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float], excluded: frozenset[str]
 ) -> int:
     """Return how many series a job has or is expected to have. Each line of a histogram counts as one.
 

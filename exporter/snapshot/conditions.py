@@ -146,17 +146,12 @@ def has_recovered(view: JobView, watermark: float | None) -> bool:
     )
 
 
-def success_age(view: JobView, watermark: float | None) -> float | None:
-    """Return the age of the last success, or of the job if it has no known success."""
-    state = view.state
-    since = state.discovered if state.last_success is None else state.last_success
-    return None if watermark is None else watermark - since
-
-
 def is_stale(view: JobView, watermark: float | None) -> bool:
-    """Return whether the last success is older than the freshness objective allows."""
-    age = success_age(view, watermark)
-    return age is not None and view.freshness is not None and age > view.freshness
+    """Return whether the last success is too old. If there is none, the time since the job's discovery counts."""
+    if watermark is None or view.freshness is None:
+        return False
+    since = view.state.discovered if view.state.last_success is None else view.state.last_success
+    return watermark - since > view.freshness
 
 
 def run_limit(view: JobView) -> float:

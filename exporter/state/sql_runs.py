@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 from exporter.counting.classify import CountState
-from exporter.counting.latest import Latest, Streak, as_last_failure, as_last_run
+from exporter.counting.latest import Streak, as_last_failure, as_last_run
+from exporter.counting.records import LastFailure, LastRun
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
 from exporter.state.database import Database
@@ -120,13 +121,13 @@ class SqlRuns(ABC):
         )[0]
         return Streak(last_success=success, failures=failures, since=since)
 
-    def latest(self, job: int) -> Latest:
+    def latest(self, job: int) -> tuple[LastRun | None, LastFailure | None]:
         """Return the last completed run of a job, and the last failed one."""
         ended = f"{COMPLETED} AND result IS NOT NULL"
         last, failure = self._last(job, ended), self._last(job, f"{ended} AND {FAILED}")
-        return Latest(
-            last_run=None if last is None else as_last_run(last.run, last.ended_at),
-            last_failure=None if failure is None else as_last_failure(failure.run, failure.ended_at),
+        return (
+            None if last is None else as_last_run(last.run, last.ended_at),
+            None if failure is None else as_last_failure(failure.run, failure.ended_at),
         )
 
     def _last(self, job: int, wanted: str) -> StoredRun | None:

@@ -137,7 +137,7 @@ def test_a_deleted_or_folded_job_has_no_series(exposition):
         state = job(**fields)
         count(state, "jobrun_runs_total", "success")
         assert samples(shown(exposition, view(state))) == []
-        assert series_needed(view(state), (1.0,), (1.0,)) == 0
+        assert series_needed(view(state), (1.0,), (1.0,), frozenset()) == 0
 
 
 def test_gauges_are_shown_while_counters_are_withheld(exposition):
