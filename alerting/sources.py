@@ -148,8 +148,8 @@ LOSSES = (
         expression=held("source_truncated"),
         summary=f"Responses of {texts.SOURCE} are truncated",
         description=(
-            f"In the last hour the API of {texts.SOURCE} truncated {{{{ $value }}}} responses. The exporter requested "
-            "them again in parts. Nothing is lost, but it costs requests."
+            f"In the last hour the API of {texts.SOURCE} truncated {{{{ $value }}}} responses. The exporter requests "
+            "the missing runs again, which costs requests. Some APIs do not show all of them."
         ),
         links=texts.of_source("JobrunSourceTruncated"),
     ),

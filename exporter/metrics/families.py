@@ -176,7 +176,7 @@ FAMILIES: tuple[Family, ...] = (
     source_counter(
         UNOBSERVED, "Seconds in which completed runs were never read, because the API no longer shows them."
     ),
-    source_counter(TRUNCATED, "Responses that the API had trimmed; they are requested again in parts."),
+    source_counter(TRUNCATED, "Responses that the API truncated; the missing runs are requested again."),
     source_counter(STEPS_LOST, "Completed runs whose steps the API did not have."),
     source_counter(
         UNMAPPED, "Runs seen with a status that the exporter does not know, once per run and status.", "status"
@@ -189,7 +189,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     counter(
         COLD_STARTS,
-        "Starts without a usable state: new (no file), lost (beyond what the APIs show), corrupt (set aside).",
+        "Losses of the state: new (none yet), lost (older than the APIs' history), corrupt (set aside), rewound (commits lost).",
         "reason",
         level=Level.EXPORTER,
     ),

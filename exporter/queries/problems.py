@@ -99,7 +99,10 @@ def _gap(source: SourceReport, now: float) -> Description | None:
 def _truncated(source: SourceReport, now: float) -> Description | None:
     if not conditions.is_recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
         return None
-    return "The API truncated responses, which were fetched again in parts. Nothing is lost.", source.last_truncated
+    return (
+        "The API truncated responses. The missing runs are requested again; some APIs do not show all of them.",
+        source.last_truncated,
+    )
 
 
 def _unreadable(source: SourceReport, _now: float) -> Description | None:

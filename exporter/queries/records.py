@@ -54,7 +54,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     baseline: Annotated[float | None, doc("Runs that completed up to this time are not counted.")] = None
     unobserved_seconds: Annotated[float, doc("Total length of the time ranges whose runs can never be read.")] = 0.0
     unobserved: Annotated[tuple[Range, ...], doc("The latest unobserved ranges, newest first, at most 20.")] = ()
-    truncated: Annotated[int, doc("Truncated responses, which were fetched again in parts.")] = 0
+    truncated: Annotated[int, doc("Truncated responses; the missing runs are requested again.")] = 0
     last_truncated: Annotated[float | None, doc("When a response was last truncated.")] = None
     last_unobserved: Annotated[float | None, doc("When the latest unobserved range was found.")] = None
     scopes_readable: Annotated[int, doc("Scopes that the credential may read.")] = 0

@@ -223,7 +223,7 @@ def test_broken_sources_say_what_is_wrong(client, reports):
         "down The API refused the key (401).",
         "partial 2 scopes may not be read.",
         "2h can never be read",
-        "truncated answers were fetched again in parts, the last 1h ago ; nothing is lost",
+        "responses were truncated, the last 1h ago ; the missing runs are requested again",
         "no permission to read 2 scopes: north , south",
         "steps of 1 run are lost",
         "unmapped status paused_by_admin : 3 runs",
