@@ -112,8 +112,7 @@ class TokenAuth(httpx.Auth):
         secret = next((fields[key] for key in TOKEN_KEYS if fields.get(key)), None)
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
             raise AuthError("the response of the sign-in contains no token")
-        now = self._clock()
-        claims, date = parse_claims(secret), parse_date(response.headers.get("date", ""))
+        now, claims, date = self._clock(), parse_claims(secret), parse_date(response.headers.get("date", ""))
         # The `Date` of a single response may be wrong. It is right if the token was issued at this time.
         if claims and claims.iat is not None and date is not None and abs(claims.iat - date) < MIN_SKEW:
             skew = date - now

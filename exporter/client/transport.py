@@ -152,8 +152,7 @@ class BudgetedTransport(httpx.BaseTransport):
         stream: Iterable[bytes] = response.stream if isinstance(response.stream, httpx.SyncByteStream) else ()
         if encoding in ("gzip", "x-gzip"):
             stream = inflate(stream, self._body_limit, describe(request))
-        pieces: list[bytes] = []
-        size = 0
+        pieces, size = list[bytes](), 0
         for piece in stream:
             size += len(piece)
             if size > self._body_limit:

@@ -174,8 +174,7 @@ class JobReader:
     def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Iterator[Batch]:
         """Read active runs on the pages after those of a job's first read."""
         baseline = view.baseline(project.name)
-        job.older = job.older or PageCursor(began=view.now, floor=baseline - BASELINE_DEPTH, deep=True)
-        cursor = job.older
+        cursor = job.older = job.older or PageCursor(began=view.now, floor=baseline - BASELINE_DEPTH, deep=True)
         while self._api.next_page(job.row, cursor, view):
             if not self._api.may_send(view):
                 return

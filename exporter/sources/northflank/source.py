@@ -112,8 +112,7 @@ class NorthflankSource(Source):
         for request in ordered(self._job_requests(view)):
             yield request
             yield from self._urgent()
-        for project in failed:
-            yield ScheduledRequest(part=project.part, send=partial(self._list_jobs, project))
+        yield from (ScheduledRequest(part=each.part, send=partial(self._list_jobs, each)) for each in failed)
 
     def _urgent(self) -> Iterator[ScheduledRequest]:
         while self._jobs.urgent:

@@ -268,10 +268,8 @@ def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem
 
 
 def parse_run(body: bytes, statuses: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return the run with this ID, or any run for the ID "", and its steps; None for the steps if the body has none.
-
-    The run may be wrapped in an object or a list.
-    """
+    """Return the run with this ID, or any run for the ID "", and its steps; None for the steps if the body has none."""
+    # The run may be wrapped in objects or in a list.
     try:
         objects = [Fields.of_body(body)]
     except SchemaError:

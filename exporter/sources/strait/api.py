@@ -151,10 +151,8 @@ STEP_ROW: msgspec.json.Decoder[StraitStep] = msgspec.json.Decoder(StraitStep)
 def parse_page(
     body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: float = float("inf"), *, first: bool = True
 ) -> StraitPage[AnyRow]:
-    """Return a page. Its body is an array, or an object `{data, next_cursor, has_more}`.
-
-    If an array has `limit` rows, more pages may follow. Raises SchemaError if no row of the first page is usable.
-    """
+    """Return a page. Raises SchemaError if it is the first page, and none of its rows is usable."""
+    # The body is an object `{data, next_cursor, has_more}` or an array. After an array of `limit` rows, a page may follow.
     response = decode(body, LISTED)
     if isinstance(response, list):
         raws, cursor, more = response, "", len(response) >= limit

@@ -97,18 +97,14 @@ class Search:
         self._view = view
         self._job_id = job_id
         self._baseline = baseline
-        self._pages = 0
-        self._below_floor = False
         self._oldest = float("inf")
         self._tracked = tracked
         self.rows: dict[str, WorkatoJob] = {}
         self.steps: dict[str, list[Step]] = {}
         self.found: list[float] = []
-        self.unchanged = 0
-        self.invalid = 0
         self.gone: list[str] = []
-        self.capped = False
-        self.beyond = False
+        self._pages = self.unchanged = self.invalid = 0
+        self._below_floor = self.beyond = self.capped = False
 
     def read_pages(self, target: SearchTarget, offsets: Sequence[str]) -> tuple[str, ...]:
         """Read the newest pages, then the pages after each unread offset. Return the offsets that are still unread."""
@@ -141,10 +137,7 @@ class Search:
         return [run for run in self._tracked if run.run_id not in self.rows]
 
     def read_active(self, *, all_since: float | None = None) -> None:
-        """Read the list of active jobs, to find active jobs in the state that no page has shown.
-
-        `all_since`: find all active jobs that started after this time, also if they are not in the state.
-        """
+        """Read the list of active jobs, up to the last one that is in the state or started after `all_since`."""
         wants_all = all_since is not None and bool(self.rows) and self._oldest > all_since
         offset, shown, pages = "", 0, 0
         guard = PageGuard(f"GET {JOBS}?status=pending")
