@@ -189,7 +189,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     counter(
         COLD_STARTS,
-        "Losses of the state: new (none yet), lost (older than the APIs' history), corrupt (set aside), rewound (commits lost).",
+        "Losses of the state: new (no file), lost (too old for the APIs), corrupt (set aside), rewound (commits lost).",
         "reason",
         level=Level.EXPORTER,
     ),
