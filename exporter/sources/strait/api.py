@@ -152,7 +152,7 @@ def parse_page(
     body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: float = float("inf"), *, first: bool = True
 ) -> StraitPage[AnyRow]:
     """Return a page. Raises SchemaError if it is the first page, and none of its rows is usable."""
-    # The body is an object `{data, next_cursor, has_more}` or an array. After an array of `limit` rows, more may follow.
+    # The body is an object `{data, next_cursor, has_more}` or an array. If an array has `limit` rows, more may follow.
     response = decode(body, LISTED)
     if isinstance(response, list):
         raws, cursor, more = response, "", len(response) >= limit
