@@ -164,7 +164,7 @@ class Assembly:
         self.configured = {settings.name: configured_source(settings, config) for settings in config.sources}
         self.sources: dict[str, Source] = {}
         self.clients: dict[str, Client] = {}
-        self.scheduled = [self._kept(each.settings, before) or self._build(each) for each in self.configured.values()]
+        self.scheduled = [self._reused(each.settings, before) or self._build(each) for each in self.configured.values()]
 
     def _account(self, settings: tuple[SourceSettings, ...], before: _Account | None) -> _Account:
         if before is not None and before.settings == settings and not any(map(_has_files, settings)):
@@ -188,8 +188,8 @@ class Assembly:
         rules = {name: each.rules for name, each in self.configured.items()}
         self._ledger.configure(rules, counting_rules(self.config), self.config.metrics.step_histograms)
 
-    def _kept(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
-        """Return a source of `before` with its poller; None if it is not kept."""
+    def _reused(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
+        """Return a source of `before` with its poller; None if it must be built again."""
         credential = _credential(settings)
         if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
             return None
@@ -207,7 +207,7 @@ class Assembly:
             if any(each.name in names for each in account.settings):
                 account.stopping.set()
 
-    def renewed(self, names: Collection[str]) -> list[ScheduledSource]:
+    def replace_sources(self, names: Collection[str]) -> list[ScheduledSource]:
         """Replace sources that another replica has polled in the meantime. Return the new ones."""
         for credential, account in list(self._accounts.items()):
             if any(each.name in names for each in account.settings):

@@ -195,7 +195,7 @@ class Daemon:
         handlers = Handlers(
             groups=lambda: self._assembly.groups(),  # noqa: PLW0108  # a reload replaces the assembly
             identities=lambda: {name: each.rules.identity for name, each in self._assembly.configured.items()},
-            taken=lambda names: self._schedule.add(self._assembly.renewed(names)),
+            taken=lambda names: self._schedule.add(self._assembly.replace_sources(names)),
             lost=self._end_polls,
             is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.scheduled),
             publish=self._publisher.publish,

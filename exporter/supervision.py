@@ -30,7 +30,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Manager:
-    """Sends notifications to systemd, if it has started this process.
+    """The service manager: sends notifications to systemd, if it has started this process.
 
     Args:
         environ: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, as systemd sets them.
@@ -69,7 +69,7 @@ def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class Supervision:
-    """Notifies systemd. Only the heartbeat may call `beat`; all threads may call the other methods.
+    """Decides when to notify systemd. Only the heartbeat may call `beat`; any thread may call the other methods.
 
     Args:
         manager: Sends the notifications.
@@ -85,13 +85,7 @@ class Supervision:
         self._alive_sent: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Notify systemd of a changed status, of the end of the start, and that the daemon is alive.
-
-        Args:
-            healthy: Whether the daemon is alive.
-            ready: Whether its start has ended.
-            status: A sentence for people.
-        """
+        """Notify systemd of a new status, of the end of the start (`ready`), and that the daemon lives (`healthy`)."""
         if ready and not self._ready:
             self._ready = True  # set first, because systemd may request a reload at once
             self._ready = self._manager.notify(READY=1)

@@ -148,12 +148,8 @@ class Section(BaseModel):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         json_schema = handler.resolve_ref_schema(handler(schema))
         properties, required = json_schema.get("properties", {}), json_schema.get("required", [])
-        for shown in properties.values():
-            if shown.get("type") != "number" and isinstance(shown.get("default"), float):
-                shown["default"] = format_duration(shown["default"])
-            if switches := [value for word, value in SWITCHES.items() if word in shown.get("enum", ())]:
-                shown["enum"] += switches
-                del shown["type"]  # they are not strings
+        for schema_of_key in properties.values():
+            _as_in_yaml(schema_of_key)
         for name in cls.secret_names():
             file = f"{name}_file"
             properties[file] = {"type": "string", "minLength": 1, "description": f"Path of the file that holds {name}."}
@@ -162,6 +158,15 @@ class Section(BaseModel):
                 either = {"oneOf": [{"required": [name]}, {"required": [file]}]}
                 json_schema.setdefault("allOf", []).append(either)
         return json_schema
+
+
+def _as_in_yaml(schema: JsonSchemaValue) -> None:
+    """Change a key's schema, so that it accepts what YAML makes of an unquoted `on` or `off`, and shows durations."""
+    if schema.get("type") != "number" and isinstance(schema.get("default"), float):
+        schema["default"] = format_duration(schema["default"])
+    if switches := [value for word, value in SWITCHES.items() if word in schema.get("enum", ())]:
+        schema["enum"] += switches
+        del schema["type"]  # booleans are not strings
 
 
 def given_keys(value: object) -> Mapping[str, Any]:

@@ -139,7 +139,7 @@ class SourceSettings(Section):
     poll_interval: Annotated[Duration, at_least(1.0)] = MINUTE
     """Time between two polls."""
     lookback: PositiveDuration = 7 * DAY
-    """Maximum downtime whose runs are read afterwards; less if the API shows less."""
+    """How far back runs are read after downtime; less if the API shows less."""
     overlap: Duration = HOUR
     """Time before the watermark that each poll reads again."""
     settle: Duration = MINUTE
@@ -149,13 +149,13 @@ class SourceSettings(Section):
     max_run_age: PositiveDuration = 7 * DAY
     """An active run older than this expires."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "all"
-    """Which completed runs to fetch steps of."""
+    """Completed runs whose steps are fetched."""
     jobs: JobFilter = JobFilter()
     """Which jobs to watch."""
     status_map: StatusMap = Field(default={})
     """The result or state of each of the vendor's statuses."""
     run_url: Annotated[str, template(RUN_URL_FIELDS)] = ""
-    """Link to a run's page at the vendor."""
+    """Link to the vendor's page of a run."""
     timeout: PositiveDuration = 30.0
     """Timeout of one request."""
     requests_per_minute: Positive = 60.0

@@ -34,7 +34,7 @@ def _positive(seconds: float) -> float:
 
 
 def at_least(least: float) -> AfterValidator:
-    """Return a check that a duration is at least `least` seconds."""
+    """Return a validator that refuses durations of less than `least` seconds."""
 
     def check(seconds: float) -> float:
         if seconds < least:
@@ -227,7 +227,7 @@ Timezone = Annotated[str, _parsed_by(zone_of)]
 """The name of a time zone in the IANA database."""
 
 SWITCHES = {"on": True, "off": False}
-"""The values to which YAML parses words that are not quoted."""
+"""What YAML makes of these words if they are not quoted."""
 
 Switch = BeforeValidator(lambda value: ("on" if value else "off") if isinstance(value, bool) else value)
 """Converts YAML's true and false back to `on` and `off`."""

@@ -2,9 +2,14 @@
 
 import itertools
 import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from exporter import assets
 from exporter.queries.errors import QueryError
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 NOT_IN_SLUG = re.compile(r"[^\w\- ]")
 
@@ -25,15 +30,19 @@ def render_runbooks(markdown: str) -> dict[str, object]:
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = parser.parse(markdown)
-    contents = []
+    contents = list(_with_anchors(tokens))
+    has_title = bool(tokens) and tokens[0].type == "heading_open" and tokens[0].tag == "h1"
+    html = parser.renderer.render(tokens[3:] if has_title else tokens, parser.options, {})
+    return {"body": Markup(html), "contents": contents}  # noqa: S704  # the renderer escapes HTML in the text
+
+
+def _with_anchors(tokens: "list[Token]") -> Iterator[tuple[str, str]]:
+    """Add an anchor to every heading. Yield anchor and text of each h2."""
     for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":
             opening.attrSet("id", slug(inline.content))
             if opening.tag == "h2":
-                contents.append((slug(inline.content), inline.content))
-    has_title = bool(tokens) and tokens[0].type == "heading_open" and tokens[0].tag == "h1"
-    html = parser.renderer.render(tokens[3:] if has_title else tokens, parser.options, {})
-    return {"body": Markup(html), "contents": contents}  # noqa: S704  # the renderer escapes HTML in the text
+                yield slug(inline.content), inline.content
 
 
 def slug(heading: str) -> str:

@@ -63,7 +63,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     result: Annotated[Result | None, doc("Only completed runs with this result.")] = None
     state: Annotated[State | None, doc("Only active runs in this state.")] = None
     run_id: Annotated[str, doc("Only runs with this ID, in any source.")] = ""
-    after: Annotated[float | None, doc("Minimum end of completed runs and minimum start of active ones.")] = None
-    before: Annotated[float | None, doc("The same as a maximum, which is itself excluded.")] = None
+    after: Annotated[float | None, doc("Completed runs must end, and active runs begin, at this time or later.")] = None
+    before: Annotated[float | None, doc("Completed runs must end, and active runs begin, before this time.")] = None
     limit: Annotated[Limit, doc("Runs per page, at most 500.")] = 100
     cursor: Annotated[str, doc('`RunList.cursor` of the previous page; "" for the first page.')] = ""

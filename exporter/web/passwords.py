@@ -32,7 +32,7 @@ class TooManyChecksError(Exception):
 
 
 class Passwords:
-    """Checks passwords and caches the results. `check`: returns whether a bcrypt hash is that of a password."""
+    """Checks passwords and caches the results. Only one event loop may use it. `check`: a function like bcrypt's."""
 
     def __init__(self, check: Callable[[bytes, bytes], bool] = bcrypt.checkpw) -> None:
         self._check = check
@@ -45,10 +45,7 @@ class Passwords:
         self._bcrypt = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bcrypt")
 
     async def accepts(self, claimed: Credentials, users: Mapping[bytes, bytes], client: str) -> bool:
-        """Return whether a password is valid. Only one event loop may call this. `users`: bcrypt hashes by name.
-
-        Raises TooManyChecksError.
-        """
+        """Return whether a password is valid. Raises TooManyChecksError. `users`: bcrypt hashes by name."""
         is_known = claimed.user in users
         # The password of an unknown user is checked against another user's hash. Otherwise the faster response would
         # reveal that the user is unknown.

@@ -77,7 +77,7 @@ class PastReader:
         self._ledger = Ledger(lambda: OpenedState(store=self._store, loaded=loaded))
         self._ledger.load()
         self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
-        self._rules = {name: shown.rules for name, shown in self.assembly.configured.items()}
+        self._rules = {name: each.rules for name, each in self.assembly.configured.items()}
         cutoff.check(self._rules)
         self.assembly.configure()
 

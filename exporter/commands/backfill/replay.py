@@ -94,17 +94,17 @@ def without_counters(job: JobState) -> JobState:
 class Replay:
     """Replays one source."""
 
-    def __init__(self, config: Config, shown: ConfiguredSource, past: Past, samples: Samples) -> None:
-        self._shown, self._past, self._samples = shown, past, samples
+    def __init__(self, config: Config, configured: ConfiguredSource, past: Past, samples: Samples) -> None:
+        self._source_rules, self._past, self._samples = configured.rules, past, samples
         self._rules = msgspec.structs.replace(counting_rules(config), zero_first=False)
-        self._views = ViewBuilder(config, {past.name: shown})
+        self._views = ViewBuilder(config, {past.name: configured})
         self._written = [family for family in WRITTEN_FAMILIES if family.name not in config.metrics.exclude]
         store = Store("")
         store.load()
         loaded = LoadedState(jobs=[self._at_zero(job) for job in past.jobs])
         self._ledger = Ledger(lambda: OpenedState(store=store, loaded=loaded))
         self._ledger.load()
-        self._ledger.configure({past.name: shown.rules}, self._rules, config.metrics.step_histograms)
+        self._ledger.configure({past.name: configured.rules}, self._rules, config.metrics.step_histograms)
         self._ledger.start_poll(past.name, 0.0)
         self._latest = max(past.until.values(), default=0.0)
         self._active: dict[int, dict[str, tuple[State, float]]] = {}
@@ -114,7 +114,7 @@ class Replay:
         """Return a job's record with its series at 0."""
         record = without_counters(job)
         if not job.folded:
-            seed(record, self._shown.rules.results, attempts=self._shown.rules.attempts)
+            seed(record, self._source_rules.results, attempts=self._source_rules.attempts)
             record.expose()
         return record
 

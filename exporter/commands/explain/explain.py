@@ -43,13 +43,13 @@ EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *RUNS_BEHIND, UNOBSERVED}
 class Explainer:
     """Finds series in a state, and the runs behind them."""
 
-    def __init__(self, config: Config, snapshot: StoredState) -> None:
+    def __init__(self, config: Config, state: StoredState) -> None:
         self._config = config
-        self._snapshot = snapshot
+        self._state = state
         self._settings = {settings.name: settings for settings in config.sources}
         self._views = ViewBuilder(config, {each.name: configured_source(each, config) for each in config.sources})
-        self._sources = {source.name: source for source in snapshot.sources()}
-        self._jobs = [job for job in snapshot.jobs() if job.source in self._settings]
+        self._sources = {source.name: source for source in state.sources()}
+        self._jobs = [job for job in state.jobs() if job.source in self._settings]
 
     def series(self, family: Family, selector: Selector) -> Iterator[Explained]:
         """Yield all series that a selector matches."""
@@ -74,7 +74,7 @@ class Explainer:
         return [job.name for job in self._jobs if job.folded and selector.may_match(_labels(job))]
 
     def _subject(self, job: JobState, family: Family) -> Subject:
-        rows = self._snapshot.runs_of(job.key) if family.name in ONLY_ACTIVE else []
+        rows = self._state.runs_of(job.key) if family.name in ONLY_ACTIVE else []
         view = self._views.job(job, [as_open(row, job) for row in rows if row.mark is CountState.OPEN])
         return Subject(view=view, rows=cache(partial(self._rows, job)), forgotten=self._sources[job.source].forgotten)
 
@@ -83,7 +83,7 @@ class Explainer:
         jobs = [job]
         if job.overflow:
             jobs = [other for other in self._jobs if other.folded and other.source == job.source]
-        rows = [(each, row) for each in jobs for row in self._snapshot.runs_of(each.key)]
+        rows = [(each, row) for each in jobs for row in self._state.runs_of(each.key)]
         return sorted(rows, key=lambda pair: pair[1].ended_at, reverse=True)
 
     def _rows_of_source(self, source: str) -> Rows:
@@ -112,8 +112,8 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
         print(f"{error}", file=err)
         return 2
     reader = reader_of(Path(config.state.path), config.state.database())
-    with closing(reader), reader.state() as snapshot:
-        explainer = Explainer(config, snapshot)
+    with closing(reader), reader.state() as state:
+        explainer = Explainer(config, state)
         found = 0
         for series in explainer.series(family, selector):
             out.write("\n" if found else "")

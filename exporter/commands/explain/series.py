@@ -23,6 +23,9 @@ from exporter.state.schema import StepState, StoredRun
 TOLERANCE = 1e-6
 """Relative tolerance of sums. A sum of floats depends on the order of addition."""
 
+RESTARTED = "the series started again at 0 (the job was renamed, gone or folded for a while)"
+PRUNED = "from runs that ended before {} and are no longer in the state (state.retention), or "
+
 Rows = Sequence[tuple[JobState, StoredRun]]
 """Runs with their jobs, newest first."""
 
@@ -69,7 +72,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         view: The view of the job or source.
         rows: Returns its runs; for `__other__` the runs of all folded jobs.
-        forgotten: Runs that completed before this time were pruned.
+        forgotten: Time before which completed runs were pruned; None if none were.
     """
 
     view: JobView | SourceView
@@ -180,16 +183,11 @@ def _compared(subject: Subject, series: Explained) -> Explained:
         return series
     if difference < 0:
         note = (
-            f"{-difference:g} more are listed than counted: the series started again at 0 (the job was renamed, gone "
-            "or folded for a while), or the runs changed after they were counted."
-        )
-    elif subject.forgotten is not None:
-        note = (
-            f"{difference:g} come from runs that ended before {utc(subject.forgotten)} and are no longer in the state "
-            "(state.retention), or from runs that changed after they were counted: a counter never falls."
+            f"{-difference:g} more are listed than counted: {RESTARTED}, or the runs changed after they were counted."
         )
     else:
-        note = f"{difference:g} come from runs that changed after they were counted: a counter never falls."
+        cut = "" if subject.forgotten is None else PRUNED.format(utc(subject.forgotten))
+        note = f"{difference:g} come {cut}from runs that changed after they were counted: a counter never falls."
     return msgspec.structs.replace(series, notes=[*series.notes, note])
 
 
