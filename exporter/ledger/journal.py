@@ -226,7 +226,7 @@ class Journal:
             self._limit_step_histograms()
 
     def check(self, rules: Mapping[str, SourceRules] | None = None) -> None:
-        """Raise IdentityError if the state contains another API under a source's name. `rules`: default: the active."""
+        """Raise IdentityError if the state has another API under a source's name. None: the active rules."""
         with self.lock:
             _check_identities(self.committed.sources.values(), self.rules if rules is None else rules)
 
@@ -274,6 +274,9 @@ class Journal:
     def writing(self, *sources: str) -> Iterator[SqlStore]:
         """Open a transaction of the state for these sources. Raises StateError."""
         store = self.store()
+        # Copies of records that differ from the state must not replace newer records on disk.
+        if stale := self._sources_to_reload.intersection(sources):
+            raise StateError(f"records must be loaded again first: {', '.join(sorted(stale))}")
         try:
             with store.transaction(*sources):
                 yield store
@@ -333,7 +336,7 @@ class Journal:
         """Load these sources again later if updating memory after a commit fails."""
         self._sources_to_reload.update(sources)
         yield
-        self._sources_to_reload.difference_update(sources)
+        self._sources_to_reload.difference_update(sources)  # `writing` refuses sources that were in it before
 
     def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         open_runs = self.committed.open_runs

@@ -540,6 +540,22 @@ def test_memory_that_differs_from_the_disk_is_read_from_it_again(harness):
     assert (harness.counts(), harness.job().last_run.run_id) == ({"success": 3}, "c")
 
 
+def test_memory_that_differs_from_the_disk_is_not_written(harness):
+    harness.read(ended("a"))
+
+    def stuck(*_):
+        raise MemoryError
+
+    take, harness.ledger.committed.take = harness.ledger.committed.take, stuck
+    with pytest.raises(MemoryError):
+        harness.read(ended("b", BASELINE + 120))
+    harness.ledger.committed.take = take
+    with pytest.raises(StateError, match="loaded again first: s"):
+        expose(harness.ledger, [(("job", harness.job().key), RUNS, "success")])
+    harness.read(ended("c", BASELINE + 130))
+    assert (harness.counts(), harness.total()) == ({"success": 3}, 3)
+
+
 def test_a_prune_that_fails_is_an_error_of_the_state_like_any_other(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db")
     harness.read(ended())
