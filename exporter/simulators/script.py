@@ -25,7 +25,7 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A short description of a run.
 
     Attributes:
-        run_id: "" for a random ID of 64 hexadecimal digits.
+        run_id: "" for a generated ID of 64 hexadecimal digits.
         created: None for now.
         start: None for `queue` seconds after `created`.
         duration: Used if there is no `end`. Without both, the run ends with its last step, or after a minute.

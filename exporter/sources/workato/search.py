@@ -1,6 +1,7 @@
 """Searches for new jobs of one recipe: on pages, in the list of active jobs, and by ID."""
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 
 import msgspec
 
@@ -16,15 +17,19 @@ from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
     JOBS,
+    RECIPES,
+    Recipe,
     WorkatoJob,
     better,
     parse_job,
     parse_jobs,
+    parse_recipes,
     parse_total,
     problems_of,
     split_job_id,
     to_run,
 )
+from exporter.sources.workato.customers import PER_PAGE
 from exporter.sources.workato.marks import JobPage, SearchTarget, is_last
 
 MAX_PAGES = 40
@@ -53,6 +58,20 @@ class WorkatoApi:
         template = CUSTOMER + endpoint if customer_id else endpoint
         address = path(template, customer=customer_id, **parts)
         return self._client.get(address, endpoint=template, params=params, patience=patience)
+
+    def recipes(self, customer_id: str) -> tuple[dict[str, Recipe], int]:
+        """Return all recipes of a customer by ID, and the number of rows that are not recipes."""
+        recipes: dict[str, Recipe] = {}
+        guard, invalid = PageGuard(f"GET {RECIPES}"), 0
+        for number in count(1):
+            params: dict[str, str | int] = {"page": number, "per_page": PER_PAGE, "exclude_code": "true"}
+            rows, other = parse_recipes(self.get(customer_id, RECIPES, params))
+            invalid += other
+            recipes |= {row.recipe_id: row for row in rows}
+            if len(rows) + other < PER_PAGE:
+                break
+            guard.check([row.recipe_id for row in rows])
+        return recipes, invalid
 
     def jobs_body(self, job_id: str, params: Mapping[str, str]) -> bytes:
         """Return the body with a page of a recipe's jobs."""

@@ -1,7 +1,6 @@
 """Reads Workato. A recipe counts its jobs, so that only recipes with new jobs are read. Active jobs are read by ID."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from itertools import count
 
 import msgspec
 
@@ -11,7 +10,6 @@ from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE
-from exporter.sources.paging import PageGuard
 from exporter.sources.rest import ProblemLog, bearer_access, path, status_table
 from exporter.sources.source import Source, SourceType, StepLog
 from exporter.sources.view import View
@@ -27,11 +25,10 @@ from exporter.sources.workato.api import (
     job_id_of,
     parse_error,
     parse_job,
-    parse_recipes,
     split_job_id,
     to_job,
 )
-from exporter.sources.workato.customers import PER_PAGE, CustomerList, CustomerOrder, part_of
+from exporter.sources.workato.customers import CustomerList, CustomerOrder, part_of
 from exporter.sources.workato.marks import (
     MARKS,
     UNREADABLE,
@@ -168,7 +165,7 @@ class WorkatoSource(Source):
 
     def _read_customer(self, view: View, customer: Customer, open_runs: OpenRuns) -> Iterator[Batch]:
         requested, scope = view.now, customer.customer_id
-        recipes, invalid = self._recipes(scope)
+        recipes, invalid = self._api.recipes(scope)
         self._order.refused.discard(scope)
         before = decode_checkpoint(view.checkpoints.get(marks_key(scope), ""), MARKS)
         crowded = len(before) > len(recipes) + MAX_FORMER_RECIPES
@@ -251,20 +248,6 @@ class WorkatoSource(Source):
             return error
         self._failing.succeeded(part)
         return None
-
-    def _recipes(self, scope: str) -> tuple[dict[str, Recipe], int]:
-        recipes: dict[str, Recipe] = {}
-        guard = PageGuard(f"GET {RECIPES}")
-        invalid = 0
-        for number in count(1):
-            params: dict[str, str | int] = {"page": number, "per_page": PER_PAGE, "exclude_code": "true"}
-            rows, other = parse_recipes(self._api.get(scope, RECIPES, params))
-            invalid += other
-            recipes |= {row.recipe_id: row for row in rows}
-            if len(rows) + other < PER_PAGE:
-                break
-            guard.check([row.recipe_id for row in rows])
-        return recipes, invalid
 
     def _link_to(self, recipe: Recipe) -> str:
         return f"{self._settings.base_url}{path(RECIPES + '/{recipe}', recipe=recipe.recipe_id)}"
@@ -353,7 +336,7 @@ class WorkatoSource(Source):
         """Sign in and read the first page of managed users, or the recipes."""
         if self._settings.mode == "embedded":
             return f"signed in, {len(self._customers.read_page()[0])} managed users on the first page"
-        return f"signed in, {len(self._recipes('')[0])} recipes"
+        return f"signed in, {len(self._api.recipes('')[0])} recipes"
 
     def round_seconds(self) -> float:
         """Return the seconds that it takes to read every customer once; 0 while every poll reads all customers."""
