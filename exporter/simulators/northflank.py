@@ -28,7 +28,7 @@ from exporter.simulators.world import MARK, SimJob, SimRun, World
 Item = TypeVar("Item")
 
 HOUR = 3600.0
-USUAL_PAGE, LARGEST_PAGE = 50, 100
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 50, 100
 
 
 class NorthflankOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -228,13 +228,13 @@ def _page(
     With a key, a cursor is the key of the last item shown, so that new items before it do not move the next page.
     Without a key, it is a number of items.
     """
-    size = _whole(request, "per_page", USUAL_PAGE, LARGEST_PAGE)
+    size = _whole(request, "per_page", DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
     cursor = request.query.get("cursor")
     if cursor is not None and "page" in request.query:
         raise Refused(400, "cursor and page exclude each other")
     start = (_whole(request, "page", 1, 10**9) - 1) * size
     if cursor is not None:
-        start = _place(_read(cursor), items, key)
+        start = _offset_after(_read(cursor), items, key)
     shown, more = items[start : start + size], start + size < len(items)
     if not more:
         return shown, {"hasNextPage": False}
@@ -256,7 +256,7 @@ def _read(cursor: str) -> str:
         raise Refused(400, "not a cursor") from None
 
 
-def _place(last: str, items: Sequence[Item], key: Callable[[Item], str] | None) -> int:
+def _offset_after(last: str, items: Sequence[Item], key: Callable[[Item], str] | None) -> int:
     """Return the number of items before the next page."""
     if key is None and last.isdecimal():
         return int(last)

@@ -14,8 +14,8 @@ from exporter.simulators.rate import FixedWindow, Quota
 from exporter.simulators.response_view import ResponseView
 from exporter.simulators.server import Place, Simulator
 from exporter.simulators.strait_pages import (
-    NO_PATH,
-    PLAIN,
+    ADDRESS_LIMIT,
+    UNKNOWN_PATH,
     PagedRow,
     Paging,
     cursor_of,
@@ -47,18 +47,18 @@ from exporter.simulators.world import SimJob, World
 
 ROOT = "/v1"
 API_KEY = "strait_simulated"
-MEMORY = 30 * 86400.0
+RETENTION = 30 * 86400.0
 """Seconds after their end for which runs are shown."""
 
-CUT = 0.7
+TRUNCATED_PART = 0.7
 """Fraction of an export that is left after truncation."""
 
-LOCKED_AFTER, LOCKED_FOR = 10, 900.0
+MAX_FAILED_SIGN_INS, SIGN_IN_PERIOD = 10, 900.0
 """After this many failed sign-ins within this many seconds, the address is blocked."""
 
 WINDOWS = {"1h": 3600.0, "1d": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
 
-PLENTY = 100_000
+NO_LIMIT = 100_000
 """The limit that headers show if there is no limit."""
 
 OPEN_STATUSES = ("delayed", "replay_staged", "queued", "dequeued", "executing", "waiting", "paused")
@@ -134,7 +134,7 @@ class StraitSimulator(Simulator):
         self.options = options
         self._limit = FixedWindow(60.0, clock)
         self._address_limit = FixedWindow(60.0, clock)
-        self._bad: deque[float] = deque(maxlen=LOCKED_AFTER)
+        self._failed_sign_ins: deque[float] = deque(maxlen=MAX_FAILED_SIGN_INS)
         self._workflows: set[str] = set()
 
     def source_config(self, name: str = "") -> dict[str, object]:
@@ -172,14 +172,16 @@ class StraitSimulator(Simulator):
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # the limits are for all endpoints
         """Apply the lock, the limit per address, and the limit per key. Every response shows the limits."""
         now = self.clock()
-        if len(self._bad) == LOCKED_AFTER and self._bad[0] > now - LOCKED_FOR:
-            raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(self._bad[0] + LOCKED_FOR - now))})
+        if len(self._failed_sign_ins) == MAX_FAILED_SIGN_INS and self._failed_sign_ins[0] > now - SIGN_IN_PERIOD:
+            raise Refused(
+                429, ADDRESS_LIMIT, {"Retry-After": str(math.ceil(self._failed_sign_ins[0] + SIGN_IN_PERIOD - now))}
+            )
         quotas: list[Quota] = []
         if self.options.address_requests_per_minute:
             quotas.append(self._address_limit.take(self.options.address_requests_per_minute))
             if not quotas[0].allowed:
-                raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(quotas[0].reset))})
-        plenty = Quota(allowed=True, limit=PLENTY, remaining=PLENTY - 1, reset=60.0)
+                raise Refused(429, ADDRESS_LIMIT, {"Retry-After": str(math.ceil(quotas[0].reset))})
+        plenty = Quota(allowed=True, limit=NO_LIMIT, remaining=NO_LIMIT - 1, reset=60.0)
         limit = self.options.requests_per_minute
         quotas.append(self._limit.take(limit) if limit else plenty)
         headers = {
@@ -196,13 +198,13 @@ class StraitSimulator(Simulator):
 
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization") != f"Bearer {self.api_key}":
-                self._bad.append(self.clock())
+                self._failed_sign_ins.append(self.clock())
                 raise Refused(401, "invalid api key")
             scope = SCOPES[request.endpoint]
             if self.options.scopes and scope not in self.options.scopes:
                 raise Refused(403, f"insufficient permissions: requires {scope}")
             if scope == "workflows:read" and not self.options.workflows:
-                raise Refused(404, NO_PATH)
+                raise Refused(404, UNKNOWN_PATH)
             return handler(request)
 
         return admitted
@@ -253,7 +255,7 @@ class StraitSimulator(Simulator):
 
     def _lives(self, view: ResponseView) -> list[Life]:
         """Return the latest life of every visible run, and record which jobs are workflows."""
-        shown = lives(view.see(self.world.runs(view.now - MEMORY, math.nextafter(view.now, math.inf))))
+        shown = lives(view.see(self.world.runs(view.now - RETENTION, math.nextafter(view.now, math.inf))))
         self._workflows |= {life.run.job_id for life in shown if life.run.steps}
         return shown
 
@@ -322,7 +324,7 @@ class StraitSimulator(Simulator):
         ]
         body = export_csv([] if self.options.export == "empty" else shown)
         if self.options.export == "cut":
-            body = body[: int(len(body) * CUT)]
+            body = body[: int(len(body) * TRUNCATED_PART)]
         return Response(body=body, content_type="text/csv")
 
     def _workflow_run(self, request: Request) -> Response:

@@ -9,7 +9,7 @@ from exporter.simulators.message import Refused, Request, Response, json_respons
 from exporter.simulators.response_view import ResponseView, chosen
 from exporter.simulators.strait_rows import microseconds, timestamp
 
-NO_PATH = "no such path"
+UNKNOWN_PATH = "no such path"
 """The message for an unknown path, which is not JSON."""
 
 CODES = {
@@ -22,10 +22,10 @@ CODES = {
 }
 """Codes of errors by status."""
 
-PLAIN = "rate limit exceeded"
+ADDRESS_LIMIT = "rate limit exceeded"
 """The message of the limit by address, which is not JSON."""
 
-USUAL_ROWS, MOST_ROWS = 50, 100
+DEFAULT_LIMIT, MAX_LIMIT = 50, 100
 
 
 class PagedRow(NamedTuple):
@@ -63,10 +63,10 @@ def paged(request: Request, listed: Iterable[PagedRow], view: ResponseView, pagi
 
 def limit_of(request: Request) -> int:
     """Return the size of the requested page. Raises Refused 400 if it is not a number."""
-    text = request.query.get("limit", str(USUAL_ROWS))
+    text = request.query.get("limit", str(DEFAULT_LIMIT))
     if not text.isdecimal() or int(text) < 1:
         raise Refused(400, "limit must be a positive integer")
-    return min(int(text), MOST_ROWS)
+    return min(int(text), MAX_LIMIT)
 
 
 def time_of(request: Request, name: str) -> int:
@@ -90,9 +90,9 @@ def cursor_of(request: Request) -> int | None:
 
 def error_response(status: int, message: str) -> Response:
     """Return an error in one of the vendor's four shapes."""
-    if status == 404 and message == NO_PATH:
+    if status == 404 and message == UNKNOWN_PATH:
         return Response(status=404, body=b"404 page not found\n", content_type="text/plain; charset=utf-8")
-    if status == 429 and message == PLAIN:
+    if status == 429 and message == ADDRESS_LIMIT:
         return Response(status=status, body=message.encode(), content_type="text/plain; charset=utf-8")
     if status == 402:
         return json_response({"code": "payment_required", "message": message}, status)

@@ -11,7 +11,15 @@ from exporter.simulators.message import Handler, Refused, Request, Response, Rou
 from exporter.simulators.rate import FixedWindow
 from exporter.simulators.response_view import ResponseView, Seen
 from exporter.simulators.server import Place, Simulator
-from exporter.simulators.workato_query import FILTERS, JOB_LISTS, LISTS, RECIPE_LISTS, filtered_recipes, list_page, only
+from exporter.simulators.workato_query import (
+    FILTERS,
+    JOB_LISTS,
+    LISTS,
+    RECIPE_LISTS,
+    check_parameters,
+    filtered_recipes,
+    list_page,
+)
 from exporter.simulators.workato_rows import (
     Tally,
     WorkatoShape,
@@ -234,7 +242,7 @@ class WorkatoSimulator(Simulator):
 
     def _jobs(self, request: Request) -> Response:
         job, options = self._found_job(request), self.options
-        only(request, JOB_LISTS)
+        check_parameters(request, JOB_LISTS)
         view = self.view(request)
         tally, scope, page = self._listing(request, job, view)
         rows = [self._row(one, job) for one in page]
@@ -251,7 +259,7 @@ class WorkatoSimulator(Simulator):
         """Return the counts of all kept jobs, the number of jobs that pass the filter, and a page of these jobs."""
         seen = self._seen(job, view, "kept")
         ended = [one for one in seen if _has_ended(one)]
-        wanted = self._filtered(request, sorted(seen, key=self._place, reverse=True))
+        wanted = self._filtered(request, sorted(seen, key=self._sort_key, reverse=True))
         return Tally(len(ended), self._succeeded(ended)), len(wanted), self._page(request, wanted)
 
     def _row(self, seen: Seen, job: SimJob) -> object:
@@ -270,10 +278,10 @@ class WorkatoSimulator(Simulator):
         offset, size = self._offset(request), self.options.page_size
         if offset is None:
             return seen[:size]
-        place = self._place(offset)
+        place = self._sort_key(offset)
         if request.query.get("prev") == "true":
-            return [one for one in seen if self._place(one) > place][-size:]
-        return [one for one in seen if self._place(one) < place][:size]
+            return [one for one in seen if self._sort_key(one) > place][-size:]
+        return [one for one in seen if self._sort_key(one) < place][:size]
 
     def _offset(self, request: Request) -> Seen | None:
         """Return the job at which the page begins. Raises Refused 404 for an unknown one."""
@@ -285,7 +293,7 @@ class WorkatoSimulator(Simulator):
             raise Refused(404, "Not found")
         return Seen(run, request.received)
 
-    def _place(self, seen: Seen) -> tuple[float, str]:
+    def _sort_key(self, seen: Seen) -> tuple[float, str]:
         by_end = self.options.order == "end" and _has_ended(seen)
         return (seen.run.end if by_end else seen.run.created) or 0.0, seen.run.run_id
 

@@ -25,10 +25,10 @@ JOB_LISTS = frozenset({"offset_job_id", "per_page", "prev", "status", "rerun_onl
 """`per_page` is accepted but ignored, because the API decides the size of pages."""
 STOP_CAUSES = frozenset({"trigger_errors_limit", "action_quota_limit", "trial_expired", "txn_quota_limit"})
 FILTERS = frozenset({"succeeded", "failed", "pending"})
-LARGEST_PAGE = 100
+MAX_PAGE_SIZE = 100
 
 
-def only(request: Request, known: frozenset[str]) -> None:
+def check_parameters(request: Request, known: frozenset[str]) -> None:
     """Raise Refused 400 for an unknown parameter. The real API ignores it, but the exporter must not rely on it."""
     if unknown := sorted(request.query.keys() - known):
         raise Refused(400, f"unknown parameter: {unknown[0]}")
@@ -36,12 +36,12 @@ def only(request: Request, known: frozenset[str]) -> None:
 
 def list_page(request: Request, known: frozenset[str]) -> tuple[int, int]:
     """Return the first row and the size of the requested page. Raises Refused 400 if they are invalid."""
-    only(request, known)
+    check_parameters(request, known)
     try:
         page, size = (int(request.query.get(name, default)) for name, default in (("page", "1"), ("per_page", "100")))
     except ValueError:
         raise Refused(400, "page and per_page must be numbers") from None
-    if page < 1 or not 1 <= size <= LARGEST_PAGE:
+    if page < 1 or not 1 <= size <= MAX_PAGE_SIZE:
         raise Refused(400, "page must be at least 1, per_page at most 100")
     return (page - 1) * size, size
 

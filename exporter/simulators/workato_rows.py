@@ -14,7 +14,7 @@ from exporter.simulators.world import MARK, SimJob, SimRun, SimStep
 
 ADAPTER = "connector"
 FOLDER = 1
-MADE = "2023-01-02T03:04:05.000-08:00"
+CREATED = "2023-01-02T03:04:05.000-08:00"
 """When recipes, projects and users were made."""
 
 
@@ -104,8 +104,8 @@ def recipe_row(job: SimJob, tally: Tally, shape: WorkatoShape, *, code: bool) ->
         "lifetime_task_count": 3 * tally.ended,
         "stopped_at": None,
         "stop_cause": stop_cause(job) or None,
-        "created_at": MADE,
-        "updated_at": MADE,
+        "created_at": CREATED,
+        "updated_at": CREATED,
         "copy_count": 0,
         "trigger_application": ADAPTER,
         "action_applications": [ADAPTER],
@@ -144,10 +144,10 @@ def account_row(shape: WorkatoShape) -> dict[str, object]:
         "id": shown_id("account", shape),
         "name": MARK,
         "email": f"{MARK}@example.com",
-        "created_at": MADE,
+        "created_at": CREATED,
         "plan_id": "team",
-        "current_billing_period_start": MADE,
-        "current_billing_period_end": MADE,
+        "current_billing_period_start": CREATED,
+        "current_billing_period_end": CREATED,
         "expert": False,
         "avatar_url": "https://example.com/avatar.png",
         "recipes_count": 0,
@@ -156,7 +156,7 @@ def account_row(shape: WorkatoShape) -> dict[str, object]:
         "interested_applications": [],
         "company_name": MARK,
         "location": "",
-        "last_seen": MADE,
+        "last_seen": CREATED,
         "contact_phone": None,
         "contact_email": f"{MARK}@example.com",
         "about_me": "",

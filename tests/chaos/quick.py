@@ -19,7 +19,7 @@ from exporter.simulators.northflank import NorthflankSimulator
 from exporter.simulators.response_view import ResponseView, Seen
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
-from exporter.simulators.strait import MEMORY, OPEN_STATUSES, STATUSES_OF_WORKFLOWS, StraitSimulator
+from exporter.simulators.strait import OPEN_STATUSES, RETENTION, STATUSES_OF_WORKFLOWS, StraitSimulator
 from exporter.simulators.strait_pages import cursor_of, limit_of
 from exporter.simulators.strait_rows import RUN_STATUSES, WORKFLOW_STATUSES, Life, microseconds
 from exporter.simulators.workato import WorkatoSimulator
@@ -127,7 +127,7 @@ class QuickStrait(StraitSimulator):
         self._by_id: dict[str, list[SimRun]] = {}
         for run in world.all:
             self._by_id.setdefault(run.run_id, []).append(run)
-        ordered = sorted(self._by_id.values(), key=_place)
+        ordered = sorted(self._by_id.values(), key=_sort_key)
         self._ordered = {kind: [one for one in ordered if self._is(one[0], workflow=kind)] for kind in (False, True)}
         self._ended = {
             (kind, result): [one for one in runs if any(run.result is result for run in one)]
@@ -148,7 +148,7 @@ class QuickStrait(StraitSimulator):
         return self._encoded.row(life.run, life.now, make, life.created)
 
     def _quick(self, view: ResponseView) -> bool:
-        remembered = self._first > view.now - MEMORY
+        remembered = self._first > view.now - RETENTION
         return view.undistorted and remembered and not self.options.hidden and not self.options.rows.compensation
 
     def _lives_of(self, run_id: str, view: ResponseView) -> Sequence[Life]:
@@ -168,7 +168,7 @@ class QuickStrait(StraitSimulator):
         before = cursor_of(request)
         since = -math.inf if before is None else -before + 1
         runs = self._runs_of(wanted, workflow=workflow)
-        lives = (_life(one, now) for one in islice(runs, bisect_left(runs, (since, ""), key=_place), None))
+        lives = (_life(one, now) for one in islice(runs, bisect_left(runs, (since, ""), key=_sort_key), None))
         fits = (one for one in lives if one and wanted in ("", self._status(one, workflow=workflow)))
         return islice(fits, limit_of(request) + 1)
 
@@ -181,7 +181,7 @@ class QuickStrait(StraitSimulator):
         return self._ended[workflow, results[0]]
 
 
-def _place(lives: Sequence[SimRun]) -> tuple[float, str]:
+def _sort_key(lives: Sequence[SimRun]) -> tuple[float, str]:
     """Return the sort key of a run in Strait's lists, newest first."""
     return -microseconds(lives[0].created), lives[0].run_id
 
@@ -239,7 +239,7 @@ class QuickWorkato(WorkatoSimulator):
         if status == "pending":
             runs = self.world.runs(now, math.nextafter(now, math.inf), job.job_id)
             seen = [one for one in view.see(runs) if not isinstance(one.run.at(now), Result)]
-            seen.sort(key=self._place, reverse=True)
+            seen.sort(key=self._sort_key, reverse=True)
             return tally, len(seen), self._page(request, seen)
         shown = bisect_right(recipe.runs, now, key=lambda run: run.created)
         return tally, shown, [Seen(run, now) for run in self._part(request, recipe.runs[:shown])]
