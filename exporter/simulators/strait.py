@@ -173,9 +173,8 @@ class StraitSimulator(Simulator):
         """Apply the lock, the limit per address, and the limit per key. Every response shows the limits."""
         now = self.clock()
         if len(self._failed_sign_ins) == MAX_FAILED_SIGN_INS and self._failed_sign_ins[0] > now - SIGN_IN_PERIOD:
-            raise Refused(
-                429, ADDRESS_LIMIT, {"Retry-After": str(math.ceil(self._failed_sign_ins[0] + SIGN_IN_PERIOD - now))}
-            )
+            wait = self._failed_sign_ins[0] + SIGN_IN_PERIOD - now
+            raise Refused(429, ADDRESS_LIMIT, {"Retry-After": str(math.ceil(wait))})
         quotas: list[Quota] = []
         if self.options.address_requests_per_minute:
             quotas.append(self._address_limit.take(self.options.address_requests_per_minute))
