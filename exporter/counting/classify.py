@@ -37,12 +37,12 @@ class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     Attributes:
         disposition: The row's value of the label `disposition`.
         counts: Whether the run's completion counts now.
-        keep: The new record of the run; None if it does not change.
+        record: The new record of the run; None if it does not change.
     """
 
     disposition: Disposition
     counts: bool = False
-    keep: RunRecord | None = None
+    record: RunRecord | None = None
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         settled: Whether an earlier poll has shown all runs that completed before the baseline. Then a completed run
             that is unknown completed after it.
         included_later: Whether the config excluded the job when its source was first read.
-        forgotten: Runs that completed before this time may have been counted and pruned.
+        pruned_before: Runs that completed before this time may have been counted and pruned.
         reopens: Whether a completed run can become active again under its ID.
         max_run_age: How long an active run is followed, in seconds.
     """
@@ -65,7 +65,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     reopens: bool
     max_run_age: float
     included_later: bool = False
-    forgotten: float | None = None
+    pruned_before: float | None = None
 
 
 def with_plausible_times(run: Run, now: float) -> Run:
@@ -107,12 +107,12 @@ def _classify_unknown(run: Run, context: Context) -> Decision:
         too_old = age(run, context.baseline) > context.max_run_age
         mark = CountState.BASELINE if too_old else CountState.OPEN
         disposition = Disposition.BASELINE if too_old else Disposition.NEW
-        return Decision(disposition=disposition, keep=RunRecord(run=run, mark=mark))
+        return Decision(disposition=disposition, record=RunRecord(run=run, mark=mark))
     if not _is_after_baseline(run, context) or _is_pruned(run, context):
-        return Decision(disposition=Disposition.BASELINE, keep=RunRecord(run=run, mark=CountState.BASELINE))
+        return Decision(disposition=Disposition.BASELINE, record=RunRecord(run=run, mark=CountState.BASELINE))
     late = context.watermark is not None and run.end is not None and run.end < context.watermark
     disposition = Disposition.LATE if late else Disposition.NEW
-    return Decision(disposition=disposition, counts=True, keep=RunRecord(run=run, mark=CountState.COUNTED))
+    return Decision(disposition=disposition, counts=True, record=RunRecord(run=run, mark=CountState.COUNTED))
 
 
 def _is_after_baseline(run: Run, context: Context) -> bool:
@@ -133,34 +133,34 @@ def _is_after_baseline(run: Run, context: Context) -> bool:
 def _is_pruned(run: Run, context: Context) -> bool:
     """Return whether a run ended so long ago that it may have been counted and pruned: it must not count again."""
     ended = run.start if run.end is None else run.end
-    return context.forgotten is not None and ended is not None and ended < context.forgotten
+    return context.pruned_before is not None and ended is not None and ended < context.pruned_before
 
 
 def _classify_active(known: RunRecord, run: Run, context: Context) -> Decision:
     if run.result is None:
         if run == known.run:
             return Decision(disposition=Disposition.DUPLICATE)
-        return Decision(disposition=Disposition.UPDATED, keep=_with_run(known, run, CountState.OPEN))
+        return Decision(disposition=Disposition.UPDATED, record=_with_run(known, run, CountState.OPEN))
     if is_cleaning_up(known, reopens=context.reopens):
-        return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.COUNTED))
+        return Decision(disposition=Disposition.UPDATED, record=RunRecord(run=run, mark=CountState.COUNTED))
     if context.reopens and _contains_end(run.end, known.earlier):
         # This completion was counted before, so it must not count again: either the response that showed the run as
         # active was stale, or this one is. If the run was really reopened, it will be shown as active again.
         earlier = tuple(end for end in known.earlier if not _contains_end(run.end, (end,)))
         return Decision(
-            disposition=Disposition.DUPLICATE, keep=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
+            disposition=Disposition.DUPLICATE, record=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
         )
     if run.end is not None and run.end <= context.baseline - END_TOLERANCE:
         # The run completed before the baseline, so the row that showed it as active was stale.
-        return Decision(disposition=Disposition.BASELINE, keep=_with_run(known, run, CountState.BASELINE))
-    return Decision(disposition=Disposition.UPDATED, counts=True, keep=_with_run(known, run, CountState.COUNTED))
+        return Decision(disposition=Disposition.BASELINE, record=_with_run(known, run, CountState.BASELINE))
+    return Decision(disposition=Disposition.UPDATED, counts=True, record=_with_run(known, run, CountState.COUNTED))
 
 
 def _keep_completion(known: RunRecord, run: Run) -> Decision:
     """Return the decision for a completed run that is active again only to clean up, so its next end does not count."""
     completion = 0.0 if known.run.end is None else known.run.end
     return Decision(
-        disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=(completion,))
+        disposition=Disposition.UPDATED, record=RunRecord(run=run, mark=CountState.OPEN, earlier=(completion,))
     )
 
 
@@ -174,16 +174,16 @@ def _classify_completed(known: RunRecord, run: Run, context: Context) -> Decisio
     if run.result is None:
         if known.mark is CountState.EXPIRED or known.run.result is None or not context.reopens:
             return Decision(disposition=Disposition.DUPLICATE)
-        return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=ends))
+        return Decision(disposition=Disposition.UPDATED, record=RunRecord(run=run, mark=CountState.OPEN, earlier=ends))
     if run == known.run:
         return Decision(disposition=Disposition.DUPLICATE)
     if context.reopens and known.mark is not CountState.EXPIRED and _is_another_completion(known, run, context):
-        keep = RunRecord(run=run, mark=CountState.COUNTED, earlier=ends)
-        return Decision(disposition=Disposition.UPDATED, counts=True, keep=keep)
+        record = RunRecord(run=run, mark=CountState.COUNTED, earlier=ends)
+        return Decision(disposition=Disposition.UPDATED, counts=True, record=record)
     if context.reopens and _contains_end(run.end, known.earlier):
         return Decision(disposition=Disposition.DUPLICATE)
     mark = CountState.COUNTED if known.mark is CountState.EXPIRED else known.mark
-    return Decision(disposition=Disposition.UPDATED, keep=_with_run(known, run, mark))
+    return Decision(disposition=Disposition.UPDATED, record=_with_run(known, run, mark))
 
 
 def _is_another_completion(known: RunRecord, run: Run, context: Context) -> bool:

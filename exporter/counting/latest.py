@@ -70,10 +70,10 @@ def as_last_failure(run: Run, order: float, *, failed_step: str = "") -> LastFai
     return LastFailure(run_id=run.run_id, order=order, end=run.end, error_type=error_type, failed_step=failed_step)
 
 
-def set_streak(job: JobState, streak: Streak, forgotten: float | None) -> None:
-    """Set a streak that was counted from rows. Rows of runs that completed before `forgotten` may be pruned."""
+def set_streak(job: JobState, streak: Streak, pruned_before: float | None) -> None:
+    """Set a streak that was counted from rows. Rows of runs that completed before `pruned_before` may be pruned."""
     began = job.failing_since if job.last_success is None else job.last_success
-    if streak.last_success is None and began is not None and _is_pruned(began, forgotten):
+    if streak.last_success is None and began is not None and _is_pruned(began, pruned_before):
         job.streak = max(job.streak, streak.failures)
         job.failing_since = oldest((job.failing_since, streak.since))
         return
@@ -81,20 +81,20 @@ def set_streak(job: JobState, streak: Streak, forgotten: float | None) -> None:
 
 
 def set_last_runs(
-    job: JobState, last_run: LastRun | None, last_failure: LastFailure | None, forgotten: float | None
+    job: JobState, last_run: LastRun | None, last_failure: LastFailure | None, pruned_before: float | None
 ) -> None:
     """Set the last run and the last failure from a job's rows, after a completed run changed."""
     known, failure = job.last_run, job.last_failure
-    if last_run is not None or known is None or not _is_pruned(known.order, forgotten):
+    if last_run is not None or known is None or not _is_pruned(known.order, pruned_before):
         job.last_run = last_run
-    if last_failure is not None or failure is None or not _is_pruned(failure.order, forgotten):
+    if last_failure is not None or failure is None or not _is_pruned(failure.order, pruned_before):
         if failure is not None and last_failure is not None and last_failure.run_id == failure.run_id:
             last_failure = msgspec.structs.replace(last_failure, failed_step=failure.failed_step)
         job.last_failure = last_failure
 
 
-def _is_pruned(order: float, forgotten: float | None) -> bool:
-    return forgotten is not None and order < forgotten
+def _is_pruned(order: float, pruned_before: float | None) -> bool:
+    return pruned_before is not None and order < pruned_before
 
 
 def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:

@@ -255,7 +255,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         listed: Time of the last list of scopes after which each listed scope had a record.
         last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` was corrected after the API's clock had jumped.
-        forgotten: Runs that ended before this time have been pruned.
+        pruned_before: Runs that ended before this time have been pruned.
         last_truncated: When a response was last truncated.
         last_unobserved: When an unobserved range was last found.
         status: Status after the last poll.
@@ -273,7 +273,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     listed: float | None = None
     last_sweep: float | None = None
     clock_checked: bool = False
-    forgotten: float | None = None
+    pruned_before: float | None = msgspec.field(default=None, name="forgotten")  # the state's name for it
     last_truncated: float | None = None
     last_unobserved: float | None = None
     status: SourceStatus = SourceStatus()

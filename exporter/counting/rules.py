@@ -85,13 +85,13 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a job's name is included now."""
         return included(self.filter_since(0), job_name)
 
-    def shows(self, job: JobState) -> bool:
+    def serves(self, job: JobState) -> bool:
         """Return whether a job's series are served."""
         return not job.gone and (job.overflow or self.wants(label_of(job.job)))
 
     def weight(self, job: JobState, *, step_histograms: bool) -> int:
         """Return how many series of `max_series` a job uses. The overflow job and jobs that are not served use none."""
-        return self.series_of(job, step_histograms) if self.shows(job) and not job.overflow else 0
+        return self.series_of(job, step_histograms) if self.serves(job) and not job.overflow else 0
 
     def filter_since(self, since: float) -> Filter:
         """Return the current patterns as a filter that applies since this time."""

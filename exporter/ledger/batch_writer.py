@@ -125,7 +125,7 @@ class BatchWriter:
         decision = classify.classify(before, run, context)
         counted = seen is not None and seen.counted
         sighting = Sighting(before=before, run=run, counted=counted or decision.counts, scope=scope, steps=steps)
-        if before is not None and decision.keep is not None and _contradicts(before, run):
+        if before is not None and decision.record is not None and _contradicts(before, run):
             self.sightings[run.run_id] = msgspec.structs.replace(sighting, counted=False, waiting=True)
             return
         self.sightings[run.run_id] = sighting
@@ -138,15 +138,15 @@ class BatchWriter:
         first = decision.disposition in {Disposition.NEW, Disposition.LATE}
         disposition = Disposition.UPDATED if first and row is not None else decision.disposition
         self.stats.dispositions[disposition] += 1
-        keep = decision.keep
-        if keep is None:
+        record = decision.record
+        if record is None:
             if sighting.before is None or row is None or _is_same_record(row, sighting.before):
                 return
             # An earlier batch of this poll wrote a stale row, so write again what was known before the poll.
-            keep = sighting.before
-        if (counts or keep.mark is CountState.OPEN) and self._transaction.peek(key).gone:
+            record = sighting.before
+        if (counts or record.mark is CountState.OPEN) and self._transaction.peek(key).gone:
             self.jobs.restore(key)
-        stored = self._row(key, keep, row, late=disposition is Disposition.LATE)
+        stored = self._row(key, record, row, late=disposition is Disposition.LATE)
         self._transaction.runs[sighting.run.run_id] = stored
         if counts:
             self._count_completion(stored, sighting.steps)
@@ -202,14 +202,14 @@ class BatchWriter:
             watermark=None if ahead else scope.watermark,
             settled=scope.complete and self._poll.started > job.baseline,
             included_later=job.baseline > scope.baseline,
-            forgotten=self._transaction.source.forgotten,
+            pruned_before=self._transaction.source.pruned_before,
             reopens=self._rules.reopens and job.job.reopens,
             max_run_age=self._rules.max_run_age,
         )
 
-    def _row(self, key: int, keep: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
+    def _row(self, key: int, record: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
         """Return the row to write. A new unmapped status of the run is counted."""
-        run, statuses = keep.run, row.words if row else ""
+        run, statuses = record.run, row.words if row else ""
         if run.unmapped:
             status, known = clean(run.unmapped)[:60], statuses.split("\n")
             # Limited, because a status may contain the run's progress, and so be different in each poll.
@@ -219,8 +219,8 @@ class BatchWriter:
         begun = classify.origin(run)
         return StoredRun(
             run=run,
-            mark=keep.mark,
-            earlier=keep.earlier,
+            mark=record.mark,
+            earlier=record.earlier,
             job=key,
             seen=self._poll.now,
             origin=begun if begun is not None else row.origin if row else self._poll.now,
@@ -283,7 +283,7 @@ class BatchWriter:
         state, run = self._transaction.job(stored.job), stored.run
         if row is None:
             recount = (
-                latest.note_completion(state, run, self._poll.now) or self._transaction.source.forgotten is not None
+                latest.note_completion(state, run, self._poll.now) or self._transaction.source.pruned_before is not None
             )
         else:
             if row.job != state.key:

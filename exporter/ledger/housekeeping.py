@@ -73,9 +73,9 @@ def _prune_runs(ledger: Ledger, name: str, before: float, now: float) -> int:
     with ledger.lock:
         source = fork(ledger.committed.sources[name])
         # A pruned run that the API still shows must not count again.
-        source.forgotten = max(before, source.forgotten or before)
+        source.pruned_before = max(before, source.pruned_before or before)
         with ledger.writing(name) as store:
-            pruned = store.prune(name, source.forgotten, PRUNE_BATCH)
+            pruned = store.prune(name, source.pruned_before, PRUNE_BATCH)
             if not pruned.jobs:
                 return 0
             if pruned.steps_lost:

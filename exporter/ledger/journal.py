@@ -311,9 +311,9 @@ class Journal:
             store.put_source(transaction.source, transaction.scopes, transaction.checkpoints)
             store.put_runs(name, transaction.runs.values())
             for key in transaction.jobs_to_recount:
-                set_streak(transaction.job(key), store.streak(key), transaction.source.forgotten)
+                set_streak(transaction.job(key), store.streak(key), transaction.source.pruned_before)
             for key in transaction.jobs_to_correct:
-                set_last_runs(transaction.job(key), *store.latest(key), transaction.source.forgotten)
+                set_last_runs(transaction.job(key), *store.latest(key), transaction.source.pruned_before)
             store.put_jobs(transaction.jobs.values())
             if transaction.exporter is not None:
                 store.put_exporter(transaction.exporter)

@@ -62,10 +62,10 @@ class ViewBuilder:
         self._unparsed: set[tuple[int, str]] = set()
         self._without_expectations: set[int] = set()
 
-    def is_shown(self, job: JobState) -> bool:
+    def is_served(self, job: JobState) -> bool:
         """Return whether a job's series are served."""
         source = self.sources.get(job.source)
-        return source is not None and source.rules.shows(job)
+        return source is not None and source.rules.serves(job)
 
     def job(
         self,
@@ -204,7 +204,7 @@ class SnapshotBuilder:
         if changed is not None and not changed:
             return dict(self.latest.jobs)
         keys = committed.jobs.keys() if changed is None else committed.jobs.keys() & set(changed)
-        built = self._build_views(committed, [key for key in keys if self._views.is_shown(committed.jobs[key])])
+        built = self._build_views(committed, [key for key in keys if self._views.is_served(committed.jobs[key])])
         kept = {} if changed is None else {key: view for key, view in self.latest.jobs.items() if key not in changed}
         return dict(sorted({**kept, **built}.items()))
 

@@ -53,8 +53,8 @@ def known(run, mark, *earlier):
         (None, DONE, {"watermark": 1101.0}, LATE, True, CountState.COUNTED),
         (None, DONE, {"watermark": None}, NEW, True, CountState.COUNTED),
         (None, OLD, {"baseline": B + 5.0}, BASELINE, False, CountState.BASELINE),
-        (None, DONE, {"forgotten": 1101.0}, BASELINE, False, CountState.BASELINE),
-        (None, DONE, {"forgotten": 1100.0}, NEW, True, CountState.COUNTED),
+        (None, DONE, {"pruned_before": 1101.0}, BASELINE, False, CountState.BASELINE),
+        (None, DONE, {"pruned_before": 1100.0}, NEW, True, CountState.COUNTED),
         (None, OLD, {"settled": False}, BASELINE, False, CountState.BASELINE),
         (None, OLD, {"baseline": B + 0.9}, LATE, True, CountState.COUNTED),
         (None, OLD, {"baseline": B + 0.9, "settled": False}, BASELINE, False, CountState.BASELINE),
@@ -101,7 +101,7 @@ def known(run, mark, *earlier):
 )
 def test_each_row_is_classified(before, run, fields, verdict, counts, mark):  # noqa: PLR0917  # columns of the table
     found = classify(before, run, context(**fields))
-    assert (found.disposition, found.counts, found.keep and found.keep.mark) == (verdict, counts, mark)
+    assert (found.disposition, found.counts, found.record and found.record.mark) == (verdict, counts, mark)
 
 
 def test_the_same_completion_is_counted_once_no_matter_how_often_a_run_returns():
@@ -110,7 +110,7 @@ def test_the_same_completion_is_counted_once_no_matter_how_often_a_run_returns()
     for run in (OPEN, DONE, OPEN, DONE, DONE, OPEN, AGAIN, DONE, OPEN, DONE, AGAIN, OPEN, AGAIN):
         verdict: Decision = classify(state, run, reopened)
         counted += [run.end] if verdict.counts else []
-        state = verdict.keep or state
+        state = verdict.record or state
     assert counted == [DONE.end, AGAIN.end]
 
 
@@ -224,14 +224,14 @@ CLEANING = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0, after
 @pytest.mark.parametrize("mark", [CountState.COUNTED, CountState.BASELINE])
 def test_a_run_that_cleans_up_after_its_completion_is_open_and_has_no_second_completion(mark):
     opened: Any = classify(known(FAILED, mark), CLEANING, context())
-    assert (opened.keep.mark, opened.keep.run.after_end, opened.counts) == (CountState.OPEN, False, False)
-    assert is_cleaning_up(opened.keep, reopens=False)
-    ended: Any = classify(opened.keep, AGAIN, context())
-    assert (ended.disposition, ended.counts, ended.keep.mark) == (UPDATED, False, CountState.COUNTED)
-    assert classify(ended.keep, AGAIN, context()).disposition is DUPLICATE
+    assert (opened.record.mark, opened.record.run.after_end, opened.counts) == (CountState.OPEN, False, False)
+    assert is_cleaning_up(opened.record, reopens=False)
+    ended: Any = classify(opened.record, AGAIN, context())
+    assert (ended.disposition, ended.counts, ended.record.mark) == (UPDATED, False, CountState.COUNTED)
+    assert classify(ended.record, AGAIN, context()).disposition is DUPLICATE
 
 
 def test_a_run_that_is_first_seen_while_it_cleans_up_completes_once():
     opened: Any = classify(None, CLEANING, context())
-    assert opened.keep.mark is CountState.OPEN
-    assert classify(opened.keep, AGAIN, context()).counts
+    assert opened.record.mark is CountState.OPEN
+    assert classify(opened.record, AGAIN, context()).counts

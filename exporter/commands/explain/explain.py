@@ -76,7 +76,9 @@ class Explainer:
     def _subject(self, job: JobState, family: Family) -> Subject:
         rows = self._state.runs_of(job.key) if family.name in ONLY_ACTIVE else []
         view = self._views.job(job, [as_open(row, job) for row in rows if row.mark is CountState.OPEN])
-        return Subject(view=view, rows=cache(partial(self._rows, job)), forgotten=self._sources[job.source].forgotten)
+        return Subject(
+            view=view, rows=cache(partial(self._rows, job)), pruned_before=self._sources[job.source].pruned_before
+        )
 
     def _rows(self, job: JobState) -> Rows:
         """Return a job's runs, newest first; for `__other__` the runs of all folded jobs."""

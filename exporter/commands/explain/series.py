@@ -72,12 +72,12 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         view: The view of the job or source.
         rows: Returns its runs; for `__other__` the runs of all folded jobs.
-        forgotten: Time before which completed runs were pruned; None if none were.
+        pruned_before: Time before which completed runs were pruned; None if none were.
     """
 
     view: JobView | SourceView
     rows: Callable[[], Rows]
-    forgotten: float | None = None
+    pruned_before: float | None = None
 
 
 def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Explained]:
@@ -186,7 +186,7 @@ def _compared(subject: Subject, series: Explained) -> Explained:
             f"{-difference:g} more are listed than counted: {RESTARTED}, or the runs changed after they were counted."
         )
     else:
-        cut = "" if subject.forgotten is None else PRUNED.format(utc(subject.forgotten))
+        cut = "" if subject.pruned_before is None else PRUNED.format(utc(subject.pruned_before))
         note = f"{difference:g} come {cut}from runs that changed after they were counted: a counter never falls."
     return msgspec.structs.replace(series, notes=[*series.notes, note])
 
