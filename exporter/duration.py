@@ -52,6 +52,12 @@ def _iso_8601(text: str) -> float | None:
     return duration.total_seconds() if isinstance(duration, timedelta) else None
 
 
+def format_roughly(seconds: float) -> str:
+    """Return a duration in Prometheus style; a long one without its seconds or minutes, which do not matter."""
+    unit = UNITS["h"] if seconds >= UNITS["d"] else UNITS["m"] if seconds >= UNITS["h"] else 1
+    return format_duration(round(max(0.0, seconds) / unit) * unit)
+
+
 def format_duration(seconds: float) -> str:
     """Return seconds in Prometheus style, rounded to milliseconds, with days as the largest unit: `1h30m`, `30d`."""
     left = round(seconds * 1000)

@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from queue import Empty, SimpleQueue
 from types import FrameType
 
@@ -26,12 +26,10 @@ class Signals:
         """Wait for a signal. Return all signals since the last call."""
         return self._rest({self._received.get()})
 
-    def collect(
-        self, seconds: float, urgent: Collection[int], monotonic: Callable[[], float] = time.monotonic
-    ) -> frozenset[int]:
+    def collect(self, seconds: float, urgent: Collection[int]) -> frozenset[int]:
         """Wait `seconds`, or until an urgent signal. Return all signals since the last call."""
-        until, received = monotonic() + seconds, set[int]()
-        while not received & set(urgent) and (left := until - monotonic()) > 0:
+        until, received = time.monotonic() + seconds, set[int]()
+        while not received & set(urgent) and (left := until - time.monotonic()) > 0:
             with contextlib.suppress(Empty):
                 received.add(self._received.get(timeout=left))
         return self._rest(received)

@@ -78,6 +78,20 @@ def parse_vendor_duration(value: str | float | None) -> float | None:
     return max(0.0, seconds) if seconds is not None and seconds < MAX_DURATION else None
 
 
+def from_iso(text: str) -> float:
+    """Return the Unix seconds of an ISO 8601 time or date; without an offset it is UTC. Raises ValueError."""
+    return _timestamp(dt.datetime.fromisoformat(text))
+
+
+def format_utc(timestamp: float) -> str:
+    """Return a time as `2026-11-22T04:21:06Z`; of an impossible year, the start of 1970."""
+    try:
+        when = dt.datetime.fromtimestamp(int(timestamp), dt.UTC)
+    except (ValueError, OverflowError, OSError):  # the year is not between 1 and 9999
+        when = dt.datetime.fromtimestamp(0, dt.UTC)
+    return when.replace(tzinfo=None).isoformat() + "Z"
+
+
 def is_number(value: str | float | None) -> bool:
     """Return whether a duration is a number without a unit."""
     if isinstance(value, str):
@@ -112,7 +126,7 @@ def _parse_time_text(text: str) -> float | None:
     if EPOCH_TEXT.fullmatch(text):
         return epoch_seconds(float(text))
     try:
-        return _timestamp(dt.datetime.fromisoformat(text))
+        return from_iso(text)
     except ValueError:
         return _parse_unusual_time(text)
 

@@ -5,7 +5,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -21,6 +20,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
+from exporter.times import format_utc
 
 
 class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ def _cells(job: JobState, runs: int, active: int) -> tuple[str, ...]:
     names, numbers = (job.source, job.project, job.name), (str(runs), str(active))
     if last is None:
         return (*names, *numbers, "", str(job.streak), "", "")
-    end = "" if last.end is None else datetime.fromtimestamp(last.end, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    end = "" if last.end is None else format_utc(last.end).replace("T", " ")
     duration = "" if last.duration is None else format_duration(round(last.duration))
     return (*names, *numbers, last.result, str(job.streak), end, duration)
 

@@ -9,7 +9,7 @@ from exporter.config.secret import Secret, SecretError
 from exporter.config.section import Section
 from exporter.config.source import SourceSettings
 from exporter.config.values import is_loopback
-from exporter.duration import UNITS, format_duration
+from exporter.duration import format_duration, format_roughly
 from exporter.snapshot.conditions import CREDENTIAL_WARNING
 from exporter.sources import SOURCES
 
@@ -43,9 +43,8 @@ def _source_warnings(source: SourceSettings, now: float) -> Iterator[tuple[str, 
         longer = f"{requests} requests per poll at {source.requests_per_minute:g} requests_per_minute take longer"
         yield "poll_interval", f"{longer}: polls will come every {format_duration(seconds)}"
     if source.credential_expires is not None and (left := source.credential_expires - now) < CREDENTIAL_WARNING:
-        length = format_duration(abs(left) // UNITS["h"] * UNITS["h"]) if abs(left) >= UNITS["h"] else "less than 1h"
-        when = f"in {length}" if left > 0 else f"{length} ago"
-        yield "credential_expires", f"the credential {'expires' if left > 0 else 'expired'} {when}: replace it"
+        when = f"expires in {format_roughly(left)}" if left > 0 else f"expired {format_roughly(-left)} ago"
+        yield "credential_expires", f"the credential {when}: replace it"
 
 
 def _values(value: object, keys: tuple[str | int, ...]) -> Iterator[tuple[str, object]]:

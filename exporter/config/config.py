@@ -3,7 +3,6 @@
 text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► checks between sections ─► Config
 """
 
-import difflib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
@@ -16,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from exporter.config.document import parse
-from exporter.config.problems import ConfigError, ConfigProblem, invalid, validated
+from exporter.config.problems import ConfigError, ConfigProblem, invalid, suggestion, validated
 from exporter.config.secret import Secret
 from exporter.config.section import Section, given_keys
 from exporter.config.source import SourceSettings
@@ -227,9 +226,7 @@ def _model(known: KnownNames) -> type[Config]:
         if not isinstance(name, str):
             raise invalid(f"must have a type: one of {', '.join(sources)}", "type")
         if name not in sources:
-            near = difflib.get_close_matches(name.casefold(), sources, n=1, cutoff=0.5)
-            cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(sources)}"
-            raise invalid(f"unknown type; {cure}", "type")
+            raise invalid(f"unknown type; {suggestion(name.casefold(), sources)}", "type")
         return given
 
     members = [Annotated[settings, Tag(f"<{name}>")] for name, settings in sources.items()]
@@ -263,8 +260,7 @@ def _cross_section_problems(data: Any, known: KnownNames) -> Iterator[ConfigProb
 def _unknown_families(names: Sequence[str], known: Collection[str]) -> Iterator[ConfigProblem]:
     for index, name in enumerate(names):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            cure = f"did you mean {near[0]}?" if near else "docs/metrics.md lists all"
+            cure = suggestion(name, known, "docs/metrics.md lists all")
             yield ConfigProblem(f"metrics.exclude[{index}]", f"unknown metric; {cure}")
 
 

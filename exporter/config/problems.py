@@ -1,6 +1,7 @@
 """Problems of a config, each with the path of its key."""
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -41,6 +42,12 @@ def path_of(keys: Iterable[str | int]) -> str:
         elif not (key.startswith("<") and key.endswith(">")):  # pydantic adds the tag of a union's member
             path += f".{key}" if path else key
     return path
+
+
+def suggestion(name: str, known: Collection[str], otherwise: str = "") -> str:
+    """Return a question for the known name that is like a misspelled one. If there is none, return `otherwise`."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else otherwise or f"known are {', '.join(sorted(known))}"
 
 
 def invalid(message: str, *keys: str | int) -> PydanticCustomError:

@@ -1,6 +1,5 @@
 """The base class of all parts of the config: immutable, strict, and with all problems reported at once."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from exporter.config.problems import invalid
+from exporter.config.problems import invalid, suggestion
 from exporter.config.secret import Secret, SecretError
 from exporter.config.values import SWITCHES
 from exporter.duration import format_duration
@@ -141,8 +140,7 @@ class Section(BaseModel):
     @classmethod
     def _unknown(cls, key: str) -> str:
         known = [*cls.model_fields, *(f"{name}_file" for name in cls.secret_names())]
-        near = difflib.get_close_matches(key, known, n=1)
-        return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(sorted(known))}"
+        return f"unknown key; {suggestion(key, known)}"
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

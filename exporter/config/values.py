@@ -5,7 +5,6 @@ import itertools
 import re
 import string
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -17,6 +16,7 @@ from exporter.config.secret import NotRegularError, open_regular
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
 from exporter.patterns import Pattern
+from exporter.times import from_iso
 
 
 def _duration(value: object) -> float:
@@ -251,10 +251,9 @@ def _date(value: object) -> float | None:
     if value is None or value == "":
         return None
     try:
-        time = datetime.fromisoformat(str(value).strip())  # YAML parses unquoted dates and times to objects
+        return from_iso(str(value).strip())  # YAML parses unquoted dates and times to objects
     except ValueError:
         raise ValueError("must be a date like 2026-12-28, or a time like 2026-12-28T09:00:00Z") from None
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 Date = Annotated[

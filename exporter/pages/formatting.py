@@ -1,8 +1,9 @@
 """Formats times, durations and vendors' texts for people. Pure functions."""
 
-import datetime as dt
 import unicodedata
 from urllib.parse import urlsplit
+
+from exporter.times import format_utc
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -42,22 +43,9 @@ def age(timestamp: float, now: float) -> str:
     return f"{text} ago" if timestamp <= now else f"in {text}"
 
 
-def machine_time(timestamp: float) -> str:
-    """Return a time as `2026-11-22T04:21:06Z`, for a `<time>` element."""
-    return f"{_format(timestamp, 'T')}Z"
-
-
 def full_time(timestamp: float) -> str:
     """Return a time as `2026-11-22 04:21:06 UTC`."""
-    return f"{_format(timestamp, ' ')} UTC"
-
-
-def _format(timestamp: float, separator: str) -> str:
-    try:
-        when = dt.datetime.fromtimestamp(int(timestamp), dt.UTC)
-    except (ValueError, OverflowError, OSError):  # the year is not between 1 and 9999
-        when = dt.datetime.fromtimestamp(0, dt.UTC)
-    return when.replace(tzinfo=None).isoformat(separator, "seconds")
+    return format_utc(timestamp).replace("T", " ").replace("Z", " UTC")
 
 
 def visible(text: str) -> str:

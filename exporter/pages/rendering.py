@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from exporter.pages import formatting
 from exporter.pages.style import look, tone
 from exporter.pages.views import result_word
+from exporter.times import format_utc
 
 if TYPE_CHECKING:
     import jinja2
@@ -24,7 +25,7 @@ FILTERS = {
     "age": formatting.age,
     "full_time": formatting.full_time,
     "duration": formatting.duration,
-    "machine_time": formatting.machine_time,
+    "machine_time": format_utc,
     "visible": formatting.visible,
 }
 HELPERS = {"look": look, "plural": formatting.plural, "result_word": result_word, "tone": tone}

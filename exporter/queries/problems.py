@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from urllib.parse import urlencode
 
-from exporter.duration import format_duration
+from exporter.duration import format_roughly
 from exporter.links import run_path, runs_path
 from exporter.model import State
 from exporter.queries.records import Problem, SourceReport
@@ -11,8 +11,6 @@ from exporter.snapshot import conditions
 from exporter.snapshot.conditions import KINDS, SEVERITIES, capped, worst
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView
-
-MINUTE, HOUR, DAY = 60, 3600, 86400
 
 Description = tuple[str, float | None]
 """A sentence about a problem, and since when the problem exists."""
@@ -85,14 +83,14 @@ def _stale(source: SourceReport, _now: float) -> Description | None:
         return None
     if source.lag is None:
         return "No poll has been complete yet.", None
-    return f"Runs of the last {_age(source.lag)} are not read completely.", source.watermark
+    return f"Runs of the last {format_roughly(source.lag)} are not read completely.", source.watermark
 
 
 def _gap(source: SourceReport, now: float) -> Description | None:
     if not source.unobserved or not conditions.is_recent(source.last_unobserved, conditions.GAP_SHOWN, now):
         return None
     latest = source.unobserved[0]
-    length = _age(latest.end - latest.start)
+    length = format_roughly(latest.end - latest.start)
     return f"Runs in a period of {length} were never read: the API no longer shows them.", latest.start
 
 
@@ -124,8 +122,8 @@ def _credential(source: SourceReport, now: float) -> Description | None:
     if expiry is None or not (ended or conditions.is_not_replaced(expiry, source.credential_since, now)):
         return None
     if expiry > now:
-        return f"The credential in use expires in {_age(expiry - now)}, and there is no new one.", expiry
-    return f"The credential in use expired {_age(now - expiry)} ago.", expiry
+        return f"The credential in use expires in {format_roughly(expiry - now)}, and there is no new one.", expiry
+    return f"The credential in use expired {format_roughly(now - expiry)} ago.", expiry
 
 
 SOURCE_PROBLEMS: dict[str, Callable[[SourceReport, float], Description | None]] = {
@@ -210,23 +208,23 @@ def _failures(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
 def _expectations(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
     success, now = job.state.last_success, watermark or 0.0
     if conditions.is_stale(job, watermark):
-        since = "yet" if success is None else f"for {_age(now - success)}"
-        sentence = f"No run has succeeded {since}; one is expected every {_age(job.freshness or 0)}."
+        since = "yet" if success is None else f"for {format_roughly(now - success)}"
+        sentence = f"No run has succeeded {since}; one is expected every {format_roughly(job.freshness or 0)}."
         yield "JobrunNoRecentSuccess", sentence, success
     if conditions.is_overdue(job, watermark):
-        sentence = f"A run was expected {_age(now - (job.next_expected or 0))} ago."
+        sentence = f"A run was expected {format_roughly(now - (job.next_expected or 0))} ago."
         yield "JobrunOverdue", sentence, job.next_expected
 
 
 def _durations(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
     for state in conditions.stuck_in(job, watermark):
-        length = _age(conditions.active_for(job, watermark, state) or 0.0)
+        length = format_roughly(conditions.active_for(job, watermark, state) or 0.0)
         word = "waiting" if state is State.PENDING else "running"
-        sentence = f"A run has been {word} for {length}; the limit is {_age(conditions.run_limit(job))}."
+        sentence = f"A run has been {word} for {length}; the limit is {format_roughly(conditions.run_limit(job))}."
         yield "JobrunRunStuck", sentence, job.active[state][1]
     last = job.state.last_run
     if conditions.is_slow(job) and last is not None:
-        took, budget = _age(last.duration or 0), _age(job.duration_budget or 0)
+        took, budget = format_roughly(last.duration or 0), format_roughly(job.duration_budget or 0)
         yield "JobrunRunSlow", f"The last run succeeded but took {took}; the limit is {budget}.", last.end
 
 
@@ -249,9 +247,3 @@ def _job_problem(job: JobView, kind: str, sentence: str, since: float | None) ->
         sentence=sentence,
         link=run_path(state.source, failure.run_id) if failure else runs_path(**labels),
     )
-
-
-def _age(seconds: float) -> str:
-    # The seconds of a long time do not matter.
-    step = HOUR if seconds >= DAY else MINUTE if seconds >= HOUR else 1
-    return format_duration(round(max(0.0, seconds) / step) * step)

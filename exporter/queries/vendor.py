@@ -43,11 +43,10 @@ class VendorQueries:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         steps_seconds: float = STEPS_SECONDS,
-        log_seconds: float = LOG_SECONDS,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._monotonic, self._waiting = monotonic, waiting
-        self._steps_seconds, self._log_seconds = steps_seconds, log_seconds
+        self._steps_seconds = steps_seconds
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vendor")
         self._lock = threading.RLock()
         self._running: dict[Key, Future[Sequence[Step]]] = {}
@@ -88,7 +87,7 @@ class VendorQueries:
             self._logs.add(future)
             future.add_done_callback(self._logs.discard)
         with self._waiting():
-            return _result(future, self._log_seconds)
+            return _result(future, LOG_SECONDS)
 
     def close(self) -> bool:
         """Start no more queries. Return whether all have ended."""

@@ -5,13 +5,13 @@ import math
 import types
 import typing
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from exporter.queries.errors import QueryError
+from exporter.times import from_iso
 
 MAX_LENGTH = 8192
 """Maximum length of a query string, in characters."""
@@ -63,13 +63,8 @@ def _value(name: str, text: str, kind: Any) -> Any:  # noqa: ANN401  # a value o
 
 
 def _time(name: str, text: str) -> float:
-    for read in (float, _from_iso):
+    for read in (float, from_iso):
         with contextlib.suppress(ValueError, OverflowError):
             if math.isfinite(timestamp := read(text)):
                 return timestamp
     raise QueryError(400, "must be Unix seconds or a time such as 2026-01-31T12:00:00Z", parameter=name)
-
-
-def _from_iso(text: str) -> float:
-    time = datetime.fromisoformat(text)
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()

@@ -270,8 +270,8 @@ def test_an_interval_too_short_for_the_budget_is_a_warning():
     ("now", "message"),
     [
         ("2026-12-20T23:00:00Z", None),
-        ("2026-12-21T00:00:01Z", "the credential expires in 6d23h: replace it"),
-        ("2026-12-27T23:59:00Z", "the credential expires in less than 1h: replace it"),
+        ("2026-12-21T00:40:00Z", "the credential expires in 6d23h: replace it"),
+        ("2026-12-27T23:59:00Z", "the credential expires in 1m: replace it"),
         ("2026-12-30T01:00:00Z", "the credential expired 2d1h ago: replace it"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import TextIO
 from exporter.assembly import configured_source
 from exporter.commands.explain.contributions import ADDED_TO_SOURCE, RUNS_BEHIND
 from exporter.commands.explain.selector import Selector, SelectorError, parse
-from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject, utc
+from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject
 from exporter.commands.explain.series import explain as explain_series
 from exporter.commands.table import table
 from exporter.config import Config
@@ -27,6 +27,7 @@ from exporter.metrics.family import Family, Kind, Level
 from exporter.queries import runs as run_reports
 from exporter.queries.reader import StoredState, reader_of
 from exporter.snapshot.builder import ViewBuilder
+from exporter.times import format_utc
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
@@ -169,7 +170,7 @@ def _no_match(explainer: Explainer, selector: Selector) -> str:
 def _report(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
     yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
     if series.ranges:
-        ranges = [(utc(start), utc(end), f"{end - start:g}") for start, end in series.ranges]
+        ranges = [(format_utc(start), format_utc(end), f"{end - start:g}") for start, end in series.ranges]
         yield from _indented_table([("FROM", "TO", "SECONDS"), *ranges])
     elif series.lines:
         yield from _indented_table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
@@ -182,7 +183,7 @@ def _report(series: Explained, name: str, family: Family, explainer: Explainer) 
 
 
 def _value(value: float, name: str) -> str:
-    return f"{value:.14g} ({utc(value)})" if name.endswith("_timestamp_seconds") else f"{value:.10g}"
+    return f"{value:.14g} ({format_utc(value)})" if name.endswith("_timestamp_seconds") else f"{value:.10g}"
 
 
 def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, ...]:
@@ -190,7 +191,7 @@ def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, .
     return (
         clean(run.run_id),
         " / ".join(filter(None, (line.job.source, line.job.project, line.job.name))),
-        "" if run.end is None else utc(run.end),
+        "" if run.end is None else format_utc(run.end),
         run.result or run.state or clean(run.unmapped),
         "" if run.duration is None else format_duration(run.duration),
         run_reports.mark_of(line.row),

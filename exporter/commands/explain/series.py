@@ -3,7 +3,6 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import accumulate
 
 import msgspec
@@ -19,6 +18,7 @@ from exporter.metrics.family import Family, Kind
 from exporter.snapshot.job import JobView
 from exporter.snapshot.source import SourceView
 from exporter.state.schema import StepState, StoredRun
+from exporter.times import format_utc
 
 TOLERANCE = 1e-6
 """Relative tolerance of sums. A sum of floats depends on the order of addition."""
@@ -186,11 +186,6 @@ def _compared(subject: Subject, series: Explained) -> Explained:
             f"{-difference:g} more are listed than counted: {RESTARTED}, or the runs changed after they were counted."
         )
     else:
-        cut = "" if subject.pruned_before is None else PRUNED.format(utc(subject.pruned_before))
+        cut = "" if subject.pruned_before is None else PRUNED.format(format_utc(subject.pruned_before))
         note = f"{difference:g} come {cut}from runs that changed after they were counted: a counter never falls."
     return msgspec.structs.replace(series, notes=[*series.notes, note])
-
-
-def utc(timestamp: float) -> str:
-    """Return a time as text in UTC."""
-    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
