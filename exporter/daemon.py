@@ -58,7 +58,7 @@ def shared_state(config: Config, boottime: Callable[[], float]) -> "Shared | Non
         raise ConfigError([ConfigProblem("state.url", reason)])
     from exporter.sharing import Shared  # noqa: PLC0415  # the driver is an optional dependency
 
-    return Shared(url, boottime)
+    return Shared(url, boottime, config.state.database)
 
 
 class Daemon:
@@ -253,6 +253,8 @@ class Daemon:
         for key in ("path", "url"):
             if getattr(config.state, key) != getattr(self._config.state, key):
                 raise ConfigError([ConfigProblem(f"state.{key}", "cannot change by a reload; restart the exporter")])
+        if self._shared is not None and not self._shared.is_at(config.state.database() or ""):
+            raise ConfigError([ConfigProblem("state.url_file", "names another database; restart the exporter")])
         self._ledger.check({each.name: rules_of(each, config) for each in config.sources})
         logs.guard(secrets(config))
         before = self._assembly

@@ -23,10 +23,14 @@ class Shared:
     Args:
         url: Address of the database.
         boottime: A clock that also counts while the machine is suspended, in seconds.
+        read_url: Reads the address again before each connection; None if it never changes.
     """
 
-    def __init__(self, url: str, boottime: Callable[[], float]) -> None:
-        self._pool = Pool(url)
+    def __init__(
+        self, url: str, boottime: Callable[[], float], read_url: Callable[[], str | None] | None = None
+    ) -> None:
+        self._pool = Pool(url, read_url)
+        self.is_at = self._pool.is_at
         self._boottime = boottime
         self._leases = Leases(self._pool, f"{socket.gethostname()}-{secrets.token_hex(4)}", boottime)
         self._ended = threading.Event()

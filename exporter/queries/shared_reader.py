@@ -7,6 +7,8 @@ from typing import Any
 from exporter.queries.reader import Reader
 from exporter.state.connections import READING, Found, Pool, Session
 from exporter.state.database import Database
+from exporter.state.postgres import require_schema
+from exporter.state.postgres_schema import MIGRATIONS
 
 IN_JSON_LIST = "IN (SELECT value FROM json_each(?))"
 """SQLite's condition that a value is in a JSON list."""
@@ -46,5 +48,11 @@ class _Translator:
 
 
 def opened(url: str) -> SharedReader:
-    """Return a reader with its own connections."""
-    return SharedReader(Pool(url))
+    """Return a reader with its own connections. Raises StateError if there is no state of this version."""
+    pool = Pool(url)
+    try:
+        require_schema(pool, len(MIGRATIONS))
+    except BaseException:
+        pool.close()
+        raise
+    return SharedReader(pool)

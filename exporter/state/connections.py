@@ -7,7 +7,7 @@ connection.
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from exporter.errors import StateError
+from exporter.errors import AuthError, StateError
 
 Value = TypeVar("Value")
 
@@ -73,15 +73,15 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise
 
 
-def _noting(failures: deque[psycopg.Error]) -> type[Connection]:
+def _noting(failures: deque[psycopg.Error], current_url: Callable[[], str]) -> type[Connection]:
     """Return a class of connections that notes why the last attempt to connect failed; nothing if it did not."""
 
     class Noted(Connection):
         @classmethod
-        def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401  # of the driver
+        def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401, ARG003  # of the driver
             failures.clear()
             try:
-                return super().connect(conninfo, **kwargs)
+                return super().connect(current_url(), **kwargs)
             except psycopg.Error as error:
                 failures.append(error)
                 raise
@@ -146,17 +146,19 @@ class Pool:
 
     Args:
         url: Address of the database, including credentials.
+        read_url: Reads it again before each connection, because a password may be replaced; None if it never changes.
 
     Raises:
         StateError: From each use, if the database cannot be reached, or refuses a statement.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, read_url: Callable[[], str | None] | None = None) -> None:
         self.name = describe_url(url)
+        self._url, self._read_url = url, read_url
         self._failures = deque[psycopg.Error](maxlen=1)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
-            connection_class=_noting(self._failures),
+            connection_class=_noting(self._failures, self._current_url),
             kwargs=parameters(url),
             min_size=1,
             max_size=8,
@@ -165,6 +167,18 @@ class Pool:
             max_idle=60.0,
             open=True,
         )
+
+    def _current_url(self) -> str:
+        # Another database has other records. That needs a restart.
+        with contextlib.suppress(AuthError):
+            url = self._read_url() if self._read_url is not None else None
+            if url is not None and self.is_at(url):
+                self._url = url
+        return self._url
+
+    def is_at(self, url: str) -> bool:
+        """Return whether a URL names this database, perhaps with another user and password."""
+        return describe_url(url) == self.name
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:

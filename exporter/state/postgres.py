@@ -173,7 +173,12 @@ class PostgresStore(SqlStore):
         Raises LockedStateError if a replica uses the state.
         """
         with self._translate_errors(), self._db.within(self._pool.transaction(COPYING)) as session:
-            session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")
+            try:
+                session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")
+            except psycopg.errors.LockNotAvailable as error:
+                raise LockedStateError(
+                    f"{self.name}: in use by a replica or by another copy, perhaps this one"
+                ) from error
             if living := [name for (name,) in session.execute(LIVING)]:
                 raise LockedStateError(f"{self.name}: in use by {', '.join(living)}; stop all replicas first")
             yield

@@ -184,6 +184,8 @@ def test_a_database_of_another_program_is_refused(path, url):
 def test_one_state_is_not_copied_onto_itself(path, url):
     refused(path, path.parent / "." / path.name, "name the same state")
     refused(url, url, "name the same state")
+    copy_state(str(path), url)
+    refused(url, f"{url}?application_name=other", "in use by a replica or by another copy, perhaps this one")
 
 
 def test_a_copy_that_differs_is_rolled_back(path, url):

@@ -7,11 +7,12 @@ import psycopg
 import pytest
 
 from exporter.errors import StateError
+from exporter.queries.shared_reader import opened
 from exporter.state.connections import Pool, describe_url
 from exporter.state.lock import RefusedStateError
 from exporter.state.postgres import PostgresStore
 from tests.core.test_store_contract import fill, row
-from tests.e2e.processes import HOST, free_port
+from tests.e2e.processes import HOST, eventually, free_port
 
 
 @pytest.fixture
@@ -129,3 +130,27 @@ def test_a_transaction_is_read_committed_where_serializable_is_the_default(postg
         PostgresStore(pool)
         with pool.transaction() as session:
             assert session.execute("SHOW transaction_isolation") == [("read committed",)]
+
+
+def test_a_replaced_user_or_password_is_used_for_new_connections_and_another_database_is_not(postgres_server, url):
+    with postgres_server.connect() as connection:
+        connection.execute("CREATE ROLE replaced LOGIN")
+    current = [url]
+    with closing(Pool(url, lambda: current[0])) as pool:
+
+        def user():
+            pool.forget()
+            with pool.session() as session:
+                return session.execute("SELECT current_user::text, current_database()::text")[0]
+
+        name = url.rpartition("/")[2]
+        assert user() == ("jobrun", name)
+        current[0] = url.replace("jobrun@", "replaced:sesame@")
+        assert eventually(user, ("replaced", name).__eq__)
+        current[0] = postgres_server.new_database()
+        assert {user() for _ in range(5)} == {("replaced", name)}
+
+
+def test_a_command_names_a_database_without_a_state(url):
+    with pytest.raises(RefusedStateError, match="there is no state; run the daemon first"):
+        opened(url)

@@ -161,3 +161,14 @@ def test_a_replica_answers_503_and_says_why_after_a_newer_version_has_migrated_t
     assert fetch(replica.port, "/-/healthy")[0] == 200
     assert replica.log.count("polls ended: replicas of a newer version have taken over") == 1
     assert replica.terminate() == 0
+
+
+def test_a_reload_with_another_database_in_the_file_of_its_url_is_refused(tmp_path, simulator, postgres_server) -> None:
+    file = tmp_path / "url"
+    file.write_text(postgres_server.new_database())
+    replica = Daemon(with_state(tmp_path, simulator, url_file=str(file)), free_port())
+    assert eventually(lambda: page(replica.port)), replica.log
+    file.write_text(postgres_server.new_database())
+    status, _, body = fetch(replica.port, "/-/reload", method="POST", timeout=10)
+    assert (status, b"state.url_file: names another database; restart the exporter" in body) == (500, True), body
+    assert replica.terminate() == 0
