@@ -196,7 +196,7 @@ def _is_another_completion(known: RunRecord, run: Run, context: Context) -> bool
 
 
 def _contains_end(end: float | None, ends: Collection[float]) -> bool:
-    """Return whether an end equals one of `ends`, if both or one of them may be truncated."""
+    """Return whether an end equals one of `ends`, apart from truncated digits."""
     return end is not None and any(
         abs(end - other) < TRUNCATION_TOLERANCE or (int(end) == int(other) and int(end) in (end, other))
         for other in ends

@@ -119,8 +119,8 @@ def seed_step(job: JobState, name: str) -> None:
 
 def root_failure(steps: Sequence[Step]) -> str:
     """Return the name of the step that failed first, or "" if no step failed."""
-    # A failed step with a failed ancestor is a consequence. Of the other failed steps, the one that ended first is the
-    # root failure; if their ends are unknown, the first one in the vendor's order.
+    # A step that depends on a failed step fails as a consequence. The first end of all other failed steps decides; if
+    # their ends are unknown, the vendor's order.
     by_name = {step.name: step for step in steps}
     roots = [step for step in steps if step.result in FAILING and not _has_failed_ancestor(step, by_name)]
     if not roots:

@@ -279,7 +279,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     status: SourceStatus = SourceStatus()
 
     def watermark(self) -> float | None:
-        """Return the earliest watermark of the readable scopes; None while one of them has none."""
+        """Return the earliest watermark of the readable scopes; None while any readable scope has none."""
         marks = [scope.watermark for scope in self.scopes.values() if scope.readable]
         known = [mark for mark in marks if mark is not None]
         return min(known) if known and len(known) == len(marks) else None

@@ -34,7 +34,7 @@ View = JobView | SourceView | ExporterView
 LIMITED = frozenset(
     each.name for each in FAMILIES if each.level is Level.JOB or (each.samples is None and each.zero_first)
 )
-"""Families that jobrun_exporter_series counts: those of jobs, and zero-first counters of sources and the exporter."""
+"""Families whose series jobrun_exporter_series counts: all families of jobs, and all other zero-first ones."""
 
 COLLECT_INTERVAL = 2.5
 """Seconds after which the metrics of the client library are collected again.

@@ -18,7 +18,7 @@ MONDAY = 4 * DAY
 """A Unix time at which a week began, in UTC."""
 
 MIN_GAP = 5 * MINUTE
-"""Starts that follow each other faster than this, such as a fan-out or a quick retry, count as one."""
+"""Starts less than this apart, for example of a fan-out or a quick retry, count as one."""
 
 NEAR = 65 * MINUTE
 """A start this close to a usual time belongs to it, because daylight saving time shifts starts by an hour."""
@@ -53,7 +53,7 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     patience: float
 
     def latest(self, after: float) -> float:
-        """Return the time by which the start after the one at `after` usually has happened."""
+        """Return the time by which the job usually starts again after a start at `after`."""
         if not self.times:
             return after + self.distance + self.patience
         timestamp = after + NEAR

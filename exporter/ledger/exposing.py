@@ -30,7 +30,7 @@ def expose(ledger: Ledger, series: Iterable[Series]) -> None:
 def expose_sources(ledger: Ledger, names: Collection[str]) -> None:
     """Commit that all series of these sources are exposed: scrapes may have read them before commits were lost.
 
-    Counters that polls cannot count again, such as the number of polls, continue from this process's values.
+    Polls count most lost values again. Other counters, such as the number of polls, get the values of this process.
     """
     with ledger.lock:
         jobs = [copy(job) for job in ledger.committed.jobs.values() if job.source in names]

@@ -46,7 +46,7 @@ def _owned(ledger: Ledger) -> list[str]:
 
 def _read_through(ledger: Ledger, name: str, now: float) -> float | None:
     """Return the time at which ages are measured: the source's watermark, but not after `now`; None if unknown."""
-    # A clock that is ahead must neither end all jobs nor prune all runs. The watermark of a removed source no longer
+    # If the clock is ahead, jobs must not end and runs must not be pruned. The watermark of a removed source no longer
     # moves, so the newest watermark of the configured sources is used.
     sources = [name] if name in ledger.rules else list(ledger.rules)
     marks = [ledger.committed.sources[each].watermark() for each in sources]

@@ -53,8 +53,8 @@ class Journal:
         changed_jobs: Keys of the jobs that changed since the last snapshot.
         everything_changed: Whether all jobs may have changed since then.
         starting: The sources without a complete poll since this process loaded their records.
-        unread: Start of the first poll since the last load, for sources of which not everything was read again.
-        lost_counts: The counters of sources of which the state has lost commits.
+        unread: Sources that no poll has read completely since their last load, and the start of the first poll since.
+        lost_counts: Counters of sources whose commits the state has lost, as this process knows them.
         last_commit: When a poll or the deletion of old runs was last written.
         commit_errors: Number of failed attempts to open or write the state.
         error: Error of the last attempt to open or write the state; "" if it succeeded.
@@ -160,7 +160,7 @@ class Journal:
             self._apply_rules(name, rules)
 
     def reload(self, sources: Collection[str]) -> None:
-        """Replace the records of sources in memory by those of the state. Raises StateError."""
+        """Load the records of sources from the state again. Raises StateError."""
         with self.lock:
             names = frozenset(sources)
             loaded = self.store().load(names)
@@ -254,8 +254,8 @@ class Journal:
         rules, step_histograms = self.rules.get(job.source), self.counting.step_histograms
         if rules is not None:
             return rules.weight(job, step_histograms=step_histograms)
-        # The series of a removed source still count, or the page would exceed its limit when the source returns. The
-        # source's rules are unknown here; those of another source differ by a few gauges at most.
+        # The series of a removed source still count, or the page would exceed its limit when the source returns. Its
+        # rules are unknown, but the rules of any source give about the same number.
         another = next(iter(self.rules.values()), None)
         return another.series_of(job, step_histograms) if another is not None and job.shown else 0
 
@@ -344,7 +344,7 @@ class Journal:
             self.changed_jobs |= open_runs.drop(source, run_id) if run is None else open_runs.put(source, run)
 
     def replace(self, records: Collection[Record]) -> None:
-        """Write changed copies of records, and replace those in memory. Raises StateError."""
+        """Write changed copies of records, and then replace the records in memory. Raises StateError."""
         jobs = [record for record in records if isinstance(record, JobState)]
         sources = [record for record in records if isinstance(record, SourceState)]
         exporters = [record for record in records if not isinstance(record, JobState | SourceState)]

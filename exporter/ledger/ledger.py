@@ -1,6 +1,6 @@
 """The ledger: commits each batch of a poll in one transaction, and keeps the committed records in memory."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -71,7 +71,7 @@ class Ledger(Journal):
         return draft.source if draft is not None and draft.base is committed else committed
 
     def jobs_of(self, source: str) -> list[JobState]:
-        """Return the committed records of a source's included jobs, including those that are gone."""
+        """Return the committed records of a source's included jobs, even if they are gone."""
         with self.lock:
             return [job for job in self.committed.of_source(source).values() if not job.excluded]
 
@@ -165,18 +165,10 @@ class Ledger(Journal):
             poll_context: The time of the poll.
             failed: Whether something could not be read. Runs are then kept for EXPIRY_GRACE more seconds.
         """
-        # The age is measured at the watermark, because a run may have completed since it was last read, and because a
-        # clock that is ahead must not expire all runs.
         with self.lock:
             stats = self._apply_waiting_rows(source, poll_context.now)
-            limit, state = self.rules[source].max_run_age, self.source(source)
-            open_runs = self.committed.open_runs
-            old = [
-                run.run_id
-                for run in open_runs.of(source)
-                if _read_until(state, run.scope, poll_context.now) - run.origin > limit
-            ]
-            old = open_runs.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
+            old = _old_runs(self, source, poll_context.now)
+            old = self.committed.open_runs.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:
                 transaction = self._transaction(source, poll_context)
                 writer = BatchWriter(transaction, self._sightings[source], self.committed.open_runs.is_busy)
@@ -201,12 +193,7 @@ class Ledger(Journal):
             if swept or transaction.source.last_sweep is None:
                 transaction.source.last_sweep = poll_context.now
             if first:
-                jobs = self.committed.of_source(source).values()
-                ids = _last_runs(jobs, self.rules[source].steps)
-                for row in self.rows(source, ids).values():
-                    if row.mark is CountState.BASELINE and row.steps is StepState.NONE:
-                        requested = msgspec.structs.replace(row, steps=StepState.BASELINE, due=poll_context.now)
-                        transaction.runs[row.run.run_id] = requested
+                _request_baseline_steps(self, transaction)
             if first or swept or fresh:
                 self._commit(transaction, poll_context.now)
             else:
@@ -306,12 +293,25 @@ def _count_if_too_old(transaction: Transaction) -> None:
         transaction.count_for_exporter(COLD_STARTS, "lost")
 
 
-def _last_runs(jobs: Iterable[JobState], steps: str) -> set[str]:
-    """Return the IDs of the last run and the last failure of each job, if the steps of such runs are fetched."""
-    known = [job for job in jobs if job.job.has_steps]
-    last_runs = [job.last_run for job in known if steps == "all"]
-    last_failures = [job.last_failure for job in known if steps != "off"]
-    return {last.run_id for last in (*last_runs, *last_failures) if last is not None}
+def _request_baseline_steps(ledger: Ledger, transaction: Transaction) -> None:
+    """Request the steps of each job's last completed and last failed run of the baseline."""
+    source, steps = transaction.rules.name, transaction.rules.steps
+    jobs = [job for job in ledger.committed.of_source(source).values() if job.job.has_steps]
+    last_runs = [job.last_run for job in jobs if steps == "all"]
+    last_failures = [job.last_failure for job in jobs if steps != "off"]
+    ids = {last.run_id for last in (*last_runs, *last_failures) if last is not None}
+    for run_id, row in ledger.rows(source, ids).items():
+        if row.mark is CountState.BASELINE and row.steps is StepState.NONE:
+            due = transaction.poll.now
+            transaction.runs[run_id] = msgspec.structs.replace(row, steps=StepState.BASELINE, due=due)
+
+
+def _old_runs(ledger: Ledger, source: str, now: float) -> list[str]:
+    """Return the IDs of the active runs that are older than `max_run_age`."""
+    # The age is measured at the watermark, because a run may have completed since it was last read, and because a clock
+    # that is ahead must not expire all runs.
+    limit, state = ledger.rules[source].max_run_age, ledger.source(source)
+    return [run.run_id for run in ledger.open_runs(source) if _read_until(state, run.scope, now) - run.origin > limit]
 
 
 def _read_until(source: SourceState, scope: str, now: float) -> float:

@@ -48,7 +48,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         name: Exported name, including `_total` of a counter.
         kind: Type of the family.
         help: Help text, one sentence.
-        labels: Labels in addition to those of the level.
+        labels: Names of the labels that follow the labels of the level.
         level: Owner of the series.
         samples: Returns a gauge's samples from a view of its level; None for counters and histograms.
         stability: How stable the family is.
@@ -72,12 +72,12 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     more_labels: Callable[[JobView], tuple[str, ...]] | None = None
 
     def labels_of(self, view: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
-        """Return the names of the labels that the series of a view have in addition to those of the level."""
+        """Return the names of the labels that follow the labels of the level, for a view."""
         return self.labels if self.more_labels is None else self.labels + self.more_labels(view)
 
     @property
     def all_labels(self) -> tuple[str, ...]:
-        """Return all labels, those of the level first."""
+        """Return the names of all labels."""
         return LEVEL_LABELS.get(self.level, ()) + self.labels
 
 

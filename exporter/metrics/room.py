@@ -1,4 +1,4 @@
-"""Computes how many series of `metrics.max_series` a job uses, including those that it is expected to get."""
+"""Computes how many series of `metrics.max_series` a job uses, including series that it will probably get."""
 
 import functools
 from collections.abc import Collection, Sequence
@@ -22,7 +22,7 @@ from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView
 
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
-"""Results of which every job is expected to have runs, and so a histogram of durations."""
+"""Results that runs of every job probably have at some time, so that the job needs histograms of their durations."""
 
 
 def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str]) -> int:

@@ -1,7 +1,6 @@
 """Samples of labeled gauges: pure functions of a view.
 
-A row has the label values of a sample, without those of its job or source, and the sample's value. Unknown values have
-no row.
+A row has the values of the gauge's own labels, and the value of the sample. Unknown values have no row.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -91,7 +90,7 @@ def configured_labels(view: JobView) -> tuple[str, ...]:
 
 
 def learned_expectations(view: JobView) -> Iterator[Row]:
-    """Return 1 for each expectation that is learned, because neither the config nor the vendor has it."""
+    """Return 1 for each learned expectation."""
     for name in view.learned:
         yield (name,), 1
 

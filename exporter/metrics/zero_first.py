@@ -66,7 +66,7 @@ class ZeroFirst:
 
     def scraped(self, generation: int) -> None:
         """Record that a scrape has read the page of this generation. Never blocks; only one thread may call it."""
-        # The scrape of an older page may be recorded after that of a newer one.
+        # Two scrapes may be recorded in the wrong order.
         self._scraped = max(self._scraped, generation)
 
     def due(self, wanted: Callable[[Owner], bool] = lambda _: True) -> list[Series]:

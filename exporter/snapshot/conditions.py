@@ -56,8 +56,8 @@ SEVERITIES = ("critical", "warning", "info", "none")
 class ConditionKind(msgspec.Struct, frozen=True):
     """One alert: its severity, and the `for` (`wait`) and `keep_firing_for` (`keep`) of its rule."""
 
-    # No `for` is between 3 and 9 minutes: a restart of Prometheus starts such a wait again, and Alertmanager resolves
-    # an alert that it has not received for 3 to 4 minutes.
+    # No wait is between 3 and 9 minutes: a restart of Prometheus starts it again, and Alertmanager resolves an alert
+    # that it has not received for 3 to 4 minutes.
     severity: str
     wait: str = ""
     keep: str = "5m"
@@ -126,7 +126,7 @@ def capped(severity: str, page: str) -> str:
 
 
 def is_failing(view: JobView) -> bool:
-    """Return whether the last run has failed, apart from runs that neither succeeded nor failed."""
+    """Return whether the job has failed since its last success."""
     return view.state.streak > 0
 
 

@@ -44,7 +44,7 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
         last_commit: When any replica last wrote the state, by the database's clock.
         state_size: Bytes of the state, as measured by one replica.
         rewound: Configured sources whose commits the database may have lost.
-        steps_rewound: Rewound sources, also those whose runs have been read again, but not yet their steps.
+        steps_rewound: Rewound sources, and sources whose runs were read again but whose steps were not yet.
         all_rewound: Whether all sources are rewound. Then the exporter's own counters may be too low, too.
     """
 
