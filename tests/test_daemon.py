@@ -29,7 +29,7 @@ class DaemonHarness:
         self.broken = None
         self.breaks_switch = False
         self.looked = threading.Event()
-        self.asked = threading.Event()
+        self.requested = threading.Event()
         clocks = Clocks(clock=self.clock, transport=httpx.MockTransport(self.answer))
         self.daemon = Daemon(self.config, Address("127.0.0.1", 0), clocks=clocks, connect=sqlite3.connect)
         self.daemon.start()
@@ -44,7 +44,7 @@ class DaemonHarness:
         return time.time()
 
     def answer(self, _request):
-        self.asked.set()
+        self.requested.set()
         return httpx.Response(500)
 
     def is_switched(self):
@@ -111,17 +111,17 @@ def test_a_reload_that_fails_midway_restores_the_old_sources(harness):
     harness.sources = [one.replace("type:", "poll_interval: 2h, type:"), SOURCE % ("two", "two")]
     harness.breaks_switch = True
     assert harness.daemon.reload() == (False, "unexpected OSError; see the log")
-    harness.asked.clear()
+    harness.requested.clear()
     assert harness.daemon._assembly is before
-    assert harness.asked.wait(30), "the source from before is polled"
+    assert harness.requested.wait(30), "the source from before is polled"
     harness.daemon._publisher.publish()
     page = harness.page()
     assert 'source="two"' not in page
     assert 'jobrun_source_poll_interval_seconds{source="one"} 60.0' in page
-    harness.asked.clear()
+    harness.requested.clear()
     assert harness.daemon.reload() == (True, "reloaded")
     assert harness.daemon._assembly is not before
-    assert harness.asked.wait(30)
+    assert harness.requested.wait(30)
     assert harness.daemon._assembly.scheduled[0].idle.acquire(timeout=30), (
         "its poll, which sets the interval, has ended"
     )
@@ -131,7 +131,7 @@ def test_a_reload_that_fails_midway_restores_the_old_sources(harness):
 
 def test_a_reload_applies_excluded_metrics_also_to_those_of_the_process(harness):
     excluded = ["jobrun_source_api_requests_total", "jobrun_exporter_build_info", "jobrun_source_info"]
-    assert harness.asked.wait(10)
+    assert harness.requested.wait(10)
     harness.daemon._publisher.publish()
     assert [name for name in excluded if name not in harness.page()] == []
     harness.more = f"metrics: {{exclude: [{', '.join(excluded)}]}}"

@@ -33,13 +33,13 @@ class Calls:
     """Fake application and simulators: records calls, and returns a given result."""
 
     def __init__(self, error=None, probes=(), unmatched=()):
-        self.asked = []
+        self.requested = []
         self.error = error
         self.probes = probes
         self.lacking = unmatched
 
     def _note(self, *call):
-        self.asked.append(call)
+        self.requested.append(call)
         if self.error:
             raise self.error
         return 0
@@ -90,7 +90,7 @@ def config_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argv", "asked"),
+    ("argv", "requested"),
     [
         (
             ["run", "--config.file=c.yaml"],
@@ -127,11 +127,11 @@ def config_file(tmp_path):
         (["simulate", "--vendor=snowplow", "--listen-address=:80"], ("serve", "snowplow", "", 80)),
     ],
 )
-def test_a_command_is_called_with_its_flags(argv, asked):
+def test_a_command_is_called_with_its_flags(argv, requested):
     calls = Calls()
 
     assert call(*argv, calls=calls) == (0, "", "")
-    assert calls.asked == [asked]
+    assert calls.requested == [requested]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_wrong_usage_is_reported_and_calls_nothing(argv):
 
     code, out, err = call(*argv, calls=calls)
 
-    assert (code, out, calls.asked) == (2, "", [])
+    assert (code, out, calls.requested) == (2, "", [])
     assert "error: " in err
 
 
@@ -226,7 +226,7 @@ def test_check_without_live_probes_no_source(config_file):
     calls = Calls()
     call("check", f"--config.file={config_file}", calls=calls)
 
-    assert calls.asked == []
+    assert calls.requested == []
 
 
 def test_check_prints_the_schema_without_a_config():

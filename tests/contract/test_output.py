@@ -39,10 +39,10 @@ def test_a_run_that_the_api_does_not_have_has_no_output(make):
 def test_a_vendor_without_output_needs_no_request(make):
     bench = make()
     run = failed(bench)
-    asked = len(bench.simulator.log.lines())
+    requested = len(bench.simulator.log.lines())
     with pytest.raises(NotFoundError):
         bench.assembly.sources["one"].log(run, "")
-    assert len(bench.simulator.log.lines()) == asked
+    assert len(bench.simulator.log.lines()) == requested
 
 
 @pytest.mark.able("steps")

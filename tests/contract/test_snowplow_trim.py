@@ -30,7 +30,7 @@ def crowd(bench, start, number, seconds):
         bench.world.run("many", start=round(start + each * seconds / number, 3), duration=30, steps=["load"])
 
 
-def asked(bench):
+def requested(bench):
     return len(bench.simulator.log.lines("runs"))
 
 
@@ -43,13 +43,13 @@ def test_a_burst_during_a_downtime_is_counted_completely(bench, after, number, s
     bench.poll()
     crowd(bench, bench.clock() + 10 + after, number, seconds)
     bench.restart(down=DAY)
-    before = asked(bench)
+    before = requested(bench)
     bench.poll()
     assert bench.counted() == bench.truth()
     assert bench.total() == number
     assert bench.value(TRUNCATED) >= 1
     assert bench.value(UNOBSERVED) == 0
-    assert asked(bench) - before < 2 * number
+    assert requested(bench) - before < 2 * number
 
 
 def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_once(bench):
@@ -79,16 +79,16 @@ def test_an_api_that_ignores_the_bounds_does_not_get_a_storm_of_requests(bench, 
     if drops:
         bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.2))
     bench.poll()
-    assert asked(bench) == 2
+    assert requested(bench) == 2
     bench.run(5 * MINUTE)
-    assert asked(bench) == 7
+    assert requested(bench) == 7
 
 
 def test_an_api_that_drops_rows_does_not_get_a_storm_of_requests(bench):
     crowd(bench, bench.clock() - DAY, 140, 20 * HOUR)
     bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.3))
     bench.poll()
-    assert asked(bench) < 300
+    assert requested(bench) < 300
 
 
 @pytest.mark.parametrize("wrong", [-30 * DAY, 30 * DAY])

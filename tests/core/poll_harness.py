@@ -50,7 +50,7 @@ class FakeSource:
         self._events = events
         self.script = []
         self.answers = {}
-        self.when_asked = lambda: None
+        self.when_requested = lambda: None
 
     def fetch(self, view):
         for each in self.script.pop(0):
@@ -64,7 +64,7 @@ class FakeSource:
 
     def steps(self, run):
         self._events.append(("source.steps", run.run_id))
-        self.when_asked()
+        self.when_requested()
         answer = self.answers.get(run.run_id, ())
         if isinstance(answer, SourceError):
             raise answer

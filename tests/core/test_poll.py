@@ -231,7 +231,7 @@ def test_steps_that_raise_an_internal_error_do_not_block_others(harness):
 
 def test_the_queue_of_steps_shrinks_although_every_poll_is_late(harness):
     waiting(harness, *(f"r{number}" for number in range(20)))
-    harness.source.when_asked = lambda: harness.clock.passes(0.4 * INTERVAL)
+    harness.source.when_requested = lambda: harness.clock.passes(0.4 * INTERVAL)
     lengths = []
     for number in range(4):
         harness.poll(later(harness, 2.2 * INTERVAL), BATCH)
@@ -371,7 +371,7 @@ def test_a_state_that_cannot_be_written_does_not_hide_the_first_error(harness):
 
 def test_the_first_poll_is_served_at_once_and_later_ones_shortly_after(harness):
     assert harness.poller.polled is False
-    harness.source.when_asked = lambda: harness.events.append(("polled", harness.poller.polled))
+    harness.source.when_requested = lambda: harness.events.append(("polled", harness.poller.polled))
     served = []
     for _ in range(2):
         waiting(harness, "x")
@@ -400,7 +400,7 @@ def test_steps_are_fetched_in_batches_until_none_wait(harness):
     ids = [f"r{number}" for number in range(150)]
     waiting(harness, *ids)
     harness.source.answers = {"r0": ("a step",)}
-    harness.source.when_asked = lambda: harness.clock.passes(0.125)
+    harness.source.when_requested = lambda: harness.clock.passes(0.125)
     harness.poll()
     committed = harness.result("ledger.commit_steps")
     assert [event[2] for event in committed] == ids
@@ -421,14 +421,14 @@ def test_a_poll_without_steps_leaves_them_to_the_next(harness):
 @pytest.mark.parametrize(("read", "fetched"), [(0.0, 5), (INTERVAL, 7)])
 def test_steps_are_fetched_until_the_time_is_up_which_doubles_for_a_late_poll(harness, read, fetched):
     waiting(harness, *"abcdefgh")
-    harness.source.when_asked = lambda: harness.clock.passes(0.16 * INTERVAL + 0.01)
+    harness.source.when_requested = lambda: harness.clock.passes(0.16 * INTERVAL + 0.01)
     assert harness.poll(later(harness, read), BATCH) == "success"
     assert len(harness.result("ledger.commit_steps")) == fetched
 
 
 def test_steps_done_exactly_in_time_are_followed_by_another_batch(harness):
     waiting(harness, *"abc")
-    harness.source.when_asked = lambda: harness.clock.passes(0.8 * INTERVAL)
+    harness.source.when_requested = lambda: harness.clock.passes(0.8 * INTERVAL)
     harness.poll()
     assert len(harness.result("ledger.commit_steps")) == 2
 
@@ -484,17 +484,17 @@ def test_a_source_that_needs_longer_to_read_everything_once_lengthens_the_report
 
 
 def test_steps_are_requested_for_the_runs_of_the_rows(harness):
-    asked = []
+    requested = []
 
     def noted(run):
-        asked.append(run)
+        requested.append(run)
         return ()
 
     harness.source.steps = noted
     waiting(harness, "x")
     expected = [msgspec.structs.replace(each.run) for each in harness.ledger.queue]
     harness.poll()
-    assert asked == expected
+    assert requested == expected
 
 
 @pytest.mark.parametrize(("interval", "longest"), [(10.0, 300.0), (100.0, 1000.0)])

@@ -37,10 +37,10 @@ class Opener:
     """Opens databases with `RecordingConnection`, and records them and their arguments."""
 
     def __init__(self):
-        self.opened, self.asked = [], []
+        self.opened, self.requested = [], []
 
     def __call__(self, *arguments, **more):
-        self.asked.append((arguments, more))
+        self.requested.append((arguments, more))
         self.opened.append(sqlite3.connect(*arguments, factory=RecordingConnection, **more))
         return self.opened[-1]
 
@@ -64,7 +64,7 @@ def store(path, opener):
 
 def closed(database):
     try:
-        database.total_changes  # noqa: B018  # asks only whether it may be asked
+        database.total_changes  # noqa: B018  # only checks that this thread may use the database
     except sqlite3.ProgrammingError:
         return True
     return False
@@ -87,7 +87,7 @@ def test_a_store_may_be_used_by_another_thread_than_the_one_that_opened_it(path)
     Store(path, connect=opener).close()
     Store(path, connect=opener, read_only=True).close()
     Store(path, connect=opener, read_only=True, immutable=True).close()
-    assert opener.asked == [
+    assert opener.requested == [
         ((str(path),), wanted),
         ((f"file://{path}?mode=ro",), {"uri": True, **wanted}),
         ((f"file://{path}?mode=ro&immutable=1",), {"uri": True, **wanted}),

@@ -262,21 +262,21 @@ def test_a_reload_applies_a_good_config_and_refuses_a_bad_one(
 def test_reloads_send_no_requests_for_an_unchanged_source(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator
 ) -> None:
-    def asked() -> int:
+    def requested() -> int:
         return sum(simulator.log.counts().values())
 
     rarely = {**source(simulator), "poll_interval": "1h", "steps": "off"}
     command, port = started_daemon(start, written(tmp_path, settings(rarely)))
     eventually(lambda: "poll finished" in command.output)
-    before = asked()
+    before = requested()
     for _ in range(4):
         post_reload(port, command)
-    assert asked() == before
+    assert requested() == before
     assert "Traceback" not in command.output
 
     written(tmp_path, settings({**rarely, "poll_interval": "2h"}))
     post_reload(port, command)
-    assert eventually(asked, lambda seen: seen > before) > before
+    assert eventually(requested, lambda seen: seen > before) > before
 
 
 def test_post_reload_answers_with_the_errors(tmp_path: Path, start: Start, simulator: SnowplowSimulator) -> None:

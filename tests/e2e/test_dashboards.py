@@ -100,28 +100,30 @@ def answers(prometheus: Prometheus, expression: str) -> bool:
     """Return whether an expression has a result for some job; hourly ones for long ranges are queried by the second."""
     long = {"long": "1"} if ":1h]" in expression else {}
     pages = [{**EVERYTHING, **values, **long} for values in ({}, *JOBS)]
-    asked = expression.replace(":1h]", ":1s]")
-    queries = (filled(asked, __interval=f"{STEP}s", **values) for values in pages)
+    requested = expression.replace(":1h]", ":1s]")
+    queries = (filled(requested, __interval=f"{STEP}s", **values) for values in pages)
     return any(prometheus.ask("query", query=query, time=last_step(expression)) for query in queries)
 
 
 def test_every_expression_returns_data(prometheus: Prometheus) -> None:
-    asked = [
+    requested = [
         # Whether something is near a limit is a matter of luck. The rest of a tile's expression always has a result.
         (place, each.replace(f">= {NEARLY}", ">= 0").removesuffix(ELSE))
         for place, each in expressions(JSONS)
         if place not in NEVER and not any(name in each for name in RARE)
     ]
-    assert len(asked) > 80
-    empty = eventually(lambda: [place for place, each in asked if not answers(prometheus, each)], lambda rest: not rest)
+    assert len(requested) > 80
+    empty = eventually(
+        lambda: [place for place, each in requested if not answers(prometheus, each)], lambda rest: not rest
+    )
     assert empty == []
 
 
 def test_durations_are_shown_if_prometheus_stores_native_histograms(native: Prometheus) -> None:
-    asked = [(place, each) for place, each in expressions(JSONS) if "_bucket" in each]
-    assert len(asked) == 8
+    requested = [(place, each) for place, each in expressions(JSONS) if "_bucket" in each]
+    assert len(requested) == 8
     empty = eventually(
-        lambda: [place for place, each in asked if not answers(native, each)], lambda rest: not rest, seconds=45
+        lambda: [place for place, each in requested if not answers(native, each)], lambda rest: not rest, seconds=45
     )
     assert empty == []
     assert native.ask("query", query="jobrun_run_duration_seconds_bucket") == []

@@ -80,11 +80,11 @@ def peak():
     ids=["plain", "squeezed", "bomb"],
 )
 def test_a_gigabyte_is_cut_off_at_the_limit_and_uses_about_that_much_memory(body, headers, most, peak):
-    asked = client(body, **headers)
+    requested = client(body, **headers)
     with pytest.raises(DecodeError, match="larger than"):
-        asked.get("/runs", endpoint="/runs")
+        requested.get("/runs", endpoint="/runs")
     assert peak() < most + 8 * MEBI
-    asked.close()
+    requested.close()
     assert body.taken <= LIMIT / MEBI + 2 or isinstance(body, Squeezed)  # which is taken ahead while it is squeezed
 
 

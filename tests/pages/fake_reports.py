@@ -164,7 +164,7 @@ class FakeReports:
         self.output = LogReport(
             source="snow", run_id="run-8", step="load", stdout="40 rows\n", stderr="no space left\n"
         )
-        self.asked = []
+        self.requested = []
 
     def sources(self):
         return self.listed_sources
@@ -173,7 +173,7 @@ class FakeReports:
         return self.listed_problems
 
     def jobs(self, wanted: JobQuery):
-        self.asked.append(wanted)
+        self.requested.append(wanted)
         fitting = [each for each in self.listed_jobs if wanted.search in each.job_name]
         chosen = [each for each in fitting if wanted.status in ("", each.status)]
         statuses = {}
@@ -189,7 +189,7 @@ class FakeReports:
         )
 
     def runs(self, wanted: RunQuery):
-        self.asked.append(wanted)
+        self.requested.append(wanted)
         start = int(wanted.cursor or 0)
         chosen = [each for each in self.listed_runs if wanted.run_id in ("", each.run_id)]
         cursor = str(start + wanted.limit) if len(chosen) > start + wanted.limit else ""

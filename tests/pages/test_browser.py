@@ -196,16 +196,16 @@ def test_focus_and_scrolling_stay_while_a_page_changes(living):
 def test_live_updates_can_be_paused(page):
     page.clock.install()
     page.goto("/")
-    asked = []
-    page.on("request", lambda request: asked.extend([] if "/assets/" in request.url else [request.url]))
+    requested = []
+    page.on("request", lambda request: requested.extend([] if "/assets/" in request.url else [request.url]))
     live = page.get_by_role("button", name="Live")
     live.click()
     expect(page.get_by_role("button", name="Paused")).to_have_attribute("aria-pressed", "false")
     page.clock.run_for(60_000)
-    assert asked == []
+    assert requested == []
     page.get_by_role("button", name="Paused").click()
     expect(live).to_have_attribute("aria-pressed", "true")
-    passes(page, lambda: asked)
+    passes(page, lambda: requested)
 
 
 def test_a_page_without_a_connection_says_so_and_recovers(living):

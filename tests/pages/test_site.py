@@ -274,15 +274,15 @@ def test_ten_thousand_jobs_come_in_pages_fast_and_small(client, reports):
 
 def test_the_form_shows_the_job_filter_of_the_address(client, reports):
     page = parsed(client.get("/?search=ess&source=snow&project=prod&status=failing&order=streak&page=1&team="))
-    asked = reports.asked[-1]
-    assert (asked.search, asked.source, asked.project, asked.status, asked.team) == (
+    requested = reports.requested[-1]
+    assert (requested.search, requested.source, requested.project, requested.status, requested.team) == (
         "ess",
         "snow",
         "prod",
         "failing",
         "",
     )
-    assert asked.order is JobOrder.STREAK
+    assert requested.order is JobOrder.STREAK
     assert ("option", {"value": "streak", "selected": None}) in page.elements
     assert "Longest streak" in page.text
 
@@ -296,9 +296,14 @@ def test_a_filter_without_matches_offers_a_way_back(client):
 def test_the_next_page_repeats_the_run_filter_of_the_address(client, reports):
     reports.listed_runs = tuple(run(f"run-{number}") for number in range(250))
     page = parsed(client.get("/runs?source=snow&project=&result=failure&after=2025-01-01T00:00"))
-    asked = reports.asked[-1]
-    assert (asked.source, asked.project, asked.result, asked.state) == ("snow", None, Result.FAILURE, None)
-    assert asked.after == 1735689600.0
+    requested = reports.requested[-1]
+    assert (requested.source, requested.project, requested.result, requested.state) == (
+        "snow",
+        None,
+        Result.FAILURE,
+        None,
+    )
+    assert requested.after == 1735689600.0
     (following,) = [link for link in page.links() if "cursor" in link]
     assert following == "./runs?source=snow&result=failure&after=2025-01-01T00%3A00&cursor=100"
     page = parsed(client.get(httpx.URL("/runs").join(following)))
@@ -307,12 +312,12 @@ def test_the_next_page_repeats_the_run_filter_of_the_address(client, reports):
 
 
 @pytest.mark.parametrize("path", ["/", "/runs"])
-@pytest.mark.parametrize(("given", "asked"), [("", None), ('""', ""), ("prod", "prod")])
-def test_projects_without_a_name_can_be_filtered(client, reports, path, given, asked):
+@pytest.mark.parametrize(("given", "requested"), [("", None), ('""', ""), ("prod", "prod")])
+def test_projects_without_a_name_can_be_filtered(client, reports, path, given, requested):
     reports.listed_runs = tuple(run(f"run-{number}") for number in range(250))
     reports.listed_jobs = tuple(job(f"job-{number}") for number in range(250))
     page = parsed(client.get(path, params={"project": given}))
-    assert [each for each in reports.asked if hasattr(each, "project")][-1].project == asked
+    assert [each for each in reports.requested if hasattr(each, "project")][-1].project == requested
     (field,) = [attributes for tag, attributes in page.elements if attributes.get("name") == "project"]
     assert field["value"] == given
     following = [link for link in page.links() if "cursor" in link or "page=2" in link]

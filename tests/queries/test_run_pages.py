@@ -21,16 +21,16 @@ class Vendor:
 
     def __init__(self, says):
         self.says = says
-        self.asked = []
+        self.requested = []
         self.patience = None
 
     def steps(self, run, *, patience=None):
-        self.asked.append(run.run_id)
+        self.requested.append(run.run_id)
         self.patience = patience
         return self._say()
 
     def log(self, run, step, *, patience=None):
-        self.asked.append((run.run_id, step))
+        self.requested.append((run.run_id, step))
         self.patience = patience
         return self._say()
 
@@ -72,15 +72,15 @@ def test_the_api_is_queried_with_a_short_timeout_and_once_per_minute(harness):
     for _ in range(3):
         harness.reporter.run("one", "a")
         harness.reporter.run("one", "b")
-    assert vendor.asked == ["a", "b"]
+    assert vendor.requested == ["a", "b"]
     assert vendor.patience == 3.0
     harness.bench.clock.advance(11)
     harness.reporter.run("one", "a")
     harness.reporter.run("one", "b")
-    assert vendor.asked == ["a", "b", "b"]
+    assert vendor.requested == ["a", "b", "b"]
     harness.bench.clock.advance(50)
     harness.reporter.run("one", "a")
-    assert vendor.asked == ["a", "b", "b", "a"]
+    assert vendor.requested == ["a", "b", "b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_without_live_the_api_is_not_queried(harness):
     harness.commit(ended("a"), steps={"a": FROM_API})
     vendor = replaced(harness, FROM_API)
     assert harness.reporter.run("one", "a", live=False).steps_from == "state"
-    assert vendor.asked == []
+    assert vendor.requested == []
 
 
 def test_a_vendor_without_steps_is_not_queried_for_them(make):
@@ -113,7 +113,7 @@ def test_a_vendor_without_steps_is_not_queried_for_them(make):
     harness.commit(ended("a"))
     vendor = replaced(harness, ())
     page = harness.reporter.run("one", "a")
-    assert (page.steps, page.steps_from, page.steps_error, vendor.asked) == ((), "", "", [])
+    assert (page.steps, page.steps_from, page.steps_error, vendor.requested) == ((), "", "", [])
 
 
 def test_a_run_comes_with_earlier_runs_and_usual_durations(harness):
@@ -188,10 +188,10 @@ def test_output_is_shown_only_if_configured(make):
     vendor = replaced(harness, StepLog(stdout="out", stderr="err"))
     with pytest.raises(QueryError, match=r"web\.logs"):
         harness.reporter.log("one", "a", "load")
-    assert vendor.asked == []
+    assert vendor.requested == []
     harness.configure(web={"logs": True})
     said = harness.reporter.log("one", "a", "load")
-    assert (said.stdout, said.stderr, vendor.asked, vendor.patience) == ("out", "err", [("a", "load")], 3.0)
+    assert (said.stdout, said.stderr, vendor.requested, vendor.patience) == ("out", "err", [("a", "load")], 3.0)
 
 
 def test_output_is_fetched_each_time_and_only_its_tail_is_shown(make):
@@ -200,7 +200,7 @@ def test_output_is_fetched_each_time_and_only_its_tail_is_shown(make):
     vendor = replaced(harness, StepLog(stdout="x" * 300_000 + "end"))
     for _ in range(2):
         said = harness.reporter.log("one", "a", "load")
-    assert len(vendor.asked) == 2
+    assert len(vendor.requested) == 2
     assert (len(said.stdout), said.stdout[-3:]) == (200_000, "end")
 
 
@@ -225,7 +225,7 @@ def test_too_many_queries_of_the_apis_are_refused(make):
     threads = [threading.Thread(target=harness.reporter.log, args=("one", "a", "x")) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while len(vendor.asked) < 2:
+    while len(vendor.requested) < 2:
         pass
     with pytest.raises(QueryError, match="too many requests to the vendors' APIs"):
         harness.reporter.log("one", "a", "x")

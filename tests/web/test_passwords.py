@@ -35,7 +35,7 @@ def passwords(bcrypt):
     return Passwords(bcrypt)
 
 
-def asked(passwords, *claims, users=USERS):
+def requested(passwords, *claims, users=USERS):
     async def ask():
         return [await passwords.accepts(Credentials(*claim), users, "client") for claim in claims]
 
@@ -43,17 +43,17 @@ def asked(passwords, *claims, users=USERS):
 
 
 def test_a_right_password_is_compared_once(passwords, bcrypt):
-    assert asked(passwords, (b"anna", b"a"), (b"anna", b"a")) == [True, True]
+    assert requested(passwords, (b"anna", b"a"), (b"anna", b"a")) == [True, True]
     assert bcrypt.compared == [(b"a", b"hash of a")]
 
 
 def test_a_wrong_password_is_compared_once(passwords, bcrypt):
-    assert asked(passwords, (b"anna", b"x"), (b"anna", b"x")) == [False, False]
+    assert requested(passwords, (b"anna", b"x"), (b"anna", b"x")) == [False, False]
     assert bcrypt.compared == [(b"x", b"hash of a")]
 
 
 def test_an_unknown_user_costs_as_much_as_a_known_one_and_never_gets_in(passwords, bcrypt):
-    answers = asked(passwords, (b"carl", b"a"), (b"carl", b"b"), (b"carl", b"a"), (b"carl", b"b"))
+    answers = requested(passwords, (b"carl", b"a"), (b"carl", b"b"), (b"carl", b"a"), (b"carl", b"b"))
 
     assert answers == [False] * 4
     assert [password for password, _ in bcrypt.compared] == [b"a", b"b"]
@@ -61,24 +61,24 @@ def test_an_unknown_user_costs_as_much_as_a_known_one_and_never_gets_in(password
 
 
 def test_a_changed_hash_is_compared_again(passwords):
-    assert asked(passwords, (b"anna", b"a")) == [True]
-    assert asked(passwords, (b"anna", b"a"), users={b"anna": b"another"}) == [False]
+    assert requested(passwords, (b"anna", b"a")) == [True]
+    assert requested(passwords, (b"anna", b"a"), users={b"anna": b"another"}) == [False]
 
 
 def test_user_and_password_are_not_confused(passwords):
-    assert asked(passwords, (b"anna", b"a"), (b"ann", b"aa"), (b"anna" + b"a", b"")) == [True, False, False]
+    assert requested(passwords, (b"anna", b"a"), (b"ann", b"aa"), (b"anna" + b"a", b"")) == [True, False, False]
 
 
 def test_guesses_do_not_push_out_passwords_in_use(passwords, bcrypt):
     guesses = [(b"anna", b"guess %d" % number) for number in range(3 * MAX_CACHED)]
 
-    asked(passwords, (b"anna", b"a"), *guesses, (b"anna", b"a"))
+    requested(passwords, (b"anna", b"a"), *guesses, (b"anna", b"a"))
     assert bcrypt.compared.count((b"a", b"hash of a")) == 1
     assert len(bcrypt.compared) == 1 + 3 * MAX_CACHED
 
 
 def test_memory_is_bounded_and_has_no_password(passwords):
-    asked(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * MAX_CACHED)))
+    requested(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * MAX_CACHED)))
 
     assert len(passwords._invalid) == MAX_CACHED
     assert all(len(key) == 32 and b"guess" not in key for key in passwords._invalid)

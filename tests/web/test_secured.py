@@ -261,11 +261,11 @@ def test_basic_auth_without_tls_logs_a_warning(serve, lines):
 
 def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{anna: '{HASH}', bert: '{bcrypt_hash('b')}'}}\n")
-    asked, go_on = threading.Event(), threading.Event()
+    requested, go_on = threading.Event(), threading.Event()
 
     def check(password, _against):
         if password == b"slow":
-            asked.set()
+            requested.set()
             go_on.wait(10)
         return password == PASSWORD.encode()
 
@@ -275,7 +275,7 @@ def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
         url = f"http://127.0.0.1:{server.port}/-/healthy"
         assert httpx.get(url, auth=("anna", PASSWORD)).status_code == 200
         slow = others.submit(httpx.get, url, auth=("anna", "slow"), timeout=20)
-        asked.wait(10)
+        requested.wait(10)
         assert httpx.get(url, auth=("anna", PASSWORD)).status_code == 200
         assert httpx.get(url).status_code == 401
         assert not slow.done()

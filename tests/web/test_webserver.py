@@ -55,10 +55,10 @@ def test_a_server_that_never_started_can_be_stopped(exporter):
 
 
 def test_stop_lets_a_running_response_finish(exporter):
-    asked, go_on = threading.Event(), threading.Event()
+    requested, go_on = threading.Event(), threading.Event()
 
     def slow_reload():
-        asked.set()
+        requested.set()
         go_on.wait(10)
         return True, "done"
 
@@ -70,7 +70,7 @@ def test_stop_lets_a_running_response_finish(exporter):
         target=lambda: got.append(httpx.post(f"http://127.0.0.1:{server.port}/-/reload", timeout=10).text)
     )
     client.start()
-    asked.wait(10)
+    requested.wait(10)
     stopping = threading.Thread(target=server.stop, args=(10,))
     stopping.start()
     go_on.set()

@@ -154,7 +154,7 @@ def option(simulator):
 
 
 @pytest.fixture
-def asked(simulator):
+def requested(simulator):
     """Return the short names of the endpoints requested since the last call, in order."""
 
     def drain() -> list[str]:

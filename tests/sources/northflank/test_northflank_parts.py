@@ -22,7 +22,7 @@ POISON = [
 
 
 @pytest.fixture
-def poisoned(exporter, world):
+def exporter_with_bad_job(exporter, world):
     """Return an exporter that has read two good jobs, and a job `bad` that will become unreadable."""
     for name in ("good", "other", "bad"):
         world.run(name, start=NOW - HOUR)
@@ -31,60 +31,62 @@ def poisoned(exporter, world):
 
 
 @pytest.mark.parametrize("disruption", POISON, ids=str)
-def test_one_unreadable_job_affects_only_itself_and_is_caught_up(poisoned, world, simulator, disruption):
+def test_one_unreadable_job_affects_only_itself_and_is_caught_up(exporter_with_bad_job, world, simulator, disruption):
     simulator.disruptions.set([disruption])
-    before = poisoned.clock()
+    before = exporter_with_bad_job.clock()
     for minute in range(0, 60, 10):
         for name in ("good", "bad"):
             world.run(name, start=before + minute * MINUTE + 1, duration=20.0, result="failure")
-    poisoned.live(HOUR)
-    assert "bad" in poisoned.poller.status.error
-    poisoned.live(15 * MINUTE)
-    assert poisoned.counted() == {("prod/good", FAILURE): 6}
-    assert poisoned.watermark() > poisoned.clock() - 15 * MINUTE, "it waits for 15 minutes and no longer"
-    assert poisoned.ledger.source(poisoned.name).scopes["prod"].readable
+    exporter_with_bad_job.live(HOUR)
+    assert "bad" in exporter_with_bad_job.poller.status.error
+    exporter_with_bad_job.live(15 * MINUTE)
+    assert exporter_with_bad_job.counted() == {("prod/good", FAILURE): 6}
+    assert exporter_with_bad_job.watermark() > exporter_with_bad_job.clock() - 15 * MINUTE, (
+        "it waits for 15 minutes and no longer"
+    )
+    assert exporter_with_bad_job.ledger.source(exporter_with_bad_job.name).scopes["prod"].readable
 
     simulator.disruptions.clear()
-    poisoned.live(15 * MINUTE)
-    assert poisoned.counted() == {("prod/good", FAILURE): 6, ("prod/bad", FAILURE): 6}
-    assert poisoned.source_count("jobrun_source_unobserved_seconds_total") == 0
+    exporter_with_bad_job.live(15 * MINUTE)
+    assert exporter_with_bad_job.counted() == {("prod/good", FAILURE): 6, ("prod/bad", FAILURE): 6}
+    assert exporter_with_bad_job.source_count("jobrun_source_unobserved_seconds_total") == 0
 
 
-def test_the_source_is_down_while_a_project_does_not_answer_for_at_most_15_minutes(poisoned, simulator):
+def test_the_source_is_down_while_a_project_does_not_answer_for_at_most_15_minutes(exporter_with_bad_job, simulator):
     ups = []
     simulator.disruptions.set([Status(code=500, endpoint="jobs")])
-    poisoned.live(HOUR, lambda: ups.append(poisoned.poller.status.up))
+    exporter_with_bad_job.live(HOUR, lambda: ups.append(exporter_with_bad_job.poller.status.up))
     first, after = ups.index(False), ups[ups.index(False) :].index(True)
     assert ups == [True] * first + [False] * after + [True] * (len(ups) - first - after)
     assert 10 <= after <= 16
 
 
-def test_the_source_stays_up_while_one_job_does_not_answer(poisoned, simulator):
+def test_the_source_stays_up_while_one_job_does_not_answer(exporter_with_bad_job, simulator):
     ups = []
     simulator.disruptions.set([POISON[0]])
-    poisoned.live(20 * MINUTE, lambda: ups.append(poisoned.poller.status.up))
+    exporter_with_bad_job.live(20 * MINUTE, lambda: ups.append(exporter_with_bad_job.poller.status.up))
     assert set(ups) == {True}
 
 
-def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(poisoned, simulator):
+def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(exporter_with_bad_job, simulator):
     simulator.disruptions.set([POISON[0]])
-    poisoned.live(12 * MINUTE)
-    held = poisoned.watermark()
-    assert held < poisoned.clock() - 8 * MINUTE
+    exporter_with_bad_job.live(12 * MINUTE)
+    held = exporter_with_bad_job.watermark()
+    assert held < exporter_with_bad_job.clock() - 8 * MINUTE
     simulator.disruptions.clear()
-    poisoned.live(12 * MINUTE)
-    assert poisoned.watermark() > held + 8 * MINUTE
+    exporter_with_bad_job.live(12 * MINUTE)
+    assert exporter_with_bad_job.watermark() > held + 8 * MINUTE
 
 
-def test_unread_runs_of_a_failing_job_are_caught_up_after_a_kill(poisoned, world, simulator):
+def test_unread_runs_of_a_failing_job_are_caught_up_after_a_kill(exporter_with_bad_job, world, simulator):
     simulator.disruptions.set([POISON[0]])
-    world.run("bad", start=poisoned.clock() + 1, duration=20.0, result="failure")
-    poisoned.live(40 * MINUTE)
-    poisoned.start()
-    poisoned.live(10 * MINUTE)
+    world.run("bad", start=exporter_with_bad_job.clock() + 1, duration=20.0, result="failure")
+    exporter_with_bad_job.live(40 * MINUTE)
+    exporter_with_bad_job.start()
+    exporter_with_bad_job.live(10 * MINUTE)
     simulator.disruptions.clear()
-    poisoned.live(15 * MINUTE)
-    assert poisoned.counted() == {("prod/bad", FAILURE): 1}
+    exporter_with_bad_job.live(15 * MINUTE)
+    assert exporter_with_bad_job.counted() == {("prod/bad", FAILURE): 1}
 
 
 def test_a_job_that_was_never_readable_does_not_hold_the_watermark(exporter, world, simulator):
@@ -150,14 +152,14 @@ def test_many_failing_jobs_do_not_look_like_an_api_that_is_down(exporter, world,
     assert exporter.counted() == {("prod/good", SUCCESS): 1}
 
 
-def test_an_api_without_any_valid_response_is_an_error_of_the_whole_source(poisoned, simulator):
+def test_an_api_without_any_valid_response_is_an_error_of_the_whole_source(exporter_with_bad_job, simulator):
     simulator.disruptions.set([Status(code=500)])
-    poisoned.live(15 * MINUTE)
-    assert poisoned.poller.status.outcome == "error"
-    assert poisoned.poller.status.error == "GET /projects: 500"
+    exporter_with_bad_job.live(15 * MINUTE)
+    assert exporter_with_bad_job.poller.status.outcome == "error"
+    assert exporter_with_bad_job.poller.status.error == "GET /projects: 500"
 
 
-def test_a_job_missing_in_the_list_is_read_as_long_as_it_responds(poisoned, world, simulator):
+def test_a_job_missing_in_the_list_is_read_as_long_as_it_responds(exporter_with_bad_job, world, simulator):
     original = simulator.answer
 
     def answer(request, route):
@@ -168,24 +170,24 @@ def test_a_job_missing_in_the_list_is_read_as_long_as_it_responds(poisoned, worl
         return json_response({"data": {"jobs": [{"id": row, "name": row} for row in rows]}, "pagination": {}})
 
     simulator.answer = answer
-    poisoned.live(2 * HOUR)
-    world.run("bad", start=poisoned.clock() + 1, duration=20.0, result="failure")
-    poisoned.live(20 * MINUTE)
-    assert not poisoned.job("prod/bad").gone
-    assert poisoned.counted() == {("prod/bad", FAILURE): 1}
+    exporter_with_bad_job.live(2 * HOUR)
+    world.run("bad", start=exporter_with_bad_job.clock() + 1, duration=20.0, result="failure")
+    exporter_with_bad_job.live(20 * MINUTE)
+    assert not exporter_with_bad_job.job("prod/bad").gone
+    assert exporter_with_bad_job.counted() == {("prod/bad", FAILURE): 1}
 
 
-def test_an_open_run_of_a_deleted_job_ends_as_unknown(poisoned, world, simulator):
-    run = world.run("bad", start=poisoned.clock() + 1, duration=9 * HOUR)
-    poisoned.live(12 * MINUTE)
-    assert run.run_id in poisoned.open()
+def test_an_open_run_of_a_deleted_job_ends_as_unknown(exporter_with_bad_job, world, simulator):
+    run = world.run("bad", start=exporter_with_bad_job.clock() + 1, duration=9 * HOUR)
+    exporter_with_bad_job.live(12 * MINUTE)
+    assert run.run_id in exporter_with_bad_job.open()
     simulator.options = NorthflankOptions(missing_jobs=frozenset({"prod/bad"}))
-    poisoned.live(10 * MINUTE)
-    assert run.run_id in poisoned.open(), "the list may be wrong for a while"
+    exporter_with_bad_job.live(10 * MINUTE)
+    assert run.run_id in exporter_with_bad_job.open(), "the list may be wrong for a while"
     seen = []
-    poisoned.live(40 * MINUTE, lambda: seen.append(poisoned.counted()))
+    exporter_with_bad_job.live(40 * MINUTE, lambda: seen.append(exporter_with_bad_job.counted()))
     assert {("prod/bad", UNKNOWN): 1} in seen
-    assert poisoned.open() == set()
+    assert exporter_with_bad_job.open() == set()
 
 
 ENDLESS = {

@@ -21,67 +21,67 @@ def ended_runs(world, job, count, *, until, every=MINUTE, **fields):
     ]
 
 
-# --- what is asked
+# --- requests
 
 
-def test_the_first_poll_lists_jobs_and_then_requests_each_job_once(exporter, world, asked):
+def test_the_first_poll_lists_jobs_and_then_requests_each_job_once(exporter, world, requested):
     for name in "abc":
         world.run(name, start=NOW - HOUR)
     assert exporter.poll() == "success"
-    assert asked() == ["projects", "jobs", "runs", "runs", "runs"]
+    assert requested() == ["projects", "jobs", "runs", "runs", "runs"]
 
 
-def test_a_normal_job_is_requested_once_every_few_polls(exporter, world, asked):
+def test_a_normal_job_is_requested_once_every_few_polls(exporter, world, requested):
     ended_runs(world, "a", 500, until=NOW - HOUR)
     exporter.live(2 * MINUTE)
-    assert asked().count("runs") <= 6, "5 pages once, to look for open runs"
+    assert requested().count("runs") <= 6, "5 pages once, to look for open runs"
     exporter.live(9 * MINUTE)
-    assert asked().count("runs") <= 4
+    assert requested().count("runs") <= 4
 
 
-def test_idle_jobs_and_lists_are_requested_every_tenth_poll(exporter, world, asked):
+def test_idle_jobs_and_lists_are_requested_every_tenth_poll(exporter, world, requested):
     world.run("a", start=NOW - 3 * DAY)
     exporter.poll()
-    asked()
+    requested()
     exporter.live(60 * MINUTE)
-    requests = asked()
+    requests = requested()
     assert 6 <= requests.count("runs") <= 7
     assert requests.count("jobs") <= 7
     assert requests.count("projects") <= 7
 
 
-def test_a_suspended_job_is_slow_and_not_enabled(exporter, world, asked):
+def test_a_suspended_job_is_slow_and_not_enabled(exporter, world, requested):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="* * * * *", enabled=False))
     world.run("a", start=NOW - MINUTE, duration=10.0)
     exporter.live(30 * MINUTE)
-    assert asked().count("runs") <= 5
+    assert requested().count("runs") <= 5
     assert exporter.job("prod/a").job.enabled is False
 
 
 @pytest.mark.parametrize(("jobs", "requests"), [(1, 6), (60, 60)])
 def test_a_schedule_is_read_every_tenth_poll_or_once_per_hour_if_that_would_cost_too_much(
-    exporter, world, asked, jobs, requests
+    exporter, world, requested, jobs, requests
 ):
     for number in range(jobs):
         world.add_job(SimJob(job_id=f"prod/{number}", name=str(number), project="prod", schedule="0 3 * * *"))
     exporter.live(70 * MINUTE)
-    asked()
+    requested()
     exporter.live(HOUR)
-    assert asked().count("job") == pytest.approx(requests, abs=requests // 6 + 1)
+    assert requested().count("job") == pytest.approx(requests, abs=requests // 6 + 1)
 
 
-def test_the_schedule_of_a_job_is_read_again_every_ten_minutes(exporter, world, asked):
+def test_the_schedule_of_a_job_is_read_again_every_ten_minutes(exporter, world, requested):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
     world.add_job(SimJob(job_id="prod/b", name="b", project="prod"))
     exporter.live(9 * MINUTE)
-    assert asked().count("job") == 1
+    assert requested().count("job") == 1
     assert exporter.job("prod/a").job.schedule == "0 3 * * *"
     assert exporter.job("prod/a").job.enabled is True
     assert exporter.job("prod/b").job.enabled is None
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 4 * * *"))
     exporter.live(10 * MINUTE)
     assert exporter.job("prod/a").job.schedule == "0 4 * * *"
-    assert asked().count("job") == 1
+    assert requested().count("job") == 1
 
 
 def test_an_excluded_job_is_not_requested(exporting, world):
@@ -160,28 +160,28 @@ def test_no_completion_is_lost_in_any_order_of_the_rows(exporter, world, option,
     assert exporter.counted() == {("prod/a", SUCCESS): 300}
 
 
-def test_pages_are_read_only_until_one_has_a_known_run(exporter, world, asked, clock):
+def test_pages_are_read_only_until_one_has_a_known_run(exporter, world, requested, clock):
     ended_runs(world, "a", 500, until=NOW - HOUR)
     exporter.live(2 * MINUTE)
-    asked()
+    requested()
     ended_runs(world, "a", 250, until=NOW + HOUR, every=10.0)
     clock.set(NOW + 2 * HOUR)
     exporter.poll()
-    assert asked().count("runs") == 3
+    assert requested().count("runs") == 3
     assert exporter.counted() == {("prod/a", SUCCESS): 250}
 
 
-def test_the_first_poll_reads_until_a_page_has_only_older_completed_runs(exporter, world, asked):
+def test_the_first_poll_reads_until_a_page_has_only_older_completed_runs(exporter, world, requested):
     ended_runs(world, "a", 150, until=NOW - HOUR)
     late = world.run("a", start=NOW - 50 * HOUR, duration=50 * HOUR + 300.0)
     ended_runs(world, "a", 100, until=NOW - 1, every=1.0, job_id="prod/b", result=None)
     exporter.poll()
     assert late.run_id not in exporter.open()
     assert len(exporter.open()) == 100
-    assert asked().count("runs") == 2
+    assert requested().count("runs") == 2
 
 
-def test_an_open_run_behind_many_completed_ones_is_found_after_the_first_poll(exporter, world, asked):
+def test_an_open_run_behind_many_completed_ones_is_found_after_the_first_poll(exporter, world, requested):
     late = world.run("a", start=NOW - 20 * HOUR, duration=20 * HOUR + 400.0)
     ended_runs(world, "a", 450, until=NOW - HOUR)
     exporter.poll()
@@ -191,9 +191,9 @@ def test_an_open_run_behind_many_completed_ones_is_found_after_the_first_poll(ex
     exporter.live(20 * MINUTE)
     assert exporter.counted() == {("prod/a", SUCCESS): 1}
     exporter.start()
-    asked()
+    requested()
     exporter.live(10 * MINUTE)
-    assert asked().count("runs") < 10, "it is looked for once"
+    assert requested().count("runs") < 10, "it is looked for once"
 
 
 def test_the_search_for_open_runs_survives_a_kill(exporter, world):
@@ -205,26 +205,26 @@ def test_the_search_for_open_runs_survives_a_kill(exporter, world):
     assert exporter.open() == {late.run_id}
 
 
-def test_an_interrupted_walk_continues_in_the_next_poll_and_is_committed_completely(exporter, world, asked, clock):
+def test_an_interrupted_walk_continues_in_the_next_poll_and_is_committed_completely(exporter, world, requested, clock):
     world.run("a", start=NOW - HOUR)
     exporter.poll()
     ended_runs(world, "a", 4000, until=NOW + 10 * HOUR, every=5.0)
     clock.set(NOW + 11 * HOUR)
-    asked()
+    requested()
     exporter.poll()
-    assert 5 < asked().count("runs") < 40
+    assert 5 < requested().count("runs") < 40
     assert exporter.counted() == {}
     exporter.live(5 * MINUTE)
     assert exporter.counted() == {("prod/a", SUCCESS): 4000}
 
 
-def test_an_open_run_on_no_page_is_followed_by_id(exporter, world, asked):
+def test_an_open_run_on_no_page_is_followed_by_id(exporter, world, requested):
     old = world.run("a", start=NOW - HOUR, duration=HOUR + 20 * MINUTE)
     exporter.poll()
     ended_runs(world, "a", 200, until=NOW + 5 * MINUTE, every=1.0)
     exporter.live(15 * MINUTE)
     assert old.run_id in exporter.open()
-    assert "run" in asked()
+    assert "run" in requested()
     exporter.live(10 * MINUTE)
     assert exporter.counted() == {("prod/a", SUCCESS): 201}
 
@@ -269,7 +269,7 @@ def test_wrong_rows_change_no_sum(exporter, simulator, world, lie):
     assert exporter.counted() == {("prod/a", SUCCESS): 40}
 
 
-def test_after_a_long_downtime_open_runs_are_requested_before_they_expire(exporting, world, clock, asked):
+def test_after_a_long_downtime_open_runs_are_requested_before_they_expire(exporting, world, clock, requested):
     exporter = exporting(max_run_age="2d")
     world.run("a", start=NOW - HOUR, duration=3 * HOUR)
     exporter.poll()
@@ -278,9 +278,9 @@ def test_after_a_long_downtime_open_runs_are_requested_before_they_expire(export
     assert len(exporter.open()) == 1
     clock.set(NOW + 3 * DAY)
     exporter.start()
-    asked()
+    requested()
     exporter.live(10 * MINUTE)
-    assert asked().count("run") == 1, "newer runs have taken its place on the page"
+    assert requested().count("run") == 1, "newer runs have taken its place on the page"
     assert exporter.counted() == {("prod/a", SUCCESS): 151}
 
 
@@ -324,7 +324,7 @@ def test_a_run_that_left_the_pages_is_counted_before_the_watermark_passes_its_en
     assert exporter.watermark() >= clock() - 2 * MINUTE
 
 
-def test_the_watermark_waits_for_an_open_run_on_no_page_until_it_is_requested(exporting, world, asked, clock):
+def test_the_watermark_waits_for_an_open_run_on_no_page_until_it_is_requested(exporting, world, requested, clock):
     exporter = exporting(poll_interval="10m")
     crowded_out(world)
     exporter.live(10 * MINUTE)
@@ -335,9 +335,9 @@ def test_the_watermark_waits_for_an_open_run_on_no_page_until_it_is_requested(ex
         return commit(*arguments)
 
     exporter.ledger.commit = slowly
-    asked()
+    requested()
     exporter.poll()
-    assert asked() == ["projects", "jobs", "runs"]
+    assert requested() == ["projects", "jobs", "runs"]
     assert exporter.counted() == {("prod/a", SUCCESS): 1}
     assert exporter.watermark() < NOW + 2 * MINUTE
     exporter.ledger.commit = commit
@@ -370,13 +370,13 @@ def test_completions_of_jobs_unread_when_the_process_died_count_too(exporter, wo
     assert sum(exporter.counted().values()) == 40
 
 
-def test_schedules_survive_a_restart_without_another_request(exporter, world, asked):
+def test_schedules_survive_a_restart_without_another_request(exporter, world, requested):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
     exporter.live(5 * MINUTE)
     exporter.start()
-    asked()
+    requested()
     exporter.poll()
-    assert "job" not in asked()
+    assert "job" not in requested()
     assert exporter.job("prod/a").job.schedule == "0 3 * * *"
 
 
@@ -397,16 +397,18 @@ def test_an_unreadable_job_holds_the_watermark_and_affects_no_other_job(exporter
 
 
 @pytest.mark.parametrize("endpoint", ["runs", "jobs"])
-def test_a_failed_request_is_repeated_in_the_next_poll_after_all_others(exporter, world, simulator, asked, endpoint):
+def test_a_failed_request_is_repeated_in_the_next_poll_after_all_others(
+    exporter, world, simulator, requested, endpoint
+):
     world.run("a", start=NOW - HOUR)
     exporter.live(10 * MINUTE)
     simulator.disruptions.add(Status(code=400, endpoint=endpoint))
     exporter.live(10 * MINUTE)
     assert set(exporter.live(5 * MINUTE)) <= {"error", "partial"}
-    assert asked()[-2:] == [endpoint, "projects"], "if nothing else responds, this shows whether the API does"
+    assert requested()[-2:] == [endpoint, "projects"], "if nothing else responds, this shows whether the API does"
     simulator.disruptions.clear()
     assert exporter.poll() == "success"
-    assert (asked().count(endpoint), asked()) == (1, [])
+    assert (requested().count(endpoint), requested()) == (1, [])
 
 
 # --- what is not there
@@ -462,7 +464,7 @@ def test_a_project_missing_once_expires_nothing(exporter, world, option):
     assert exporter.ledger.source(exporter.name).scopes["old"].missing_since is None
 
 
-def test_a_deleted_project_removes_its_jobs(exporter, world, option, asked):
+def test_a_deleted_project_removes_its_jobs(exporter, world, option, requested):
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR, project="old")
     exporter.poll()
@@ -473,9 +475,9 @@ def test_a_deleted_project_removes_its_jobs(exporter, world, option, asked):
     assert exporter.job("old/b").gone
     assert not exporter.job("prod/a").gone
     assert set(exporter.ledger.source(exporter.name).scopes) == {"prod"}
-    asked()
+    requested()
     exporter.live(HOUR)
-    assert asked().count("jobs") == 6
+    assert requested().count("jobs") == 6
 
 
 def test_a_new_job_is_found_and_its_completions_count(exporter, world):
@@ -516,18 +518,18 @@ def test_a_response_of_another_shape_is_an_error_of_the_job_and_adds_no_run(expo
     assert exporter.watermark() is not None
 
 
-def test_no_request_is_sent_after_the_hourly_limit_until_the_next_hour(exporter, world, option, asked):
+def test_no_request_is_sent_after_the_hourly_limit_until_the_next_hour(exporter, world, option, requested):
     world.run("a", start=NOW - HOUR, result=None)
     option(requests_per_hour=3)
     left = HOUR - NOW % HOUR
     outcomes = exporter.live(left - 15 * MINUTE)
-    assert len(asked()) in (2, 3)
+    assert len(requested()) in (2, 3)
     assert "error" in outcomes
     assert "the budget is used up" in exporter.poller.status.error
     exporter.live(14 * MINUTE)
-    assert asked() == []
+    assert requested() == []
     exporter.live(5 * MINUTE)
-    assert asked() != []
+    assert requested() != []
 
 
 def test_customer_data_is_never_in_the_state(exporter, world):
@@ -544,13 +546,13 @@ def test_the_probe_reports_what_it_could_read(exporter, world):
     assert exporter.source.probe() == "signed in, 2 projects"
 
 
-def test_many_projects_and_jobs_are_listed_over_pages(exporter, world, asked):
+def test_many_projects_and_jobs_are_listed_over_pages(exporter, world, requested):
     for number in range(120):
         world.add_job(SimJob(job_id=f"p{number}/a", name="a", project=f"p{number}"))
     for number in range(120):
         world.add_job(SimJob(job_id=f"p0/job{number}", name=f"job{number}", project="p0"))
     exporter.poll()
-    requests = asked()
+    requests = requested()
     assert requests.count("projects") == 2
     assert exporter.source.probe() == "signed in, 120 projects"
     assert len(exporter.ledger.jobs_of(exporter.name)) >= 121

@@ -12,7 +12,7 @@ def bench(tmp_path):
     bench.close()
 
 
-def asked(bench, action):
+def requested(bench, action):
     """Return the number of requests of an action, by endpoint."""
     before = counts(bench)
     action()
@@ -27,26 +27,26 @@ def counts(bench):
 def test_the_first_poll_signs_in_and_reads_seven_days_in_two_windows(bench):
     bench.world.run("daily", start=bench.clock() - 5 * DAY, duration=60)
     bench.world.run("daily", start=bench.clock() - DAY, duration=60)
-    assert asked(bench, bench.poll) == {"token_v3": 1, "runs": 2, "steps": 1}
+    assert requested(bench, bench.poll) == {"token_v3": 1, "runs": 2, "steps": 1}
 
 
 def test_an_idle_poll_is_one_request(bench):
     bench.busy(30 * MINUTE)
     bench.run(HOUR)
-    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10}
+    assert requested(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10}
 
 
 def test_a_completed_run_costs_one_request_for_its_steps(bench):
     bench.poll()
     bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"])
-    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "steps": 1}
+    assert requested(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "steps": 1}
 
 
 def test_steps_are_not_requested_if_they_are_off(tmp_path):
     bench = Bench("snowplow", tmp_path, steps="off")
     bench.poll()
     bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"])
-    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10}
+    assert requested(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10}
     bench.close()
 
 
@@ -55,30 +55,30 @@ def test_steps_are_requested_only_for_failed_runs_if_configured(tmp_path):
     bench.poll()
     for result in ("success", "failure"):
         bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"], result=result)
-    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "steps": 1}
+    assert requested(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "steps": 1}
     bench.close()
 
 
 def test_a_run_open_for_longer_than_the_overlap_costs_one_more_request_per_poll(bench):
     bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=DAY)
     bench.poll()
-    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "run": 10}
+    assert requested(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "run": 10}
 
 
 def test_a_completion_seen_by_id_includes_its_steps(bench):
     bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=5 * HOUR + 5 * MINUTE, steps=["load"])
     bench.poll()
-    assert "steps" not in asked(bench, lambda: bench.run(10 * MINUTE))
+    assert "steps" not in requested(bench, lambda: bench.run(10 * MINUTE))
     assert bench.value("jobrun_steps_total", step_name="load", result="success") == 1
 
 
 def test_an_hourly_sweep_needs_no_request_of_its_own(bench):
     bench.poll()
-    assert asked(bench, lambda: bench.run(2 * HOUR)) == {"runs": 120}
+    assert requested(bench, lambda: bench.run(2 * HOUR)) == {"runs": 120}
 
 
 def test_a_possibly_truncated_response_costs_one_request(bench):
     for number in range(100):  # of a job whose steps are not known yet: as many as 10,000 state changes could be
         bench.world.run("frequent", start=bench.clock() - 3 * DAY + number * 600, duration=60, steps=["load"])
-    assert asked(bench, bench.poll)["runs"] == 3
+    assert requested(bench, bench.poll)["runs"] == 3
     assert bench.value("jobrun_source_truncated_responses_total") == 0

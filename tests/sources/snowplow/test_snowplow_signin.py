@@ -32,7 +32,7 @@ class Console(httpx.BaseTransport):
 
     def __init__(self):
         self.now = NOW
-        self.signed_in, self.asked, self.refused = [], [], set()
+        self.signed_in, self.requested, self.refused = [], [], set()
         self.life = DAY
         self.sign_in = self.token_answer
 
@@ -48,7 +48,7 @@ class Console(httpx.BaseTransport):
             request.read()
             return self.sign_in()
         token = request.headers["Authorization"].removeprefix("Bearer ")
-        self.asked.append(token)
+        self.requested.append(token)
         return httpx.Response(401 if token in self.refused or "*" in self.refused else 200, content=b"[]")
 
 
@@ -111,7 +111,7 @@ def test_a_key_of_version_3_signs_in_with_two_headers_and_its_token_is_used_agai
     assert str(request.url) == ROOT + "/organizations/org%2F1/credentials/v3/token"
     assert (request.headers["X-API-Key-ID"], request.headers["X-API-Key"]) == (SECRETS[1], SECRETS[0])
     assert meter.requests == [(TOKEN_V3, "200"), ("/runs", "200"), ("/runs", "200")]
-    assert len(set(console.asked)) == 1
+    assert len(set(console.requested)) == 1
 
 
 def test_a_key_of_version_2_signs_in_with_one_header(make, console, meter):
@@ -211,7 +211,7 @@ def test_a_seemingly_expired_token_does_not_cost_a_sign_in_per_request(make, con
 def test_a_refused_token_is_renewed_once_and_the_request_repeated(make, console):
     client = make(key_auth(console))
     ask(client)
-    console.refused.add(console.asked[0])
+    console.refused.add(console.requested[0])
     assert ask(client) == b"[]"
     assert len(console.signed_in) == 2
 
@@ -237,7 +237,7 @@ def test_a_temporary_sign_in_error_is_retried_like_any_request(make, console, me
     with pytest.raises(error, match="token"):
         ask(make(key_auth(console)))
     assert meter.requests == [(TOKEN_V3, str(status))] * (1 if status == 302 else 3)
-    assert console.asked == []
+    assert console.requested == []
 
 
 def test_a_sign_in_that_fails_once_is_retried(make, console):
@@ -338,7 +338,7 @@ def test_threads_that_start_together_sign_in_once(make, console):
     all_started.set()
     for thread in threads:
         thread.join(10)
-    assert (len(console.signed_in), len(console.asked)) == (1, 12)
+    assert (len(console.signed_in), len(console.requested)) == (1, 12)
 
 
 @pytest.mark.parametrize(

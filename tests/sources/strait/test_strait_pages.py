@@ -17,7 +17,7 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 
 @pytest.fixture
-def asked(simulator):
+def requested(simulator):
     """Return a function that returns the requests since its last call: `{"runs": 8}`."""
 
     def requests() -> Counter:
@@ -32,9 +32,9 @@ def queries(simulator, endpoint="runs"):
     return [{key: value[0] for key, value in parse_qs(line.query).items()} for line in simulator.log.lines(endpoint)]
 
 
-def test_an_idle_poll_requests_each_open_status_and_the_newest_page(simulator, exporter, asked):
+def test_an_idle_poll_requests_each_open_status_and_the_newest_page(simulator, exporter, requested):
     exporter.poll()
-    assert asked() == {"jobs": 1, "workflows": 1, "runs": 9, "workflow_runs": 5}
+    assert requested() == {"jobs": 1, "workflows": 1, "runs": 9, "workflow_runs": 5}
     exporter.poll(60)
     assert [query.get("status") for query in queries(simulator)] == [
         "delayed",
@@ -48,46 +48,46 @@ def test_an_idle_poll_requests_each_open_status_and_the_newest_page(simulator, e
         "dead_letter",
     ]
     assert all(query["limit"] == "100" for query in queries(simulator))
-    assert asked() == {"runs": 9, "workflow_runs": 5}
+    assert requested() == {"runs": 9, "workflow_runs": 5}
 
 
-def test_the_lists_of_jobs_are_read_every_tenth_poll(exporter, asked):
+def test_the_lists_of_jobs_are_read_every_tenth_poll(exporter, requested):
     exporter.poll()
-    asked()
+    requested()
     for _ in range(10):
         exporter.poll(60)
-    assert asked() == {"jobs": 1, "workflows": 1, "runs": 90, "workflow_runs": 50}
+    assert requested() == {"jobs": 1, "workflows": 1, "runs": 90, "workflow_runs": 50}
 
 
-def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, make_exporter, asked):
+def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, make_exporter, requested):
     for minute in range(-240, 760):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
     exporter = make_exporter(overlap="30m", sweep={"interval": "1d"})
     exporter.poll()
-    assert asked()["runs"] == 9, "the first page holds only ended runs: deeper ones are of no use"
+    assert requested()["runs"] == 9, "the first page holds only ended runs: deeper ones are of no use"
     exporter.poll(60)
-    assert asked()["runs"] == 9, "a page holds more than the last half hour"
+    assert requested()["runs"] == 9, "a page holds more than the last half hour"
     exporter.poll(4 * HOUR)
-    assert asked()["runs"] == 8 + 3, "270 runs were created in the last four and a half hours"
+    assert requested()["runs"] == 8 + 3, "270 runs were created in the last four and a half hours"
 
 
-def test_the_first_poll_reads_further_while_pages_have_open_runs(world, clock, exporter, asked):
+def test_the_first_poll_reads_further_while_pages_have_open_runs(world, clock, exporter, requested):
     for minute in range(400):
         world.run("busy", created=clock() - minute * 60 - 30, end=clock() + (60 if minute % 100 == 50 else -10))
     exporter.poll()
-    assert asked()["runs"] == 7 + 5 + 1
+    assert requested()["runs"] == 7 + 5 + 1
     exporter.poll(90)
     assert exporter.completed("busy") == {"success": 4}
 
 
-def test_a_sweep_reads_the_last_day_again(world, clock, exporter, asked):
+def test_a_sweep_reads_the_last_day_again(world, clock, exporter, requested):
     for minute in range(24 * 60):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
     exporter.poll()
     exporter.poll(60)
-    asked()
+    requested()
     exporter.poll(HOUR)
-    assert asked()["runs"] == 8 + 14
+    assert requested()["runs"] == 8 + 14
 
 
 def test_unchanged_rows_are_not_recorded_again(world, clock, exporter):
@@ -168,12 +168,12 @@ def test_a_single_row_that_is_too_large_fails_the_list(world, clock, option, exp
     assert "413" in exporter.disruption
 
 
-def test_a_server_too_old_for_a_status_is_not_queried_for_it_again(option, exporter, asked):
+def test_a_server_too_old_for_a_status_is_not_queried_for_it_again(option, exporter, requested):
     option(unknown_words=frozenset({"replay_staged", "paused", "compensating", "dead_letter"}))
     assert exporter.poll() == "success", exporter.disruption
-    asked()
+    requested()
     exporter.poll(60)
-    assert asked() == {"runs": 6, "workflow_runs": 3}
+    assert requested() == {"runs": 6, "workflow_runs": 3}
 
 
 def test_a_refused_page_is_caught_up_later(world, clock, simulator, exporter):

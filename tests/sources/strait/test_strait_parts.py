@@ -19,15 +19,17 @@ def test_a_run_unreadable_by_id_affects_nothing_else(world, clock, exporter, sim
     created = clock() - 30 * HOUR
     for minute in range(110):  # the newest page shows others
         world.run("busy", created=clock() - 4 * HOUR + minute * 60, duration=1.0)
-    world.run("slow", run_id="poisoned", created=created, duration=40 * HOUR)
+    world.run("slow", run_id="unreadable", created=created, duration=40 * HOUR)
     exporter.poll()
-    assert exporter.open() == {"poisoned": "executing"}
-    broken = Garbage(text="<html>", path="/poisoned") if disruption is None else Status(**disruption, path="/poisoned")
+    assert exporter.open() == {"unreadable": "executing"}
+    broken = (
+        Garbage(text="<html>", path="/unreadable") if disruption is None else Status(**disruption, path="/unreadable")
+    )
     simulator.disruptions.set([broken])
-    world.run("slow", run_id="poisoned", created=created, duration=30 * HOUR + 30, result="failure")
+    world.run("slow", run_id="unreadable", created=created, duration=30 * HOUR + 30, result="failure")
     for _ in range(20):
         exporter.poll(60)
-    assert "poisoned" in exporter.disruption
+    assert "unreadable" in exporter.disruption
     run = world.run("daily", duration=5.0, steps=["load"])
     exporter.poll(60)
     assert exporter.completed("daily") == {"success": 1}

@@ -12,7 +12,7 @@ def test_after_a_refused_key_no_request_is_sent_for_five_minutes(simulator, expo
     assert exporter.poll() == "error"
     assert "401" in exporter.disruption
     assert exporter.polled.poller.wait() == 300
-    assert len(simulator.log.lines()) == 1, "nothing else is asked with a key that was refused"
+    assert len(simulator.log.lines()) == 1, "nothing else is requested with a key that was refused"
 
     simulator.api_key = "strait_simulated"
     assert exporter.poll(300) == "success"

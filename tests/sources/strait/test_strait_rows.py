@@ -350,7 +350,7 @@ def test_a_status_map_can_change_expired():
     [
         ({"enabled": True, "paused": False}, True, ""),
         ({"enabled": True, "paused": True, "pause_reason": "quota_exceeded"}, False, "quota_exceeded"),
-        ({"enabled": True, "paused": True, "pause_reason": "because Mr. Smith asked"}, False, ""),
+        ({"enabled": True, "paused": True, "pause_reason": "because Mr. Smith requested"}, False, ""),
         ({"enabled": True, "paused": True}, False, ""),
         ({"enabled": True, "paused": False, "pause_reason": "old"}, True, ""),
         ({"enabled": False, "paused": False}, False, ""),

@@ -187,11 +187,11 @@ def test_an_open_job_unreadable_by_id_affects_only_itself(world, two, clock, sim
 
 def test_a_hanging_part_is_paused_longer_than_a_failing_one(world, two, clock, simulator):
     inner = two.source._api.get
-    asked = []
+    requested = []
 
     def slow(scope, endpoint, *args, **parts):
         if parts.get("recipe") == str(number_of("prod/a")):
-            asked.append(clock())
+            requested.append(clock())
             clock.advance(30.0)
         return inner(scope, endpoint, *args, **parts)
 
@@ -200,7 +200,7 @@ def test_a_hanging_part_is_paused_longer_than_a_failing_one(world, two, clock, s
     start(world, clock)
     for _ in range(60):
         two.poll()
-    assert len(asked) == pytest.approx(60 * 60 / 660, abs=2)
+    assert len(requested) == pytest.approx(60 * 60 / 660, abs=2)
     assert two.counts("b") == {"success": 1}
 
 
