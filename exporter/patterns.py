@@ -10,6 +10,7 @@ _CLASSES = {"w": r"\p{L}\p{N}_", "d": r"\p{Nd}", "s": r"\p{Z}\t\n\v\f\r\x1c-\x1f
 """Unicode equivalents of `\\w`, `\\d` and `\\s`, which match only ASCII characters in RE2."""
 
 _TOKEN = re.compile(r"\\.|\[:\^?\w+:\]|\[\^?\]?|\]", re.DOTALL)
+"""An escape, a class such as `[:alpha:]`, or the begin or end of a bracket expression."""
 
 _CURES = (
     (r"\(\?<?[=!]", "it looks ahead or behind: name what is not wanted in exclude, or list what is wanted with |"),

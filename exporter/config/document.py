@@ -16,6 +16,8 @@ MAX_VALUES = 100_000
 """Maximum number of values in a file. A few lines with nested aliases could create billions."""
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
+"""Words that PyYAML quotes from the file. They may be part of a secret. `'<token>'` is PyYAML's own."""
+
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 

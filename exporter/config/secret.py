@@ -1,5 +1,6 @@
 """Secrets of the config, given as text or as the path of a file. They are never shown."""
 
+import errno
 import os
 import re
 import stat
@@ -58,8 +59,6 @@ class Secret:
             if len(content) > MAX_SIZE:
                 raise SecretError(f"the secret's file {file} is larger than {MAX_SIZE} bytes")
             text = content.decode("utf-8-sig").rstrip("\r\n")
-        except NotRegularError as error:
-            raise SecretError(f"the secret's file {file} {error}") from None
         except OSError as error:
             raise SecretError(f"the secret's file {file} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:  # its text would show bytes of the secret
@@ -119,18 +118,14 @@ class Secret:
         return {"type": "string", "minLength": 1, "writeOnly": True}
 
 
-class NotRegularError(OSError):
-    """The path is that of a directory, device, socket or named pipe."""
-
-
 def open_regular(file: Path) -> BinaryIO:
-    """Open a regular file, or a link to one, for reading. Raises OSError; for other kinds of files NotRegularError."""
-    # A named pipe blocks until somebody writes to it, and a device such as /dev/zero has no end. The flags let neither
-    # block before its kind is known.
+    """Open a regular file, or a link to one, for reading. Raises OSError, also for any other kind of file."""
+    # A named pipe blocks until somebody writes to it, and a device such as /dev/zero has no end. With these flags,
+    # opening does not block, so that the kind of the file can be checked first.
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NotRegularError("is not a regular file")
+        raise OSError(errno.EINVAL, "not a regular file")
     return os.fdopen(descriptor, "rb")
 
 

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from exporter.config.problems import invalid
-from exporter.config.secret import NotRegularError, open_regular
+from exporter.config.secret import open_regular
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
 from exporter.patterns import Pattern
@@ -197,8 +197,6 @@ def _readable(text: str) -> str:
     try:
         with open_regular(Path(text)):
             return text
-    except NotRegularError as error:
-        raise ValueError(str(error)) from None
     except OSError as error:
         raise ValueError(f"the file cannot be read: {error.strerror}") from None
 

@@ -45,9 +45,6 @@ Variables = dict[str, Any]
 Query = Sequence[tuple[str, str]]
 """Names and values of a URL's parameters, without empty values, which forms send for "any"."""
 
-RunKey = tuple[str, str]
-"""Name of a source, and ID of a run."""
-
 
 def status(reports: Reporter, query: Query) -> Variables:
     """Return the variables of the status page: problems, sources and jobs."""
@@ -91,8 +88,8 @@ def _kept(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
     return {name: text for name, text in query if name in parameters}
 
 
-def runs(reports: Reporter, query: Query) -> Variables | RunKey:
-    """Return the variables of the list of runs. If the query is for the ID of one run, return that run's key."""
+def runs(reports: Reporter, query: Query) -> Variables | tuple[str, str]:
+    """Return the variables of the list of runs. If the query is for the ID of one run, return its source and ID."""
     wanted, kept = from_pairs(_with_empty_project(query), RunQuery), _kept(query, RUN_PARAMETERS)
     found = reports.runs(wanted)
     # A run whose ID cannot be in a path, such as "..", has no page of its own.
@@ -117,8 +114,8 @@ def run(reports: Reporter, source: str, run_id: str) -> Variables:
         "timeline": timeline(page.steps, page.run.start, reports.now),
         "graph": graph(page.steps),
         "outputs": outputs(page) if page.logs else (),
-        "tempo": tempo(page),
-        "strip": strip(page),
+        "comparison": compare_duration(page),
+        "recent": recent_runs(page),
     }
 
 
@@ -133,7 +130,7 @@ def outputs(page: RunPage) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*first, *failed, *run]))
 
 
-def tempo(page: RunPage) -> str:
+def compare_duration(page: RunPage) -> str:
     """Return how a run's duration compares with the usual one; "" if one of them is unknown."""
     duration, usual = page.run.duration, page.usual
     if duration is None or usual.p50 is None or usual.p50 <= 0:
@@ -146,7 +143,7 @@ def tempo(page: RunPage) -> str:
     return f"{ratio:.1f} times the usual" if ratio >= MIN_RATIO else "much shorter than usual"
 
 
-def strip(page: RunPage) -> Sparkline:
+def recent_runs(page: RunPage) -> Sparkline:
     """Return the chart of the job's recent runs."""
     recent = page.job.recent if page.job else ()
     return sparkline(recent, places=len(recent))

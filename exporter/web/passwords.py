@@ -16,9 +16,6 @@ MAX_CACHED = 100
 MAX_CHECKS, MAX_CHECKS_PER_CLIENT = 32, 4
 """Maximum number of checks that wait or run: in total, and for one client."""
 
-BCRYPT_BYTES = 72
-"""bcrypt ignores all further bytes of a password."""
-
 
 class Credentials(NamedTuple):
     """User and password that a client has sent."""
@@ -72,7 +69,8 @@ class Passwords:
     async def _run_check(self, digest: bytes, password: bytes, bcrypt_hash: bytes) -> bool:
         loop = asyncio.get_running_loop()
         try:
-            is_valid = await loop.run_in_executor(self._bcrypt, self._check, password[:BCRYPT_BYTES], bcrypt_hash)
+            # bcrypt uses only the first 72 bytes. Newer versions refuse longer passwords.
+            is_valid = await loop.run_in_executor(self._bcrypt, self._check, password[:72], bcrypt_hash)
         finally:
             del self._checks[digest]
         _cache(self._valid if is_valid else self._invalid, digest)

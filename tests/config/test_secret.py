@@ -52,10 +52,10 @@ def test_a_file_that_is_too_large_for_a_secret_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (os.mkfifo, "is not a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
-        (lambda path: path.symlink_to("/dev/tty"), "(is not a regular file|cannot be read: No such device or address)"),
-        (lambda path: path.mkdir(), "is not a regular file"),
+        (os.mkfifo, "cannot be read: not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "cannot be read: not a regular file"),
+        (lambda path: path.symlink_to("/dev/tty"), "cannot be read: (not a regular file|No such device or address)"),
+        (lambda path: path.mkdir(), "cannot be read: not a regular file"),
     ],
 )
 def test_only_a_regular_file_is_read(tmp_path, make, message):
