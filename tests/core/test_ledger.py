@@ -787,7 +787,7 @@ def test_steps_are_requested_until_complete_and_then_counted_as_unknown(harness)
     half = [Step(name="s", result=Result.SUCCESS), Step(name="t", state=State.EXECUTING)]
     for tries in range(4):
         (row,) = harness.ledger.pending_steps("s", harness.now, 10)
-        assert row.requested == tries
+        assert row.asked == tries
         harness.begin()
         harness.ledger.commit_steps("s", row, half, harness.poll_context)
         assert harness.ledger.pending_steps("s", harness.started, 10) == []

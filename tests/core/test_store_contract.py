@@ -226,7 +226,7 @@ def test_a_run_is_read_back_unchanged_whether_it_is_full_or_empty(store):
         origin=2.0,
         steps=StepState.COUNTED,
         tries=2,
-        requested=1,
+        asked=1,
         due=0.0,
         step_results="[]",
         words="HALTED",
