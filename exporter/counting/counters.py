@@ -31,7 +31,7 @@ class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
-    """Create the series of a job that are known before its first run, at 0."""
+    """Create the series of a job that exist from the start, at 0."""
     for result in results:
         job.count("jobrun_runs_total", result, amount=0)
     if attempts:
@@ -111,7 +111,7 @@ def count_steps(
 
 
 def seed_step(job: JobState, name: str) -> None:
-    """Create the series of a step that are known before it has run, at 0."""
+    """Create the series of a step that exist from its first run on, at 0."""
     for result in (Result.SUCCESS, Result.FAILURE):
         job.count("jobrun_steps_total", name, result, amount=0)
     job.count("jobrun_step_root_failures_total", name, amount=0)

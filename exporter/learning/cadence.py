@@ -78,21 +78,21 @@ def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence 
         starts: Times of its latest starts, sorted.
         activity: Times at which it completed runs in the last days, sorted. Used if `starts` span less than a week.
     """
-    known = occasions(starts)
+    known = _spaced(starts, MIN_GAP)
     if len(known) < MIN_STARTS:
         return None
     if activity and known[-1] - known[0] < SPAN:
-        return interval(occasions(activity)) if is_regular(_gaps(starts)) else None
+        return interval(_spaced(activity, MIN_GAP)) if is_regular(_gaps(starts)) else None
     if median(_gaps(known)) < RARE:
         return interval(known) or weekly(known)
     return weekly(known) or interval(known)
 
 
-def occasions(starts: Sequence[float]) -> list[float]:
-    """Return the starts, without any that follows another one within MIN_GAP."""
+def _spaced(starts: Sequence[float], gap: float) -> list[float]:
+    """Return the starts, without any that follows another one too soon: by less than `gap`."""
     kept: list[float] = []
     for start in starts:
-        if not kept or start - kept[-1] >= MIN_GAP:
+        if not kept or start - kept[-1] >= gap:
             kept.append(start)
     return kept
 
@@ -129,12 +129,8 @@ def typical_maximum(values: Sequence[float]) -> float:
 def _without_reruns(starts: Sequence[float]) -> list[float]:
     """Return the starts, without any that follows another one much sooner than usual. If these are many, return all."""
     gaps = _gaps(starts)
-    usual = median(gaps) if gaps else 0.0
-    kept: list[float] = []
-    for start in starts:
-        if not kept or start - kept[-1] >= 0.4 * usual:
-            kept.append(start)
-    return kept if len(kept) >= 0.8 * len(starts) else list(starts)
+    kept = _spaced(starts, 0.4 * median(gaps)) if gaps else starts
+    return list(kept if len(kept) >= 0.8 * len(starts) else starts)
 
 
 def _gaps(starts: Sequence[float]) -> list[float]:
@@ -155,18 +151,21 @@ def weekly(starts: Sequence[float]) -> Cadence | None:
     """Return the cadence of a job that starts at the same times on the same weekdays; None if it does not."""
     starts = starts[bisect.bisect_left(starts, starts[-1] - WINDOW) :]
     near = min(NEAR, median(_gaps(starts)) / 2) if len(starts) > 1 else NEAR
-    found = [time for middle in _middles(starts, near) if (time := _usual_time(starts, middle, near)) is not None]
+    found = [
+        time for middle in _cluster_centers(starts, near) if (time := _usual_time(starts, middle, near)) is not None
+    ]
     times, lateness = _distinct(found)
-    if not times or not _explain([start for time in found for start in time.starts], starts):
+    if not times or not _explain_latest([start for time in found for start in time.starts], starts):
         return None
     return Cadence(times=times, patience=lateness + NEAR)
 
 
-def _middles(starts: Sequence[float], near: float) -> list[float]:
+def _cluster_centers(starts: Sequence[float], near: float) -> list[float]:
     """Return the times of day at which starts cluster, in seconds since midnight."""
     split = min(30 * MINUTE, near)
     times = sorted(start % DAY for start in starts)
     around = [*times, *(time + DAY for time in times)]
+    # Begins after a gap, so that no cluster is cut at midnight.
     first = next((at + 1 for at, (one, other) in enumerate(pairwise(around)) if other - one > split), None)
     if first is None:
         return []
@@ -180,9 +179,9 @@ def _middles(starts: Sequence[float], near: float) -> list[float]:
     return [median(cluster) % DAY for cluster in fit]
 
 
-def _usual_time(starts: Sequence[float], middle: float, near: float) -> _UsualTime | None:
-    """Return a job's usual time near a time of day, `middle`; None if the job does not start there regularly."""
-    days = _days(starts, middle, near)
+def _usual_time(starts: Sequence[float], center: float, near: float) -> _UsualTime | None:
+    """Return a job's usual time near a time of day, `center`; None if the job does not start there regularly."""
+    days = _days(starts, center, near)
     weekdays = _weekdays(days, doubtful=near < NEAR)
     wanted = [(timestamp, start) for timestamp, start in days if _weekday(timestamp) in weekdays]
     offsets = [start - timestamp for timestamp, start in wanted if start is not None]
@@ -197,10 +196,10 @@ def _usual_time(starts: Sequence[float], middle: float, near: float) -> _UsualTi
     return _UsualTime(tuple(sorted(times)), lateness)
 
 
-def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
-    """Return the time `middle` of each day since the first start near it, with the start near it or None."""
+def _days(starts: Sequence[float], center: float, near: float) -> list[tuple[float, float | None]]:
+    """Return the time `center` of each day since the first start near it, with the start near it or None."""
     days: list[tuple[float, float | None]] = []
-    timestamp = starts[0] - starts[0] % DAY + middle - DAY
+    timestamp = starts[0] - starts[0] % DAY + center - DAY
     while timestamp <= starts[-1] + near:
         nearest = _nearest(starts, timestamp)
         hit = nearest if abs(nearest - timestamp) <= near else None
@@ -243,6 +242,7 @@ def _weekday(timestamp: float) -> int:
 
 
 def _spread(values: Sequence[float]) -> float:
+    """Return the difference of the quartiles; of all values if they are few."""
     if len(values) < 4:
         return max(values) - min(values)
     first, _, third = quantiles(values, n=4)
@@ -261,11 +261,12 @@ def _distinct(found: Sequence[_UsualTime]) -> tuple[tuple[float, ...], float]:
 
 
 def _distance(one: float, other: float) -> float:
+    """Return the seconds between two times of the week, the shorter way round."""
     apart = abs(one - other)
     return min(apart, WEEK - apart)
 
 
-def _explain(times: Sequence[float], starts: Sequence[float]) -> bool:
+def _explain_latest(times: Sequence[float], starts: Sequence[float]) -> bool:
     """Return whether most of the latest starts are near one of these times, and not only a few by chance."""
     place = min(bisect.bisect_left(starts, starts[-1] - 2 * WEEK), max(0, len(starts) - 10))
     latest = starts[place:]

@@ -53,7 +53,7 @@ class PollReport(msgspec.Struct, kw_only=True):
 
 
 def seed_source(source: SourceState) -> None:
-    """Create the series of a source that are known before its first poll, at 0."""
+    """Create the series of a source that exist from the start, at 0."""
     for family in NOT_ZERO_FIRST:
         for label in family.seeds:
             source.count(family.name, label, amount=0)
@@ -86,7 +86,7 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
     def after(self, report: PollReport, *, read: bool, pending_steps: int | None) -> "UnwrittenPolls":
-        """Return these polls and one more. `read`: whether the source is up after it, apart from scopes that failed."""
+        """Return these polls and one more. `read`: the source is up after it, unless a request for a scope failed."""
         status = _status_after(self.status, report, read=read, pending_steps=pending_steps)
         counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
         return UnwrittenPolls(status, self.counts + counts).with_skipped(report.skipped)
@@ -117,9 +117,9 @@ def _status_after(before: SourceStatus, report: PollReport, *, read: bool, pendi
         error=report.error[:MAX_ERROR],
         last_poll=report.ended,
         last_poll_duration=report.duration,
-        # A partial poll has read something, so it counts.
+        # After a partial poll, too, because it has read something.
         last_success=report.ended if read else before.last_success,
-        # A partial poll is not a failure, so it does not delay the next polls.
+        # A partial poll is not a failure, so the next polls are not delayed.
         failures=before.failures + 1 if report.failed else 0,
         interval=report.interval,
         pending_steps=before.pending_steps if pending_steps is None else pending_steps,

@@ -1,4 +1,4 @@
-"""Polls one source once: commits its batches, fetches steps, and logs one line.
+"""Polls a source: commits its batches, fetches steps, and logs one line per poll.
 
 Sources raise errors; this module catches, counts and logs them.
 """
@@ -56,7 +56,7 @@ class Poller:
         polled: Whether the first poll has ended, or has taken so long that readiness no longer waits for it.
     """
 
-    def __init__(  # noqa: PLR0913  # clocks, source and ledger are arguments, so that tests can replace them
+    def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
         self,
         rules: SourceRules,
         source: Source,
@@ -246,7 +246,7 @@ class Poller:
 
     def _follow_clock(self) -> None:
         """Detect a jump of the API's clock or the local one, and shift the baseline by it."""
-        # Runs do not grow older by a jump. If the clock was wrong before it, the baseline is wrong too.
+        # A jump must not expire active runs. If the clock was wrong before it, the baseline was wrong too.
         offset = self._clock.now() - self._monotonic()
         change = offset - self._clock_offset
         if abs(change) >= MAX_CLOCK_SKEW:
