@@ -21,6 +21,9 @@ from exporter.errors import AuthError, StateError
 
 Value = TypeVar("Value")
 
+CONNECT_TIMEOUT = 3
+"""Seconds to wait for each host of a URL that sets no other time."""
+
 PATIENCE = 10.0
 """Seconds to wait for a response. Then the connection is closed, because a frozen server sends no error."""
 
@@ -162,7 +165,7 @@ class Pool:
             kwargs=parameters(url),
             min_size=1,
             max_size=8,
-            timeout=3.0,
+            timeout=_longest_connect(url),
             reconnect_timeout=2.0,
             max_idle=60.0,
             open=True,
@@ -275,11 +278,18 @@ def _hosts(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, numbers[index] if index < len(numbers) else numbers[-1]) for index, name in enumerate(names)]
 
 
+def _longest_connect(url: str) -> float:
+    """Return after how many seconds a connection to the last host of a URL has failed or succeeded."""
+    given = conninfo_to_dict(url)
+    seconds = str(given.get("connect_timeout", ""))
+    return float(len(_hosts(given)) * max(CONNECT_TIMEOUT, int(seconds) if seconds.isdecimal() else 0))
+
+
 def parameters(url: str) -> dict[str, Any]:
     """Return the driver's parameters for a URL: connect to the primary, and notice a dead network."""
     defaults = {
         "target_session_attrs": "read-write",
-        "connect_timeout": 3,
+        "connect_timeout": CONNECT_TIMEOUT,
         "tcp_user_timeout": 8000,
         "keepalives_idle": 5,
         "keepalives_interval": 2,

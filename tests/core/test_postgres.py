@@ -1,5 +1,6 @@
 """Behavior that only a state in PostgreSQL has."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -154,3 +155,11 @@ def test_a_replaced_user_or_password_is_used_for_new_connections_and_another_dat
 def test_a_command_names_a_database_without_a_state(url):
     with pytest.raises(RefusedStateError, match="there is no state; run the daemon first"):
         opened(url)
+
+
+def test_a_host_that_does_not_answer_before_the_primary_is_no_error(postgres_server, url):
+    name = url.rpartition("/")[2]
+    with socket.create_server((HOST, 0)) as mute:
+        hosts = f"{HOST}:{mute.getsockname()[1]},{HOST}:{postgres_server.port}"
+        with closing(Pool(f"postgresql://jobrun@{hosts}/{name}?connect_timeout=4")) as pool:
+            assert PostgresStore(pool).load().sources == []
