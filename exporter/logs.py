@@ -183,9 +183,9 @@ def limit(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
 
 def report_suppressed() -> None:
     """Log how many events were dropped in the minutes that have ended. Call it regularly."""
-    for lines in _throttle.end_periods():
-        more = f"and {lines.number} more in the last minute"
-        structlog.get_logger().warning(lines.message, logger=lines.logger, more=more, **{_SUMMARY: True})
+    for period in _throttle.end_periods():
+        more = f"and {period.suppressed} more in the last minute"
+        structlog.get_logger().warning(period.message, logger=period.logger, more=more, **{_SUMMARY: True})
 
 
 _SUMMARY = "_summary"

@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -16,21 +16,13 @@ MAX_KINDS: Final = 1000
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|<.*", re.IGNORECASE | re.DOTALL)
 """Parts that may differ between messages of one kind: numbers, addresses, quoted texts, objects."""
 
-Kind = tuple[str, str]
-"""Logger, and message without its variable parts."""
 
-
-class SuppressedLines(NamedTuple):
-    """Lines of one kind that were not written. `message`: that of the first line of the kind."""
+class Period(msgspec.Struct):
+    """A period of one kind. `message`: that of its first line. `suppressed`: number of lines that were not written."""
 
     logger: str
     message: str
-    number: int
-
-
-class _Period(msgspec.Struct):
     start: float
-    message: str
     suppressed: int = 0
 
 
@@ -39,7 +31,7 @@ class Throttle:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._periods: dict[Kind, _Period] = {}
+        self._periods: dict[tuple[str, str], Period] = {}
         self._lock = threading.Lock()
 
     def admits(self, logger: str, message: str) -> bool:
@@ -52,20 +44,16 @@ class Throttle:
                 return False
             while len(self._periods) >= MAX_KINDS:
                 del self._periods[next(iter(self._periods))]
-            self._periods[kind] = _Period(self._clock(), message)
+            self._periods[kind] = Period(logger, message, self._clock())
             return True
 
-    def end_periods(self) -> list[SuppressedLines]:
-        """Return the lines that were suppressed in periods that have ended. Log a summary of each."""
+    def end_periods(self) -> list[Period]:
+        """Return the periods that have ended and in which lines were suppressed. Log a summary of each."""
         with self._lock:
             now = self._clock()
             ended = {kind: each for kind, each in self._periods.items() if not 0 <= now - each.start < PERIOD}
             for kind, period in ended.items():
                 del self._periods[kind]
                 if period.suppressed:  # the summary is the first line of the next period
-                    self._periods[kind] = _Period(now, period.message)
-            return [
-                SuppressedLines(logger, period.message, period.suppressed)
-                for (logger, _), period in ended.items()
-                if period.suppressed
-            ]
+                    self._periods[kind] = Period(period.logger, period.message, now)
+            return [period for period in ended.values() if period.suppressed]

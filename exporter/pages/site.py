@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -55,13 +55,13 @@ class PageRequest(msgspec.Struct, frozen=True):
     """A request.
 
     Attributes:
-        request: As Starlette has it.
+        headers: Its headers.
         segments: The decoded segments of the path.
         query: Names and values of the parameters, without empty values.
         links: Links relative to the requested page.
     """
 
-    request: Request
+    headers: Headers
     segments: Sequence[str]
     query: Sequence[tuple[str, str]]
     links: Links
@@ -85,14 +85,14 @@ class Site:
 
     def __init__(
         self,
-        reports: Reporter,
+        reporter: Reporter,
         pool: RequestPool,
         runbooks: Callable[[], str],
         *,
         version: str,
         refresh: float = REFRESH,
     ) -> None:
-        self._reports = reports
+        self._reporter = reporter
         self._pool = pool
         self._runbooks = runbooks
         self._refresh = refresh
@@ -114,46 +114,46 @@ class Site:
         def handle(request: Request) -> Response:
             path = segments(request)
             query = [(name, text) for name, text in request.query_params.multi_items() if text]
-            wanted = PageRequest(request, path, query, Links(len(path) - 1, self._assets.versions))
+            page_request = PageRequest(request.headers, path, query, Links(len(path) - 1, self._assets.versions))
             try:
-                page = view(wanted)
+                page = view(page_request)
             except QueryError as error:
                 page = _error_page(error)
-            return page if isinstance(page, Response) else self._render(page, wanted)
+            return page if isinstance(page, Response) else self._render(page, page_request)
 
         return self._pool.route(path, handle, _plain_error)
 
-    def _render(self, page: PageContent, wanted: PageRequest) -> Response:
+    def _render(self, page: PageContent, request: PageRequest) -> Response:
         common = {
             "version": self._version,
-            "links": wanted.links,
-            "now": self._reports.now,
+            "links": request.links,
+            "now": self._reporter.now,
             "refresh": self._refresh if page.refresh else 0,
         }
         body = templates().get_template(page.template).render(common | page.variables).encode()
         headers = HTML_HEADERS | {"Cache-Control": "no-store", "ETag": etag(body), "Vary": "Accept-Encoding"}
         # An open page is requested again every few seconds, and usually has not changed.
-        if page.status == 200 and wanted.request.headers.get("if-none-match") == headers["ETag"]:
+        if page.status == 200 and request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
-        if len(body) >= MIN_GZIP_SIZE and wants_gzip(wanted.request.headers.get("accept-encoding", "")):
+        if len(body) >= MIN_GZIP_SIZE and wants_gzip(request.headers.get("accept-encoding", "")):
             body, headers = member([body], [deflated(body)]), headers | {"Content-Encoding": "gzip"}
         return Response(body, page.status, headers | page.headers, "text/html")
 
-    def _status(self, wanted: PageRequest) -> PageContent:
-        return PageContent(template="status.html", variables=views.status(self._reports, wanted.query))
+    def _status(self, request: PageRequest) -> PageContent:
+        return PageContent(template="status.html", variables=views.status(self._reporter, request.query))
 
-    def _runs(self, wanted: PageRequest) -> PageContent | Response:
-        found = views.runs(self._reports, wanted.query)
+    def _runs(self, request: PageRequest) -> PageContent | Response:
+        found = views.runs(self._reporter, request.query)
         if isinstance(found, tuple):
-            return RedirectResponse(wanted.links.run(*found), 302, HTML_HEADERS)
+            return RedirectResponse(request.links.run(*found), 302, HTML_HEADERS)
         return PageContent(template="runs.html", variables=found)
 
-    def _run_or_log(self, wanted: PageRequest) -> PageContent:
-        match wanted.segments:
+    def _run_or_log(self, request: PageRequest) -> PageContent:
+        match request.segments:
             case ["runs", source, run_id]:
-                return PageContent(template="run.html", variables=views.run(self._reports, source, run_id))
+                return PageContent(template="run.html", variables=views.run(self._reporter, source, run_id))
             case ["runs", source, run_id, "log"]:
-                variables = views.log(self._reports, source, run_id, wanted.query)
+                variables = views.log(self._reporter, source, run_id, request.query)
                 return PageContent(template="log.html", variables=variables, refresh=False)
         raise QueryError(404, "no such page")
 

@@ -46,10 +46,10 @@ Query = Sequence[tuple[str, str]]
 """Names and values of a URL's parameters, without empty values, which forms send for "any"."""
 
 
-def status(reports: Reporter, query: Query) -> Variables:
+def status(reporter: Reporter, query: Query) -> Variables:
     """Return the variables of the status page: problems, sources and jobs."""
     wanted = from_pairs(_with_empty_project(query), JobQuery)
-    problems, jobs, sources = reports.problems(), reports.jobs(wanted), reports.sources()
+    problems, jobs, sources = reporter.problems(), reporter.jobs(wanted), reporter.sources()
     kept = _kept(query, JOB_PARAMETERS)
     return {
         "problems": problems[:MAX_PROBLEMS],
@@ -88,16 +88,16 @@ def _kept(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
     return {name: text for name, text in query if name in parameters}
 
 
-def runs(reports: Reporter, query: Query) -> Variables | tuple[str, str]:
+def runs(reporter: Reporter, query: Query) -> Variables | tuple[str, str]:
     """Return the variables of the list of runs. If the query is for the ID of one run, return its source and ID."""
     wanted, kept = from_pairs(_with_empty_project(query), RunQuery), _kept(query, RUN_PARAMETERS)
-    found = reports.runs(wanted)
+    found = reporter.runs(wanted)
     # A run whose ID cannot be in a path, such as "..", has no page of its own.
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
         return found.runs[0].source, found.runs[0].run_id
     return {
         "list": found,
-        "sources": [source.name for source in reports.sources()],
+        "sources": [source.name for source in reporter.sources()],
         "results": list(Result),
         "states": list(State),
         "given": {name: kept.get(name, "") for name in RUN_PARAMETERS},
@@ -106,12 +106,12 @@ def runs(reports: Reporter, query: Query) -> Variables | tuple[str, str]:
     }
 
 
-def run(reports: Reporter, source: str, run_id: str) -> Variables:
+def run(reporter: Reporter, source: str, run_id: str) -> Variables:
     """Return the variables of a run's page."""
-    page = reports.run(source, run_id)
+    page = reporter.run(source, run_id)
     return {
         "page": page,
-        "timeline": timeline(page.steps, page.run.start, reports.now),
+        "timeline": timeline(page.steps, page.run.start, reporter.now),
         "graph": graph(page.steps),
         "outputs": outputs(page) if page.logs else (),
         "comparison": compare_duration(page),
@@ -149,9 +149,9 @@ def recent_runs(page: RunPage) -> Sparkline:
     return sparkline(recent, places=len(recent))
 
 
-def log(reports: Reporter, source: str, run_id: str, query: Query) -> Variables:
+def log(reporter: Reporter, source: str, run_id: str, query: Query) -> Variables:
     """Return the variables of the page with a step's output."""
-    return {"log": reports.log(source, run_id, dict(query).get("step", ""))}
+    return {"log": reporter.log(source, run_id, dict(query).get("step", ""))}
 
 
 def result_word(thing: RunReport | StepReport) -> str:

@@ -58,59 +58,59 @@ class _Stream(msgspec.Struct, frozen=True):
     arguments: tuple[object, ...]
 
 
-def list_runs(database: Database, wanted: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
+def list_runs(database: Database, selection: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
     """Return at most `limit` runs that come after a place in the list; without `after` the first ones."""
     sources = database.execute("SELECT key, name FROM sources")
-    keys = [key for key, name in sources if wanted.sources is None or name in wanted.sources]
-    if wanted.run_id is not None:
-        return list(_by_id(database, sorted(keys), wanted))
-    streams = [*_active_streams(keys, wanted), *_completed_streams(database, keys, wanted)]
+    keys = [key for key, name in sources if selection.sources is None or name in selection.sources]
+    if selection.run_id is not None:
+        return list(_by_id(database, sorted(keys), selection))
+    streams = [*_active_streams(keys, selection), *_completed_streams(database, keys, selection)]
     remaining = [stream for stream in streams if after is None or stream.open <= after.open]
-    rows = [_rows(database, stream, wanted, after, limit) for stream in remaining]
+    rows = [_rows(database, stream, selection, after, limit) for stream in remaining]
     return list(itertools.islice(heapq.merge(*rows, key=_sort_key, reverse=True), limit))
 
 
-def _by_id(database: Database, keys: Iterable[int], wanted: RunSelection) -> Iterator[ListedRun]:
+def _by_id(database: Database, keys: Iterable[int], selection: RunSelection) -> Iterator[ListedRun]:
     query = f"SELECT {COLUMNS} FROM runs WHERE source = ? AND run_id = ?"  # noqa: S608  # constants
     for key in keys:
-        row = database.execute(query, (key, wanted.run_id)).fetchone()
-        if row is not None and _fits(found := _listed(key, row), wanted):
+        row = database.execute(query, (key, selection.run_id)).fetchone()
+        if row is not None and _fits(found := _listed(key, row), selection):
             yield found
 
 
-def _fits(found: ListedRun, wanted: RunSelection) -> bool:
+def _fits(found: ListedRun, selection: RunSelection) -> bool:
     run, at = found.row.run, found.place.at
     return (
-        (wanted.jobs is None or found.row.job in wanted.jobs)
-        and (wanted.result is None or (run.result is wanted.result and not found.place.open))
-        and (wanted.state is None or (run.state is wanted.state and found.place.open))
-        and (wanted.after is None or at >= wanted.after)
-        and (wanted.before is None or at < wanted.before)
+        (selection.jobs is None or found.row.job in selection.jobs)
+        and (selection.result is None or (run.result is selection.result and not found.place.open))
+        and (selection.state is None or (run.state is selection.state and found.place.open))
+        and (selection.after is None or at >= selection.after)
+        and (selection.before is None or at < selection.before)
     )
 
 
-def _active_streams(keys: Iterable[int], wanted: RunSelection) -> Iterator[_Stream]:
-    if wanted.result is not None:
+def _active_streams(keys: Iterable[int], selection: RunSelection) -> Iterator[_Stream]:
+    if selection.result is not None:
         return
-    jobs, arguments = _in_jobs(wanted.jobs)
-    state, more = ("", ()) if wanted.state is None else (" AND state = ?", (wanted.state.value,))
+    jobs, arguments = _in_jobs(selection.jobs)
+    state, more = ("", ()) if selection.state is None else (" AND state = ?", (selection.state.value,))
     for key in keys:
         yield _Stream(True, key, "origin", f"source = ? AND mark = 0{jobs}{state}", (key, *arguments, *more))
 
 
-def _completed_streams(database: Database, keys: Collection[int], wanted: RunSelection) -> Iterator[_Stream]:
-    if wanted.state is not None:
+def _completed_streams(database: Database, keys: Collection[int], selection: RunSelection) -> Iterator[_Stream]:
+    if selection.state is not None:
         return
-    if wanted.jobs is not None and len(wanted.jobs) <= FEW_JOBS:
-        result, more = ("", ()) if wanted.result is None else (" AND result = ?", (wanted.result.value,))
-        for job in wanted.jobs:
+    if selection.jobs is not None and len(selection.jobs) <= FEW_JOBS:
+        result, more = ("", ()) if selection.result is None else (" AND result = ?", (selection.result.value,))
+        for job in selection.jobs:
             row = database.execute("SELECT source FROM runs WHERE job = ? AND mark <> 0 LIMIT 1", (job,)).fetchone()
             if row is not None and row[0] in keys:
                 yield _Stream(False, row[0], ENDED, f"job = ? AND mark <> 0{result}", (job, *more))
         return
     # The index sorts by result first, so each result needs its own stream. Expired runs have no result.
-    jobs, arguments = _in_jobs(wanted.jobs)
-    for key, result_ in itertools.product(keys, (*Result, None) if wanted.result is None else (wanted.result,)):
+    jobs, arguments = _in_jobs(selection.jobs)
+    for key, result_ in itertools.product(keys, (*Result, None) if selection.result is None else (selection.result,)):
         of_result, value = ("result IS NULL", ()) if result_ is None else ("result = ?", (result_.value,))
         yield _Stream(False, key, ENDED, f"source = ? AND {of_result} AND mark <> 0{jobs}", (key, *value, *arguments))
 
@@ -122,11 +122,11 @@ def _in_jobs(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
 
 
 def _rows(
-    database: Database, stream: _Stream, wanted: RunSelection, after: Place | None, limit: int
+    database: Database, stream: _Stream, selection: RunSelection, after: Place | None, limit: int
 ) -> Iterator[ListedRun]:
     # A generator decodes only the rows that the merge takes.
     conditions, arguments = [stream.where], list(stream.arguments)
-    for condition, bound in ((">= ?", wanted.after), ("< ?", wanted.before)):
+    for condition, bound in ((">= ?", selection.after), ("< ?", selection.before)):
         if bound is not None:
             conditions.append(f"{stream.at} {condition}")
             arguments.append(bound)
