@@ -151,9 +151,8 @@ def weekly(starts: Sequence[float]) -> Cadence | None:
     """Return the cadence of a job that starts at the same times on the same weekdays; None if it does not."""
     starts = starts[bisect.bisect_left(starts, starts[-1] - WINDOW) :]
     near = min(NEAR, median(_gaps(starts)) / 2) if len(starts) > 1 else NEAR
-    found = [
-        time for middle in _cluster_centers(starts, near) if (time := _usual_time(starts, middle, near)) is not None
-    ]
+    usual_times = [_usual_time(starts, center, near) for center in _cluster_centers(starts, near)]
+    found = [time for time in usual_times if time is not None]
     times, lateness = _distinct(found)
     if not times or not _explain_latest([start for time in found for start in time.starts], starts):
         return None

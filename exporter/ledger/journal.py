@@ -197,7 +197,6 @@ class Journal:
     def _put_loaded(self, loaded: LoadedState) -> None:
         for source in loaded.sources:
             self.committed.sources[source.name] = source
-            self.committed.open_runs.add_source(source.name)
         for job in loaded.jobs:
             self.committed.take(job, self._series(job))
         for name, row in loaded.open_runs:
@@ -238,7 +237,6 @@ class Journal:
         seed_source(state)
         self.put_source(state)
         self._show_unwritten_status(name)
-        self.committed.open_runs.add_source(name)
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
             run_buckets = rules.run_buckets(job)
             bounds = {

@@ -16,20 +16,16 @@ class OpenRuns:
     """The active runs of all sources. A run may move to another job while it is active."""
 
     def __init__(self) -> None:
-        self._by_source: dict[str, Runs] = {}
+        self._by_source: defaultdict[str, Runs] = defaultdict(dict)
         self._by_scope: defaultdict[tuple[str, str], Runs] = defaultdict(dict)
         self._by_job: defaultdict[int, Runs] = defaultdict(dict)
         self._ordered: dict[str, tuple[OpenRun, ...]] = {}
         self._due_since: dict[str, dict[str, float]] = {}
 
-    def add_source(self, source: str) -> None:
-        """Add a source without runs, if it is missing."""
-        self._by_source.setdefault(source, {})
-
     def put(self, source: str, run: OpenRun) -> set[int]:
         """Add or replace an active run. Return the keys of the jobs whose active runs changed."""
         changed = self.drop(source, run.run_id) | {run.job}
-        self._by_source.setdefault(source, {})[run.run_id] = run
+        self._by_source[source][run.run_id] = run
         self._ordered.pop(source, None)
         self._by_scope[source, run.scope][run.run_id] = run
         self._by_job[run.job][run.run_id] = run
@@ -52,7 +48,7 @@ class OpenRuns:
 
     def of(self, source: str, scope: str | None = None) -> list[OpenRun]:
         """Return the active runs of a source or of one of its scopes, oldest first."""
-        runs = self._by_source[source] if scope is None else self._by_scope.get((source, scope), {})
+        runs = self._by_source.get(source, {}) if scope is None else self._by_scope.get((source, scope), {})
         return sorted(runs.values(), key=lambda run: run.origin)
 
     def ordered(self, source: str) -> tuple[OpenRun, ...]:
