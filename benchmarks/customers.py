@@ -36,16 +36,16 @@ class Api:
 class View(SimpleNamespace):
     """A view of a state with all customers."""
 
-    def watermark(self, scope=""):  # noqa: ARG002  # as a view has it
+    def watermark(self, scope=""):  # noqa: ARG002  # the type that a view uses
         return NOW - 120
 
-    def baseline(self, scope=""):  # noqa: ARG002  # as a view has it
+    def baseline(self, scope=""):  # noqa: ARG002  # the type that a view uses
         return NOW - 86400
 
-    def open_runs(self, scope=None):  # noqa: ARG002  # as a view has it
+    def open_runs(self, scope=None):  # noqa: ARG002  # the type that a view uses
         return self.open
 
-    def wanted(self, name):  # noqa: ARG002  # as a view has it
+    def wanted(self, name):  # noqa: ARG002  # the type that a view uses
         return True
 
     def out_of_time(self):

@@ -73,7 +73,7 @@ def exponent(sizes, costs):
 
 def resident():
     """Return the resident memory of this process in bytes."""
-    with open("/proc/self/statm") as statm:  # noqa: PTH123  # not a file of a folder of ours
+    with open("/proc/self/statm") as statm:  # noqa: PTH123  # not a file in one of our folders
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 
@@ -104,7 +104,7 @@ def show(figures):
 def machine():
     """Describe the machine in one line."""
     try:
-        with open("/proc/cpuinfo") as info:  # noqa: PTH123  # a file of the kernel, as above
+        with open("/proc/cpuinfo") as info:  # noqa: PTH123  # a file of the kernel
             model = next(text.partition(":")[2].strip() for text in info if text.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.machine()

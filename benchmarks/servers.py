@@ -109,7 +109,7 @@ def nginx(page):
         (folder / "openmetrics.gz").write_bytes(bytes(page.openmetrics_gzip))
         port = free_port()
         (folder / "conf").write_text(NGINX.format(folder=folder, port=port, text=TEXT, openmetrics=OPENMETRICS))
-        child = subprocess.Popen([program, "-c", folder / "conf", "-e", folder / "errors"])  # noqa: S603  # a file of ours
+        child = subprocess.Popen([program, "-c", folder / "conf", "-e", folder / "errors"])  # noqa: S603  # a known file
         try:
             wait_for(port)
             yield port

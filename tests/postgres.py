@@ -51,7 +51,7 @@ class Server:
         )
         command = [str(self._programs / program), *arguments]
         environ = {**os.environ, **self.environ}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=environ, **as_other)  # noqa: S603  # its own programs
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=environ, **as_other)  # noqa: S603  # runs its own programs
         assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
 
     def _watch(self) -> None:

@@ -65,7 +65,7 @@ def unit(tmp_path):
 
 def analyzed(*arguments):
     command = [needed("systemd-analyze"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a tool of the system
+    return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a system tool
 
 
 def test_systemd_has_no_complaint_about_the_unit(unit):

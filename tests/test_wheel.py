@@ -30,7 +30,7 @@ def wheel(built, tmp_path_factory):
     (path,) = built.glob("*.whl")
     folder = tmp_path_factory.mktemp("installed")
     with zipfile.ZipFile(path) as archive:
-        archive.extractall(folder)  # noqa: S202  # built from this tree a moment ago
+        archive.extractall(folder)  # noqa: S202  # just built from this tree
     return folder
 
 

@@ -36,7 +36,7 @@ OWN = ("exporter", "replica", "vendor")
 @pytest.fixture(params=VARIANTS)
 def project(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Return the merged compose files of a variant."""
-    needed("podman")  # podman-compose asks it for its version, whatever it is to do
+    needed("podman")  # podman-compose asks for its version first
     command = [sys.executable, "-m", "podman_compose", *VARIANTS[request.param], "config"]
     done = subprocess.run(command, cwd=COMPOSE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

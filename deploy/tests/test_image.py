@@ -128,7 +128,7 @@ def test_the_image_is_small_and_labeled(image: str) -> None:
     base = re.search(r"ARG PYTHON_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text())
     assert base
     added = (int(inspected(image, "{{.Size}}")) - int(inspected(base[1], "{{.Size}}"))) / 1e6
-    print(f"{added:.1f} MB beyond the base image")  # noqa: T201  # to be written into the docs
+    print(f"{added:.1f} MB beyond the base image")  # noqa: T201  # prints what belongs into the docs
 
     assert added < LARGEST
     assert inspected(image, "{{.Config.User}}") == "65532:65532"

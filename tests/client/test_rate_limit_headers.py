@@ -210,5 +210,5 @@ def test_a_missing_retry_after_and_a_broken_date_are_none():
 def test_a_date_without_a_zone_is_utc_wherever_the_exporter_runs(date):
     code = f"from exporter.client.limits import parse_date; print(parse_date({date!r}))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "TZ": "Asia/Tokyo"})  # noqa: S603  # our own interpreter
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "TZ": "Asia/Tokyo"})  # noqa: S603  # runs this Python
     assert float(done.stdout) == NOW

@@ -106,7 +106,7 @@ def test_a_clients_certificate_and_key_are_exchanged_together(make, tmp_path):
     client = make(api, **files)
     assert ask(client) == b"{}"
     write(new, "cert")
-    assert ask(client) == b"{}"  # the key of this certificate is not there yet: the old pair is used
+    assert ask(client) == b"{}"  # the key of this certificate does not exist yet: the old pair is used
     api.trust(new)
     write(new, "key")
     assert ask(client) == b"{}"

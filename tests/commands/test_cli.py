@@ -275,7 +275,7 @@ def test_an_invalid_address_is_refused(text):
 
 
 def python(*argv):
-    return subprocess.run(  # noqa: S603  # our own interpreter
+    return subprocess.run(  # noqa: S603  # runs this Python
         [sys.executable, *argv],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": "."},

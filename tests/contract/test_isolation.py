@@ -44,7 +44,7 @@ def test_an_api_that_hangs_blocks_no_scrape_and_is_counted_as_a_timeout(make):
     begun = time.monotonic()
     bench.run(MINUTE)
     assert time.monotonic() - begun < 10
-    assert bench.value("jobrun_source_poll_errors_total", reason="timeout") >= 1  # each part that hangs counts
+    assert bench.value("jobrun_source_poll_errors_total", reason="timeout") >= 1  # each hanging part counts
     assert bench.counted() == before
     bench.run(70 * MINUTE)
     assert bench.counted() == bench.truth()

@@ -107,7 +107,7 @@ class FakeLedger:
     def complete_poll(self, source, poll_context, *, swept):
         self._do("complete_poll", source, poll_context, swept)
 
-    def shift_baseline(self, source, seconds, now, *, again):  # noqa: ARG002  # the interface
+    def shift_baseline(self, source, seconds, now, *, again):  # noqa: ARG002  # required by the interface
         self._do("shift_baseline", source, seconds, now)
 
     def pending_steps(self, source, now, limit):

@@ -84,7 +84,7 @@ class BoundedHarness(PageHarness):
         """Let 90 days pass, so that jobs expire and their series end."""
         before = self.page()
         self.now += 91 * DAY
-        self.read()  # ages are counted to the watermark
+        self.read()  # ages end at the watermark
         expire_jobs(self.ledger, self.now, 90 * DAY)
         gone = {job.name for job in self.ledger.jobs_of("s") if job.gone}
         for (name, labels), value in before.items():
@@ -155,11 +155,11 @@ def test_sums_are_right_and_series_bounded_no_matter_which_jobs_come_and_go(limi
                     harness.configure(max_series=how[0])
             page = close_to_its_truth(harness)
             if what in {"restart", "resize"}:
-                # folded jobs may have got series of their own, which begin at 0
+                # folded jobs may have got their own series, which start at 0
                 assert {each: value for each, value in page.items() if each[0] in harness.expected and value} == {
                     each: value for each, value in before.items() if each[0] in harness.expected and value
                 }
-            # each result of `__other__` steps beyond the two that are expected is one more
+            # each further result of `__other__` steps is one more series
             assert harness.ledger.committed.series_total <= max(harness.changes["max_series"], taken) + RARE
             if full and what == "run":
                 assert harness.labels(page) <= harness.labels(before)
@@ -201,7 +201,7 @@ def test_a_folded_job_gets_its_own_series_from_0_once_there_is_room(bounded, wei
     page = close_to_its_truth(harness)
     assert (of_job(page, RUNS, "first"), of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (3, 0, 3)
     needed = harness.ledger.committed.series_total
-    harness.configure(max_series=int(needed / 0.9))  # full to nine tenths
+    harness.configure(max_series=int(needed / 0.9))  # nine tenths of the room are used
     harness.end("second")
     assert of_job(close_to_its_truth(harness), RUNS, OTHER) == 4
     harness.configure(max_series=needed + weight + 30)

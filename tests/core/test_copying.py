@@ -194,7 +194,7 @@ def test_a_copy_that_differs_is_rolled_back(path, url):
         connection.execute("DELETE FROM jobs")
         connection.execute("DELETE FROM runs")
         connection.execute("DELETE FROM sources")
-        # Stands for a target that stores other rows than it was given.
+        # A target that stores other rows than it was given.
         connection.execute(
             "CREATE FUNCTION lose() RETURNS trigger AS 'BEGIN RETURN NULL; END' LANGUAGE plpgsql;"
             "CREATE TRIGGER lose BEFORE INSERT ON runs FOR EACH ROW WHEN (NEW.run_id = 'done') EXECUTE FUNCTION lose()"

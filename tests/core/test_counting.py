@@ -61,14 +61,14 @@ def known(run, mark, *earlier):
         (None, OLD, {"baseline": B + 1.0}, BASELINE, False, CountState.BASELINE),
         (None, EXACT, {"baseline": B + 0.9}, BASELINE, False, CountState.BASELINE),
         (None, EXACT, {}, LATE, True, CountState.COUNTED),
-        # without an end the start decides, and where that is not known, whether the baseline reading is done
+        # without an end the start decides; without a start, whether the first poll is over
         (None, ENDLESS, {"baseline": 800.0, "settled": False}, NEW, True, CountState.COUNTED),
         (None, ENDLESS, {"settled": False}, BASELINE, False, CountState.BASELINE),
         (None, ENDLESS, {"settled": True}, BASELINE, False, CountState.BASELINE),
         (None, ENDLESS, {"settled": True, "included_later": True}, BASELINE, False, CountState.BASELINE),
         (None, BLANK, {"settled": False}, BASELINE, False, CountState.BASELINE),
         (None, BLANK, {"settled": True, "included_later": True}, NEW, True, CountState.COUNTED),
-        # seen open
+        # seen while active
         (known(OPEN, CountState.OPEN), OPEN, {}, DUPLICATE, False, None),
         (known(OPEN, CountState.OPEN), WAITING, {}, UPDATED, False, CountState.OPEN),
         (known(OPEN, CountState.OPEN), DONE, {}, UPDATED, True, CountState.COUNTED),
@@ -76,7 +76,7 @@ def known(run, mark, *earlier):
         (known(OPEN, CountState.OPEN), OLD, {"baseline": B + 0.9}, UPDATED, True, CountState.COUNTED),
         (known(OPEN, CountState.OPEN), OLD, {"baseline": B + 1.0}, BASELINE, False, CountState.BASELINE),
         (known(OPEN, CountState.OPEN), ENDLESS, {}, UPDATED, True, CountState.COUNTED),
-        # seen ended, of a vendor that does not reopen
+        # seen completed, at a vendor that does not reopen runs
         (known(DONE, CountState.COUNTED), OPEN, {}, DUPLICATE, False, None),
         (known(DONE, CountState.COUNTED), DONE, {}, DUPLICATE, False, None),
         (known(DONE, CountState.COUNTED), FAILED, {}, UPDATED, False, CountState.COUNTED),
@@ -84,7 +84,7 @@ def known(run, mark, *earlier):
         (known(OLD, CountState.BASELINE), DONE, {}, UPDATED, False, CountState.BASELINE),
         (known(GIVEN, CountState.EXPIRED), OPEN, {}, DUPLICATE, False, None),
         (known(GIVEN, CountState.EXPIRED), DONE, {}, UPDATED, False, CountState.COUNTED),
-        # of one that does: an ending is (id, end)
+        # at a vendor that reopens runs: ID and end identify a completion
         (known(DONE, CountState.COUNTED), OPEN, {"reopens": True}, UPDATED, False, CountState.OPEN),
         (known(DONE, CountState.COUNTED), AGAIN, {"reopens": True}, UPDATED, True, CountState.COUNTED),
         (known(DONE, CountState.COUNTED), FAILED, {"reopens": True}, UPDATED, False, CountState.COUNTED),
@@ -173,11 +173,11 @@ F, S, K = Result.FAILURE, Result.SUCCESS, Result.SKIP
         ([step("a", F)], "a"),
         ([step("a", S), step("b", F, "a"), step("c", K, "b")], "b"),
         ([step("c", F, "b"), step("b", F, "a"), step("a", F)], "a"),
-        ([step("c", F, "b"), step("b", S, "a"), step("a", F)], "a"),  # an ancestor through one that went well
+        ([step("c", F, "b"), step("b", S, "a"), step("a", F)], "a"),  # an ancestor reached through a successful step
         ([step("a", F, end=9.0), step("b", F, end=5.0)], "b"),
         ([step("a", F), step("b", F, end=5.0)], "b"),
         ([step("a", F), step("b", F)], "a"),
-        ([step("a", F, "b"), step("b", F, "a")], "a"),  # a circle
+        ([step("a", F, "b"), step("b", F, "a")], "a"),  # a cycle
         ([step("a", F, "a")], "a"),
         ([step("a", F, "nobody")], "a"),
     ],

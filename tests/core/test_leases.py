@@ -71,7 +71,7 @@ def test_a_poll_that_ends_after_its_lease_was_lost_reports_nothing(replica):
     only = replica("a")
     only.take("s")
     only.leases.drop(["s"])
-    for _ in range(2):  # the second one finds the records loaded again
+    for _ in range(2):  # the second poll finds the records loaded again
         report = PollReport(ended=1000.0, duration=1.0, outcome="success")
         with pytest.raises(LeaseLostError):
             only.ledger.finish_poll("s", report)
@@ -116,7 +116,7 @@ def test_a_lost_response_to_a_commit_neither_loses_nor_doubles_a_run(replica):
     with pytest.raises(StateError):
         only.poll("1", "2")
     only.pool.loses = False
-    assert only.successes() == 1  # what is in memory is not what is committed, and nothing is judged on it
+    assert only.successes() == 1  # memory differs from the committed records, so no row is classified by it
     only.poll("1", "2", "3")
     assert only.successes() == 3
     assert only.leases.held == {"s"}
@@ -143,7 +143,7 @@ def test_after_lost_commits_nothing_is_written_from_the_records_in_memory(replic
 
 def test_nobody_takes_a_lease_until_one_that_a_failover_lost_has_ended(replica, admin):
     running = replica("running")
-    admin.execute("UPDATE exporter SET history = '00000000'")  # as a standby has it when it replaces the primary
+    admin.execute("UPDATE exporter SET history = '00000000'")  # like on a standby that replaces the primary
     starting = replica("starting")
     assert not running.take("s")
     assert not starting.take("s")
@@ -186,7 +186,7 @@ def test_no_request_is_sent_without_a_lease_whatever_the_database_does(replica):
             client.get("/x", endpoint="/x")
         one.take("s")
         client.get("/x", endpoint="/x")
-        one.time += LONGEST_SILENCE  # nothing renewed it, and nobody noticed
+        one.time += LONGEST_SILENCE  # it was not renewed, and nothing reported that
         with pytest.raises(Stopped):
             client.get("/x", endpoint="/x")
     assert len(sent) == 1

@@ -112,7 +112,7 @@ def test_a_completed_run_without_an_end_in_a_later_window_of_the_first_poll_is_b
     harness.poll(first, second)
     assert harness.counts() == {}
     harness.read(
-        run("d", result=Result.FAILURE, start=BASELINE - 1),  # it would have been shown as open
+        run("d", result=Result.FAILURE, start=BASELINE - 1),  # it would have been shown as active
         run("e", result=Result.FAILURE, start=BASELINE + 1),
         run("f", result=Result.FAILURE),
     )
@@ -163,7 +163,7 @@ def test_a_scope_found_later_counts_from_the_last_list_without_it(harness):
 
     both = Listing(BASELINE + 1, frozenset("ab"))
     harness.poll(batch("a", both))
-    # b was listed with a, and is read by a later poll: it counts from the source's baseline
+    # b was listed together with a but read by a later poll: it counts from the source's baseline
     harness.now = BASELINE + 300
     harness.poll(batch("b", both, ended("b1", BASELINE + 2, job_id="b")))
     harness.now = BASELINE + 1000
@@ -466,7 +466,7 @@ def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(harness):
     harness.read(ended())
     harness.close()
     harness.path.write_bytes(b"no database at all")
-    store = Store(harness.path.with_name("empty.db"))  # so that creating the tables is not what fails
+    store = Store(harness.path.with_name("empty.db"))  # so that the failure is not in creating the tables
     store.close()
 
     def opening():
@@ -733,7 +733,7 @@ def test_an_idle_batch_that_is_never_written_is_read_again(harness):
     harness.begin()
     harness.ledger.commit("s", Batch(through=harness.now), harness.poll_context)
     assert harness.ledger.source("s").scopes[""].watermark == harness.now
-    harness.open()  # as after a kill
+    harness.open()  # like after a kill
     assert harness.ledger.source("s").scopes[""].watermark == BASELINE
     harness.read(ended("a"), ended("b", end=harness.now))
     assert harness.total() == 2
@@ -802,7 +802,7 @@ def test_a_failed_fetch_is_repeated_with_the_next_poll_and_then_less_often(harne
     for _ in range(8):
         harness.begin()
         (row,) = harness.ledger.pending_steps("s", harness.now, 10)
-        harness.now += 5  # the poll takes a while
+        harness.now += 5  # the poll takes some time
         harness.ledger.steps_failed("s", row, harness.poll_context)
         waits.append(harness.row().due - harness.started)
         harness.now = harness.row().due

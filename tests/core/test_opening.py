@@ -153,7 +153,7 @@ def test_a_file_of_another_user_is_reported_with_both_users(tmp_path, locked_par
     path = folder / "state.db"
     opened(path).store.close()
     for each in (tmp_path, *tmp_path.parents):
-        if str(each).startswith("/tmp/"):  # noqa: S108  # pytest makes its folders for one user alone
+        if str(each).startswith("/tmp/"):  # noqa: S108  # only the user of the tests may read pytest's folders
             each.chmod(each.stat().st_mode | 0o055)
     if locked_part == "file":
         folder.chmod(0o777)
@@ -305,7 +305,7 @@ def test_a_file_that_replaced_the_state_is_never_written_to(harness, path):
         try:
             harness.read(ended("b", BASELINE + 200))
         except StateError as error:
-            assert "removed" in str(error)  # noqa: PT017  # the first one only
+            assert "removed" in str(error)  # noqa: PT017  # only the first one
     assert harness.counts() == {"success": 2}
 
 

@@ -278,7 +278,7 @@ def test_an_unreadable_scope_makes_the_poll_partial_and_not_failed(harness):
         (600.0, None, False),
         (600.0, STARTED - 599, False),
         (600.0, STARTED - 600, True),
-        (600.0, STARTED + 600, True),  # by a clock that was ahead
+        (600.0, STARTED + 600, True),  # written by a clock that was ahead
     ],
 )
 def test_a_poll_sweeps_when_the_interval_has_passed(interval, last, due):

@@ -75,7 +75,7 @@ def test_counters_are_withheld_from_the_moment_at_which_older_records_are_loaded
     assert only.replica.rewound == frozenset()
     with pytest.raises(StateError):
         only.parts.poll("1", "2", "3")
-    only.ledger.load()  # as the next poll does, which makes a page before the next tick
+    only.ledger.load()  # like the next poll, which renders a page before the next tick
     assert (only.series().value, only.replica.rewound) == (1, {"s"})
 
 
@@ -99,7 +99,7 @@ def test_a_replica_recognizes_a_restored_dump_even_if_it_never_saw_the_lost_comm
 def test_a_new_replica_recognizes_a_failover_that_lost_all_but_the_first_commit_of_a_source(member, admin):
     only = member("a")
     only.parts.poll("1", "2")
-    # As a standby has it that got the source's creation, and then replaced its primary.
+    # Like a standby that received only the creation of the source before it replaced the primary.
     older = f"history = replace(history, {HISTORY}, '00000000'), until = now() - interval '1 s', written = DEFAULT"
     admin.execute(f"UPDATE leases SET {older}")  # noqa: S608  # constants
     late = member("b")

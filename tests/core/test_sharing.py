@@ -39,7 +39,7 @@ def test_leases_are_renewed_while_a_page_takes_long(url, admin):
         for _ in range(3):
             before = end()
             time[0] += LONGEST_SILENCE - 1
-            assert eventually(end, lambda after: after > before) > before  # noqa: B023  # called in this turn
+            assert eventually(end, lambda after: after > before) > before  # noqa: B023  # called within this iteration
     finally:
         rendered.set()
         shared.stop(5.0)

@@ -120,7 +120,7 @@ def test_no_counter_falls_when_the_process_dies_while_nothing_can_be_written(har
         fail_to_finish(harness, skipped=1)
     served = counters(harness)
     Failing.fails = False
-    harness.open()  # without closing, as after a kill
+    harness.open()  # not closed, like after a kill
     assert {series: value for series, value in served.items() if counters(harness)[series] < value} == {}
     assert served[POLLS, "success"] == 2
 

@@ -76,7 +76,7 @@ def test_every_commit_is_on_disk_and_readers_delay_no_writer(path, opener):
     assert database.setting("journal_mode") == "wal"
     assert database.setting("synchronous") == 2  # FULL
     assert database.setting("busy_timeout") == 5000
-    assert database.isolation_level is None  # no transaction begins by itself
+    assert database.isolation_level is None  # no transaction starts implicitly
     store.close()
     assert closed(database)
 

@@ -23,7 +23,7 @@ def reach(**changes):
     ("watermark", "limits", "sweep", "start"),
     [
         (None, REACH, None, HORIZON),
-        (None, reach(lookback=HORIZON), None, HORIZON),  # the first reading goes as deep as the API does
+        (None, reach(lookback=HORIZON), None, HORIZON),  # the first poll reads as deep as the API shows
         (None, reach(lookback=HOUR), None, HORIZON),
         (NOW - 120, REACH, None, math.floor(NOW - 120 - HOUR)),
         (NOW - 120, REACH, DAY, math.floor(NOW - DAY)),
@@ -31,7 +31,7 @@ def reach(**changes):
         (NOW - 3 * DAY, reach(lookback=2 * DAY), None, math.ceil(NOW - 2 * DAY)),
         (NOW - 9 * DAY, REACH, None, HORIZON),
         (NOW - 9 * DAY, REACH, DAY, HORIZON),
-        (NOW + 10, REACH, None, HORIZON),  # set by a clock that was ahead: nothing is known to be read
+        (NOW + 10, REACH, None, HORIZON),  # set by a clock that was ahead: no time counts as read
         (NOW + 10 * DAY, REACH, DAY, HORIZON),
         (NOW - 120, reach(overlap=0.0), None, math.floor(NOW - 120)),
         (NOW, reach(overlap=0.0), None, END - 1),  # never empty

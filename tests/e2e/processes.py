@@ -172,7 +172,7 @@ class Trap:
         self._thread = thread
         self._inside = False
 
-    def __call__(self, *arguments: Any, **options: Any) -> sqlite3.Connection:  # passed on as they came
+    def __call__(self, *arguments: Any, **options: Any) -> sqlite3.Connection:  # passed on unchanged
         connection: sqlite3.Connection = sqlite3.connect(*arguments, **options)
         connection.set_trace_callback(self._trace)
         return connection

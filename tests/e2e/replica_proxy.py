@@ -40,7 +40,7 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ReplicaProxy
 
-    def do_GET(self) -> None:  # the base class's name
+    def do_GET(self) -> None:  # the name comes from the base class
         status, body = self.server.ask(self.path)
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -48,5 +48,5 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name comes from the base class
         """Log nothing."""

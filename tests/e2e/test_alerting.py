@@ -165,7 +165,7 @@ def test_each_problem_is_notified_once_and_resolved_once_despite_a_kill_and_an_o
 
     chain.simulator.disruptions.set([Status(code=503)])
     assert chain.fires(*DOWN)
-    time.sleep(25)  # longer than any job but the late one may go without a run that is seen
+    time.sleep(25)  # longer than any job except the late one is without a run
     chain.simulator.disruptions.set([])
     assert chain.clears(*DOWN)
 

@@ -78,7 +78,7 @@ def test_increases_before_and_after_the_first_poll_equal_the_completed_runs(tmp_
         server = Prometheus(tmp_path / "server", port)
         try:
             assert server.ready()
-            # The daemon's 0 is the seam: what ends before the first scrape would rise from nothing.
+            # Runs that end before the daemon's first scrape would increase a counter without a first sample.
             assert eventually(lambda: server.ask("query", query="jobrun_exporter_build_info"))
             for number in range(4):
                 world.run(JOBS[number % 3], duration=0.5, result=RESULTS[number % 3], steps=("load", "model"))

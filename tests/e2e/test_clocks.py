@@ -52,7 +52,7 @@ def run(tmp_path: Path, simulator: SnowplowSimulator, clock: FalseClock) -> Call
     def started() -> tuple[Command, Scraper]:
         port = free_port()
         settings = {
-            "sources": [source(simulator, poll_interval="4s")],  # under libfaketime everything takes its time
+            "sources": [source(simulator, poll_interval="4s")],  # libfaketime slows everything down
             "state": {"path": str(tmp_path / "state.db")},
             "metrics": {"zero_first": "0s"},
         }

@@ -128,7 +128,7 @@ def test_kills_at_any_time_neither_lose_nor_double_a_run(
     ]
     with ThreadPoolExecutor() as pool:
         list(pool.map(KilledDaemons.die_often, victims, [range(LAST)] * 2))
-        world.stop()  # what a kill loses now, no later run brings back to mind
+        world.stop()  # what a kill loses now, no later run makes good
         list(pool.map(KilledDaemons.die_often, victims, [range(LAST, KILLS // 2)] * 2))
 
     daemons = [victim.start() for victim in victims]

@@ -124,7 +124,7 @@ def test_a_reload_of_a_replica_takes_new_sources_and_hands_back_removed_ones(
         settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
         settings["sources"] = [source(simulator, name) for name in names]
         written(tmp_path, settings)
-        time.sleep(1)  # the daemon reloads once a second
+        time.sleep(1)  # the daemon reloads at most once per second
         return fetch(replica.port, "/-/reload", method="POST", timeout=10)[0]
 
     def held() -> set[str]:

@@ -131,7 +131,7 @@ class Mailbox:
     def __init__(self):
         self.mails = []
 
-    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802  # aiosmtpd calls it so
+    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802  # aiosmtpd requires this name
         self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         return "250 OK"
 

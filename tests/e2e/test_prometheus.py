@@ -31,7 +31,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
     ]
     with ExitStack() as stack:
         servers = []
-        for name, options in kinds:  # one after the other: if one is not here, those before it are ended
+        for name, options in kinds:  # one after the other: if one is missing, the ones before it are stopped
             servers.append(Prometheus(tmp_path / name, port, **options))
             stack.callback(servers[-1].end)
         yield port, servers

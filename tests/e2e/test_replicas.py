@@ -206,7 +206,7 @@ def test_replicas_show_the_same_bytes(fleet):
     fleet.scrape_for(10)
     fleet.rest()
     for simulator in fleet.simulators:
-        simulator.disruptions.set([Status(code=503)])  # polls that fail become rare, and commits with them
+        simulator.disruptions.set([Status(code=503)])  # failing polls become rare, and so do commits
 
     def pages():
         return {fetch(port)[2] for port in fleet.ports}

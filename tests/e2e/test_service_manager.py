@@ -84,7 +84,7 @@ def test_a_reload_and_the_shutdown_are_reported(
 
 def stalling(*arguments: object, **options: object) -> sqlite3.Connection:
     """Open the database so that the heartbeat hangs in its first transaction, as on a hanging disk."""
-    connection = sqlite3.connect(*arguments, **options)  # type: ignore[call-overload]  # handed on as they came
+    connection = sqlite3.connect(*arguments, **options)  # type: ignore[call-overload]  # passed on unchanged
 
     def trace(statement: str) -> None:
         if statement.startswith("BEGIN") and threading.current_thread().name == "heart":
@@ -102,7 +102,7 @@ def test_the_watchdog_is_no_longer_notified_when_the_heartbeat_stops(
     supervisor.until("WATCHDOG")
 
     until = time.monotonic() + 90
-    with pytest.raises(TimeoutError):  # noqa: PT012  # scrapes make the heart release zeros, which takes a transaction
+    with pytest.raises(TimeoutError):  # noqa: PT012  # after scrapes the heartbeat exposes series, which takes a transaction
         while time.monotonic() < until:
             page(port)
             supervisor.next(PATIENCE)

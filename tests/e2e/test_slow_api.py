@@ -52,7 +52,7 @@ def test_a_hanging_api_slows_neither_scrapes_nor_other_sources(
         assert eventually(lambda: counted(page(port), "other"), lambda seen: seen == expected) == expected
         assert counted(page(port), "live") == before, "it cannot know more"
 
-        simulator.stop()  # ends what hangs
+        simulator.stop()  # ends servers that hang
         simulator.disruptions.clear()
         simulator.start()
         expected = truth(simulator, baseline(tmp_path / "state.db", "live"))

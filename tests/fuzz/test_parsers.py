@@ -135,7 +135,7 @@ def test_a_spoiled_response_is_readable_or_an_error_of_its_source(case):
 def sound(found: object) -> bool:
     """Return whether numbers are finite and fit the state, and texts can be encoded."""
     if isinstance(found, msgspec.Struct):
-        # What cannot be read is only logged.
+        # A field that cannot be read is only logged.
         return all(sound(getattr(found, name)) for name in found.__struct_fields__ if name != "problems")
     if isinstance(found, dict):
         return all(sound(part) for pair in found.items() for part in pair)

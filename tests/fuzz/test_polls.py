@@ -34,7 +34,7 @@ SHOWN = frozenset(
 @pytest.fixture
 def folders():
     """Return new folders, in memory where possible: a poll is a dozen transactions."""
-    memory = Path("/dev/shm")  # noqa: S108  # only if it is there
+    memory = Path("/dev/shm")  # noqa: S108  # only if it exists
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
         yield (Path(tempfile.mkdtemp(dir=root)) for _ in itertools.count())
 
@@ -70,7 +70,7 @@ def test_one_spoiled_response_affects_nothing_else(vendor, fuzzed):
         only_row = exporter.bench.poller.status.error.startswith("no row of the response")  # all were spoiled: an error
         exporter.recover()
         exporter.check()
-        assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be given up
+        assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be skipped
         if number % 3 and case.place and is_json(case.raw) and not only_row:
             other_runs = others(largest(seen)[case.endpoint], case.place, healthy)
             # An ID also marks where the next page begins.

@@ -75,7 +75,7 @@ def peak():
     [
         (Gigabyte(), {}, LIMIT),
         (Squeezed(), {"Content-Encoding": "gzip"}, LIMIT),
-        (Bomb(), {"Content-Encoding": "gzip"}, 2 * LIMIT),  # the library joins what it has decompressed of one piece
+        (Bomb(), {"Content-Encoding": "gzip"}, 2 * LIMIT),  # the library joins the decompressed parts of one chunk
     ],
     ids=["plain", "squeezed", "bomb"],
 )

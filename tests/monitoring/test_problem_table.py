@@ -66,7 +66,7 @@ def says(world, tmp_path):
         (target,) = [target for target in panel["targets"] if target["refId"] == query]
         expression = filled(target["expr"], **ALL | chosen)
         if by.endswith(", rank"):
-            expression = f"floor({expression})"  # the fraction is for the order within a rank
+            expression = f"floor({expression})"  # the fraction orders problems within a rank
         names = by.strip(", ").split(", ")
         samples = [
             {"labels": "{" + ", ".join(f'{n}="{v}"' for n, v in zip(names, row, strict=True) if v) + "}", "value": 1}
@@ -82,7 +82,7 @@ def says(world, tmp_path):
         content = {"rule_files": [str(RULES)] if rules else [], "evaluation_interval": "1m", "tests": [test]}
         (tmp_path / "test.yml").write_text(yaml.safe_dump(content, width=100_000))
         command = [needed("promtool"), "test", "rules", str(tmp_path / "test.yml")]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a tool of ours on a file of ours
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a known tool on a known file
         assert ran.returncode == 0, ran.stdout + ran.stderr
 
     return check

@@ -84,7 +84,7 @@ WINDOWS = [name for name in RECORDED if re.search(r"jobrun_runs:|_bucket:|:p[59]
 
 
 def run(*command):
-    ran = subprocess.run([needed(str(command[0])), *map(str, command[1:])], capture_output=True, text=True, check=False)  # noqa: S603  # tools of ours on files of ours
+    ran = subprocess.run([needed(str(command[0])), *map(str, command[1:])], capture_output=True, text=True, check=False)  # noqa: S603  # known tools on known files
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 

@@ -47,6 +47,6 @@ def server(shared):
 
 
 @pytest.fixture
-def client(reports, server):  # noqa: ARG001  # resets the reports of the test before
+def client(reports, server):  # noqa: ARG001  # resets the reports after the previous test
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
         yield client

@@ -13,7 +13,7 @@ from tests.pages.browser_harness import FLAGS
 pytestmark = pytest.mark.e2e
 
 LONG = "marketing_attribution_incremental_" * 6
-LONG = LONG[:200]  # names are cut there
+LONG = LONG[:200]  # longer names are truncated
 WIDTHS = (390, 900, 1280, 1500)
 HIGHEST_ROW = 720
 """Pixels: a row with a name of 200 characters in a narrow column, not one with a letter per line."""

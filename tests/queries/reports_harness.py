@@ -77,7 +77,7 @@ class ReportsHarness:
     def client(self):
         """Return an HTTP client of the JSON API."""
         route = api.route(self.reporter, self.pool, lambda: openapi.document("test"))
-        nothing = lambda: (True, "")  # noqa: E731  # a stand-in
+        nothing = lambda: (True, "")  # noqa: E731  # a fake
         answers = WebHandlers(
             page=lambda: self.bench.exposition.page,
             scraped=lambda _: None,

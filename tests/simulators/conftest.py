@@ -69,6 +69,6 @@ def option(simulator: SnowplowSimulator) -> Callable[..., None]:
     """Replace options: `option(event_limit=10)`, `option(rows=SnowplowShape(...))`."""
 
     def replace(**fields: object) -> None:
-        simulator.options = SnowplowOptions(**fields)  # type: ignore[arg-type]  # checked when it is used
+        simulator.options = SnowplowOptions(**fields)  # type: ignore[arg-type]  # checked at use
 
     return replace

@@ -55,7 +55,7 @@ def test_a_reopened_run_completes_twice(world, clock):
 
 
 def test_a_range_has_every_run_that_overlaps_it(world):
-    generator = random.Random(1)  # noqa: S311  # any runs will do, the same each time
+    generator = random.Random(1)  # noqa: S311  # any runs will do, but the same each time
     for _ in range(300):
         start = generator.uniform(0, 1000)
         world.run(

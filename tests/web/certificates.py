@@ -9,7 +9,7 @@ import trustme
 AUTHORITY = trustme.CA()
 STRANGER = trustme.CA()
 PASSWORD = "correct horse"
-SALT = "saltThatIsAlwaysTheSue"  # constant, because hashes are part of tests' names
+SALT = "saltThatIsAlwaysTheSue"  # constant, because names of tests contain it
 
 
 def bcrypt_hash(password=PASSWORD, cost=4):

@@ -77,7 +77,7 @@ def limit_under(files):
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
         "from exporter.web.connections import connection_limit; print(connection_limit())"
     )
-    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)  # noqa: S603  # our own interpreter
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)  # noqa: S603  # runs this Python
 
 
 def test_connections_use_at_most_a_quarter_of_the_open_files():

@@ -36,7 +36,7 @@ class Flooded:
         """Open connections, send something on each, and keep them open."""
         for _ in range(count):
             connection = self.held.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=10))
-            with contextlib.suppress(ConnectionError):  # it had to make room already
+            with contextlib.suppress(ConnectionError):  # it has already shrunk
                 connection.sendall(sent)
 
     def scrape(self):

@@ -143,7 +143,7 @@ def test_a_client_that_left_is_not_a_scrape(server, client, exporter):
     with stuck_reader(server) as connection:
         connection.recv(1000)
     client.get("/-/healthy")
-    time.sleep(0.2)  # nothing shows when the server has noticed
+    time.sleep(0.2)  # no event shows when the server has noticed
     assert exporter.scrapes == []
 
 

@@ -35,7 +35,7 @@ def test_handlers_compute_one_at_a_time(pool):
 
     def compute(_):
         at_work.append(1)
-        others.wait(0.02)  # long enough for another thread to come in, if it may
+        others.wait(0.02)  # long enough for another thread to run, if it may
         together = len(at_work)
         at_work.pop()
         return Response(str(together))

@@ -351,7 +351,7 @@ def test_an_endless_header_is_cut_off(serve, head):
         try:
             connection.sendall(head.replace(b"%s", b"x" * 10 * HEAD_LIMIT))
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        except ConnectionError:  # it was closed while we were still sending
+        except ConnectionError:  # the server closed it while the test was still sending
             answer = b""
     assert answer == b"" or b"400 Bad Request" in answer or b"401" in answer
     assert served.get(user="anna").status_code == 200

@@ -56,7 +56,7 @@ class Ledger(RequestRecorder):
     def __init__(self):
         self.requests, self.expiries = [], []
 
-    def request(self, endpoint, code, seconds):  # noqa: ARG002  # the interface's
+    def request(self, endpoint, code, seconds):  # noqa: ARG002  # required by the interface
         self.requests.append((endpoint, code))
 
     def credential_expiry(self, timestamp):

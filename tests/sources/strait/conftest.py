@@ -34,7 +34,7 @@ class InProcessExporter:
         config = loads(yaml.safe_dump({"sources": [source]}), {}, KNOWN_NAMES)
         self.ledger = Ledger(lambda: open_state(self._state, self._clock))
         self.ledger.load()
-        # Waits are real, and time that the test skips passes on both clocks.
+        # Waits take real time; skipped time passes on both clocks.
         outside = Clocks(clock=self._clock, monotonic=lambda: time.monotonic() + self._clock())
         self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: shown.rules for name, shown in self.assembly.configured.items()}

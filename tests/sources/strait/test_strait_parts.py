@@ -17,7 +17,7 @@ def watermark(exporter, scope=""):
 @pytest.mark.parametrize("disruption", [*ERRORS, None], ids=str)
 def test_a_run_unreadable_by_id_affects_nothing_else(world, clock, exporter, simulator, disruption):
     created = clock() - 30 * HOUR
-    for minute in range(110):  # the newest page shows others
+    for minute in range(110):  # the newest page shows other runs
         world.run("busy", created=clock() - 4 * HOUR + minute * 60, duration=1.0)
     world.run("slow", run_id="unreadable", created=created, duration=40 * HOUR)
     exporter.poll()

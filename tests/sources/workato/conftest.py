@@ -148,7 +148,7 @@ def option(simulator: WorkatoSimulator) -> Callable[..., None]:
     """Replace options: `option(page_size=10)`."""
 
     def replace(**fields: object) -> None:
-        simulator.options = WorkatoOptions(**fields)  # type: ignore[arg-type]  # checked when it is used
+        simulator.options = WorkatoOptions(**fields)  # type: ignore[arg-type]  # checked at use
 
     return replace
 

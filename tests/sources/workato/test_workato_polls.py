@@ -317,7 +317,7 @@ def test_a_deleted_recipe_expires_after_its_open_job_which_is_followed_by_id(wor
     assert watch.open() == ["slow"]
     assert watch.requests() == {"recipes": 1, "job": 1}
     watch.poll(after=400.0, times=4)
-    assert not watch.job("a").gone  # what its open job does next must be seen
+    assert not watch.job("a").gone  # the next poll must see what its active job does
     hidden.jobs = jobs
     watch.poll(after=400.0)
     assert watch.counts("a") == {"success": 1}
@@ -524,7 +524,7 @@ def lives(world, dice, start, count=40, **fields):
 )
 def test_every_completion_is_counted_once(world, watch, simulator, option, lie):
     option(page_size=5)
-    dice, clock = random.Random(7), watch.clock  # noqa: S311  # any runs will do, the same each time
+    dice, clock = random.Random(7), watch.clock  # noqa: S311  # any runs will do, but the same each time
     lives(world, dice, clock() - 3600)
     lives(world, dice, clock())
     watch.poll()
