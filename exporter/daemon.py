@@ -90,7 +90,7 @@ class Daemon:
         self._supervision = Supervision(manager or Manager({}, 0), clocks.monotonic)
         self._log = structlog.get_logger()
         config = read_config()
-        logs.guard(secrets(config))
+        logs.mask(secrets(config))
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -109,7 +109,7 @@ class Daemon:
         self._housekeeping_done = clocks.monotonic()
         self._assembly = Assembly(config, self._ledger, self._metrics, self._publisher, clocks)
         self._schedule = PollSchedule(clocks.clock, clocks.monotonic)
-        self._heart = Heartbeat(
+        self._heartbeat = Heartbeat(
             (
                 *(self._schedule.tick, self._publisher.tick, logs.report_suppressed),
                 *(self._do_housekeeping, self._check_polls, self._supervise),
@@ -119,7 +119,7 @@ class Daemon:
         self._pool = RequestPool(monotonic=clocks.monotonic)
         self._vendors = VendorQueries(clocks.monotonic, waiting=self._pool.waiting)
         if self._shared is not None:
-            self._join(self._shared)
+            self._join_replicas(self._shared)
         app, tls = application(self._handlers()), None
         if web_file is not None:
             from exporter.web.auth import SecuredApplication  # noqa: PLC0415  # with bcrypt, which most daemons do not need
@@ -182,14 +182,14 @@ class Daemon:
             self._ledger.close()  # releases the state's lock
             raise
         self._publisher.publish()
-        self._heart.start()
+        self._heartbeat.start()
         self._schedule.add(self._pollable(self._assembly))
         self._schedule.start()
         if self._shared is not None:
-            self._shared.start(self._heart.guard)
+            self._shared.start(self._heartbeat.run_task)
         self._log.info("listening", address=str(self.address), version=__version__)
 
-    def _join(self, shared: "Shared") -> None:
+    def _join_replicas(self, shared: "Shared") -> None:
         from exporter.replica import Handlers  # noqa: PLC0415  # as above
 
         handlers = Handlers(
@@ -240,7 +240,7 @@ class Daemon:
                 is_expected = isinstance(error, ConfigError | StateError)
                 message = str(error) if is_expected else f"unexpected {type(error).__name__}; see the log"
                 self._publisher.refused(message)
-                self._heart.guard(self._publisher.publish)
+                self._heartbeat.run_task(self._publisher.publish)
                 traceback = {} if is_expected else {"exc_info": error}
                 self._log.error("reload refused; old configuration stays active", error=message, **traceback)
                 return False, message
@@ -256,7 +256,7 @@ class Daemon:
         if self._shared is not None and not self._shared.is_at(config.state.database() or ""):
             raise ConfigError([ConfigProblem("state.url_file", "names another database; restart the exporter")])
         self._ledger.check({each.name: rules_of(each, config) for each in config.sources})
-        logs.guard(secrets(config))
+        logs.mask(secrets(config))
         before = self._assembly
         try:
             assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._clocks, before=before)
@@ -268,7 +268,7 @@ class Daemon:
             for name in before.configured.keys() ^ {each.name for each in config.sources}:
                 if name not in self._assembly.configured:
                     self._metrics.remove(name)
-        self._heart.guard(self._publisher.publish)
+        self._heartbeat.run_task(self._publisher.publish)
 
     def _switch(self, assembly: Assembly) -> None:
         """Replace the assembly. If that raises, keep the old one."""
@@ -291,7 +291,7 @@ class Daemon:
 
     def stop(self) -> bool:
         """Stop everything. Return False if a poll still waits for its API. Batches that are not committed are lost."""
-        self._heart.stop()
+        self._heartbeat.stop()
         self._supervision.stopping()
         if self._shared is not None:
             self._shared.stop(GRACE_PERIOD)
@@ -335,8 +335,8 @@ class Daemon:
 
     def healthy(self) -> CheckResult:
         """Return whether heartbeat and scheduler are alive. The APIs do not matter."""
-        if not self._heart.is_alive():
-            return False, f"no heartbeat for {self._heart.age():.0f} s"
+        if not self._heartbeat.is_alive():
+            return False, f"no heartbeat for {self._heartbeat.age():.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
     def ready(self) -> CheckResult:

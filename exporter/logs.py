@@ -47,7 +47,7 @@ class Redactor:
         self._pattern: re.Pattern[str] | None = None
         self._lock = threading.Lock()
 
-    def guard(self, secrets: Iterable[Secret]) -> None:
+    def add(self, secrets: Iterable[Secret]) -> None:
         """Add secrets. Earlier values stay masked, because they may still be valid."""
         with self._lock:
             self._secrets |= frozenset(secrets)
@@ -102,7 +102,7 @@ def describe(error: BaseException) -> str:
     return f"{name}: {error}" if isinstance(error, JobrunError | ConfigError) else name
 
 
-def exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+def describe_exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Describe the exceptions in an event. `exc_info` becomes `error` and `at`, the places of the traceback."""
     info = event.pop("exc_info", None)
     if info is True:
@@ -211,7 +211,7 @@ def _safe(value: object) -> object:
 
 _REDACTOR = Redactor()  # global, as logging is
 
-guard = _REDACTOR.guard
+mask = _REDACTOR.add
 """Masks secrets in everything that is logged from now on."""
 
 
@@ -233,7 +233,7 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
         return {"ts": timestamp, "level": method, "msg": message, **event}
 
     structlog.configure(
-        processors=[limit, stamped, exceptions, _REDACTOR, RENDERERS[options.format]],
+        processors=[limit, stamped, describe_exceptions, _REDACTOR, RENDERERS[options.format]],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(_LossyStream(stream)),
         cache_logger_on_first_use=False,

@@ -142,10 +142,10 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_INTERVAL):
             for task in self._tasks:
-                self.guard(task)
+                self.run_task(task)
             self._latest = self._monotonic()
 
-    def guard(self, task: Callable[[], None]) -> None:
+    def run_task(self, task: Callable[[], None]) -> None:
         """Run a task. If it fails again and again, log only its first error."""
         name = task.__name__
         try:

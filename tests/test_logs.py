@@ -137,7 +137,7 @@ def test_our_own_errors_are_shown_with_their_text(lines):
 
 def test_secrets_are_masked_anywhere_in_an_event(lines):
     read = lines()
-    logs.guard([Secret("pass/w=rd 1")])
+    logs.mask([Secret("pass/w=rd 1")])
     logger = structlog.get_logger()
 
     logger.info("the pass/w=rd 1", a=["x", {"k": "a pass/w=rd 1"}], b=NetworkError("by pass/w=rd 1 it"))
@@ -155,7 +155,7 @@ def test_a_secret_from_a_file_is_masked_before_and_after_a_change(lines, tmp_pat
     read = lines()
     file = tmp_path / "key"
     file.write_text("the first word\n")
-    logs.guard([Secret(file=file), Secret(file=tmp_path / "missing")])
+    logs.mask([Secret(file=file), Secret(file=tmp_path / "missing")])
     logger = structlog.get_logger()
 
     logger.info("the first word")
@@ -168,7 +168,7 @@ def test_a_secret_from_a_file_is_masked_before_and_after_a_change(lines, tmp_pat
 @given(st.text(min_size=1, max_size=20), st.text(max_size=10), st.text(max_size=10))
 def test_no_text_around_a_secret_unmasks_it(word, before, after):
     redactor = logs.Redactor()
-    redactor.guard([Secret(f"<{word}>".rstrip("\r\n"))])
+    redactor.add([Secret(f"<{word}>".rstrip("\r\n"))])
 
     event = redactor(None, "info", {"msg": f"{before}<{word}>{after}", "other": [(f"<{word}>",)]})
 

@@ -75,7 +75,7 @@ class Acceptor:
 
     Args:
         listener: A bound socket.
-        make: Returns a new connection.
+        new_connection: Returns a new connection.
         tls: The TLS context; None for plain connections.
         tls_timeout: Seconds that a client may take for the TLS handshake, and for the shutdown of TLS.
     """
@@ -83,14 +83,14 @@ class Acceptor:
     def __init__(
         self,
         listener: socket.socket,
-        make: Callable[[], "ClientConnection"],
+        new_connection: Callable[[], "ClientConnection"],
         connections: Connections,
         *,
         tls: ssl.SSLContext | None,
         tls_timeout: float,
     ) -> None:
         self._listener = listener
-        self._make = make
+        self._new_connection = new_connection
         self._connections = connections
         self._tls = tls
         names = () if tls is None else ("ssl_handshake_timeout", "ssl_shutdown_timeout")
@@ -123,10 +123,10 @@ class Acceptor:
             except OSError as error:
                 self._pause(error)
                 return
-            connection = self._make()
-            connection.opening = task = self._loop.create_task(self._open(connection, accepted))
+            connection = self._new_connection()
+            connection.opening = task = self._loop.create_task(self._connect(connection, accepted))
             self._opening.add(task)
-            task.add_done_callback(functools.partial(self._opened, connection, accepted))
+            task.add_done_callback(functools.partial(self._connected, connection, accepted))
             self._connections.add(connection)
 
     def _pause(self, error: OSError) -> None:
@@ -140,12 +140,12 @@ class Acceptor:
         if not self._closed:
             self._loop.add_reader(self._listener, self._accept)
 
-    async def _open(self, connection: "ClientConnection", accepted: socket.socket) -> None:
+    async def _connect(self, connection: "ClientConnection", accepted: socket.socket) -> None:
         # A failed handshake is not logged, because clients must not fill the log.
         with contextlib.suppress(OSError):
             await self._loop.connect_accepted_socket(lambda: connection, accepted, ssl=self._tls, **self._timeouts)
 
-    def _opened(self, connection: "ClientConnection", accepted: socket.socket, task: asyncio.Task[None]) -> None:
+    def _connected(self, connection: "ClientConnection", accepted: socket.socket, task: asyncio.Task[None]) -> None:
         self._opening.discard(task)
         if connection.transport is None:
             self._connections.pop(connection, None)

@@ -46,7 +46,7 @@ class WebFile:
         self._lock = threading.Lock()
         self._versions: dict[str, Version | None] = {}
         self._error = ""
-        self._tried = monotonic()
+        self._last_attempt = monotonic()
         before = version_of(path)
         config = load_web(path)
         self._versions = {**_versions(self._files(config)), str(path): before}
@@ -86,12 +86,12 @@ class WebFile:
                 raise
 
     def _is_due(self) -> bool:
-        if self._error and self._monotonic() - self._tried >= RETRY_INTERVAL:
+        if self._error and self._monotonic() - self._last_attempt >= RETRY_INTERVAL:
             return True
         return _versions(self._versions) != self._versions
 
     def _load(self) -> None:
-        self._tried = self._monotonic()
+        self._last_attempt = self._monotonic()
         # Versions are read before contents. If a file changes in between, the next call loads it again.
         self._versions = _versions(self._versions)
         config = load_web(self._path)
@@ -109,7 +109,7 @@ class WebFile:
 
 
 def _activate(config: WebConfig) -> ActiveWebConfig:
-    logs.guard(config.secrets())
+    logs.mask(config.secrets())
     headers = config.http_server_config.headers.items()
     tls = config.tls_server_config
     return ActiveWebConfig(

@@ -114,14 +114,14 @@ class _Server(uvicorn.Server):
         self._tls_timeout = tls_timeout
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        def make() -> ClientConnection:
+        def new_connection() -> ClientConnection:
             connection: ClientConnection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]  # `_Protocol`
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state
             )
             return connection
 
         self.servers = [
-            Acceptor(listener, make, self._connections, tls=self.config.ssl, tls_timeout=self._tls_timeout)  # type: ignore[misc]  # closed alike
+            Acceptor(listener, new_connection, self._connections, tls=self.config.ssl, tls_timeout=self._tls_timeout)  # type: ignore[misc]  # closed alike
             for listener in sockets or []
         ]
         self.started = True

@@ -32,7 +32,7 @@ def backfill(config_file: Path, options: BackfillOptions) -> int:
     """Write the metrics from before the first poll, and print how to import them. Return the exit code."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     config = load(config_file, os.environ, KNOWN_NAMES)
-    logs.guard(secrets(config))
+    logs.mask(secrets(config))
     written = write_past(config, options, Clocks(), lambda text: sys.stderr.write(f"{text}\n"))
     sys.stdout.write(
         f"{options.output}: {written.runs} completed runs of {written.jobs} jobs, {written.samples} samples, "

@@ -28,7 +28,7 @@ class Cutoff:
         loaded = store.load() if store is not None else None
         self._sources: dict[str, SourceState] = {each.name: each for each in loaded.sources} if loaded else {}
         self.jobs: Sequence[JobState] = [job for job in loaded.jobs if not job.overflow] if loaded else []
-        self._by_id = {(job.source, job.job.job_id): job for job in self.jobs}
+        self._jobs_by_id = {(job.source, job.job.job_id): job for job in self.jobs}
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raise StateError if the baseline of a source is unknown, or if the state belongs to another API."""
@@ -45,11 +45,11 @@ class Cutoff:
                     "run the daemon first, or give --until"
                 )
 
-    def timestamp(self, source: str, job_id: str, scope: str) -> float:
+    def of_job(self, source: str, job_id: str, scope: str) -> float:
         """Return the cutoff of a job. Its runs that completed up to this time are written."""
         return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
 
-    def end(self, source: str) -> float | None:
+    def latest(self, source: str) -> float | None:
         """Return the latest cutoff of a source's jobs; None if unknown."""
         known = self._sources.get(source)
         since = [job.baseline for job in self.jobs if job.source == source]
@@ -59,7 +59,7 @@ class Cutoff:
         return min((time for time in (self._until, max(since, default=None)) if time is not None), default=None)
 
     def _counted_since(self, source: str, job_id: str, scope: str) -> float | None:
-        job, known = self._by_id.get((source, job_id)), self._sources.get(source)
+        job, known = self._jobs_by_id.get((source, job_id)), self._sources.get(source)
         if job is not None:
             return job.baseline
         if known is None:

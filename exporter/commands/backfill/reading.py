@@ -113,7 +113,7 @@ class PastReader:
             store=self._store,
             jobs=jobs,
             steps=steps,
-            until={job.key: self._cutoff.timestamp(name, job.job.job_id, job.job.scope) for job in jobs},
+            until={job.key: self._cutoff.of_job(name, job.job.job_id, job.job.scope) for job in jobs},
             counted=lambda run_ids: self._cutoff.counted(name, run_ids),
             clock_ahead=max(0.0, client.skew),
         )
@@ -124,7 +124,7 @@ class PastReader:
         """Wait until the API shows all runs from before the cutoff."""
         # An API may show the newest runs late, and sources do not request them yet (see exporter.sources.windows).
         # Without the wait they would be counted nowhere, because they are baseline runs of the daemon.
-        end = self._cutoff.end(name)
+        end = self._cutoff.latest(name)
         settle = max(self.assembly.configured[name].settings.settle, CLOCK_MARGIN + 1)
         if end is not None and now < end + settle:
             self._report(f"{name}: the daemon has just started to count; waiting {end + settle - now:.0f} s")

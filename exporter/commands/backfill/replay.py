@@ -128,11 +128,11 @@ class Replay:
         completed = 0
         events = self._past.store.moments(self._past.name)
         for minute, group in groupby(events, key=lambda event: math.ceil(event[0] / RESOLUTION) * RESOLUTION):
-            completed += self._minute(minute, list(group))
+            completed += self._replay_minute(minute, list(group))
         self._ledger.close()
         return completed
 
-    def _minute(self, minute: float, events: Sequence[tuple[float, int, str]]) -> int:
+    def _replay_minute(self, minute: float, events: Sequence[tuple[float, int, str]]) -> int:
         rows = self._past.store.runs(self._past.name, {run_id for _, _, run_id in events})
         due_events = [
             (event_kind, rows[run_id])
@@ -196,7 +196,7 @@ class Replay:
         view = self._view(job)
         prefix = prefix_of(Level.JOB, (job.source, job.project, job.name))
         for family in self._written:
-            for lines in _groups_of(family, block_of(family, self._samples.prefix(prefix), view).plain):
+            for lines in _lines_by_series(family, block_of(family, self._samples.prefix(prefix), view).plain):
                 yield SeriesGroup.of(family, lines), lines
 
     def _view(self, job: JobState) -> JobView:
@@ -213,7 +213,7 @@ def _active_by_state(active: Iterable[tuple[State, float]]) -> dict[State, tuple
     return {state: (len(found), oldest(found)) for state, found in starts.items() if found}
 
 
-def _groups_of(family: Family, block: bytes) -> Iterator[bytes]:
+def _lines_by_series(family: Family, block: bytes) -> Iterator[bytes]:
     """Yield the lines of each series: several of a histogram, one of other kinds."""
     # The last line of a histogram series is its count.
     last = f"{family.name}_count{{".encode() if family.kind is Kind.HISTOGRAM else b""

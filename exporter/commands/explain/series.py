@@ -29,7 +29,7 @@ PRUNED = "from runs that ended before {} and are no longer in the state (state.r
 Rows = Sequence[tuple[JobState, StoredRun]]
 """Runs with their jobs, newest first."""
 
-Own = tuple[str, ...]
+OwnLabels = tuple[str, ...]
 """Values of the labels that a family has besides those of the job or source; for a bucket also that of `le`."""
 
 
@@ -93,9 +93,9 @@ def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Ex
         yield from (_sum(subject, view.state, family, series, lines[own]) for own, series in known)
 
 
-def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[tuple[Own, Explained]]:
+def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[tuple[OwnLabels, Explained]]:
     """Yield the series that are served under a name, without their runs."""
-    values: Iterable[tuple[Own, float, bool]] = ()
+    values: Iterable[tuple[OwnLabels, float, bool]] = ()
     if family.samples is not None:
         values = ((own, value, True) for own, value in family.samples(view)) if view.gauged else ()
     elif view.has_series(family.name):
@@ -103,15 +103,16 @@ def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[t
     names = (*family.all_labels, "le")
     for own, value, released in values:
         notes = ["It is still served as 0 (metrics.zero_first)."] if value and not released else []
-        yield own, Explained(labels=dict(zip(names, view.common_labels + own, strict=False)), value=value, notes=notes)
+        labels = dict(zip(names, view.common_labels + own, strict=False))
+        yield own, Explained(labels=labels, value=value, notes=notes)
 
 
-def _counted(record: Counted, family: Family, name: str) -> Iterator[tuple[Own, float, bool]]:
+def _counted(record: Counted, family: Family, name: str) -> Iterator[tuple[OwnLabels, float, bool]]:
     """Yield the values of a record's counters or histograms under a name, and whether they are exposed."""
     for key, count in record.counts.get(family.name, {}).items():
-        yield _own(family, key), count.value, count.released
+        yield _own_labels(family, key), count.value, count.released
     for key, each in record.distributions.get(family.name, {}).items():
-        own, shown = _own(family, key), each.shown()
+        own, shown = _own_labels(family, key), each.shown()
         if name.endswith("_bucket"):
             for bound, value in zip(bounds_of(shown.bounds), accumulate(shown.counts), strict=True):
                 yield (*own, bound), value, each.released
@@ -119,11 +120,11 @@ def _counted(record: Counted, family: Family, name: str) -> Iterator[tuple[Own, 
             yield own, shown.sum if name.endswith("_sum") else sum(shown.counts), each.released
 
 
-def _own(family: Family, key: str) -> Own:
+def _own_labels(family: Family, key: str) -> OwnLabels:
     return tuple(key.split(SEPARATOR, len(family.labels) - 1)) if family.labels else ()
 
 
-def _source_series(subject: Subject, view: SourceView, family: Family, own: Own, series: Explained) -> Explained:
+def _source_series(subject: Subject, view: SourceView, family: Family, own: OwnLabels, series: Explained) -> Explained:
     if family.name == UNOBSERVED:
         pending = view.state.pending_unobserved
         note = f"{pending:g} s are pending: they are added after a scrape has read the restored value."
@@ -144,8 +145,8 @@ def _gauge(subject: Subject, job: JobState, family: Family, series: Explained) -
     return _compared(subject, series) if is_count else series
 
 
-def _lines(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[Own, list[SeriesLine]]:
-    lines: defaultdict[Own, list[SeriesLine]] = defaultdict(list)
+def _lines(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[OwnLabels, list[SeriesLine]]:
+    lines: defaultdict[OwnLabels, list[SeriesLine]] = defaultdict(list)
     add = adder(job, family.name)
     for owner, row in rows:
         for own, amount, _ in _counted(add(row), family, name):
