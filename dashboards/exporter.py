@@ -134,7 +134,7 @@ GLANCE = Row(
     ),
 )
 FRESHNESS = Row(
-    title="Freshness: how old is what is shown",
+    title="Freshness: how old the data is",
     panels=(
         panel(
             "lines",
@@ -185,7 +185,7 @@ FRESHNESS = Row(
     ),
 )
 COVERAGE = Row(
-    title="Coverage: is everything counted",
+    title="Coverage: what is counted and what is missing",
     panels=(
         panel(
             "table",
@@ -220,7 +220,7 @@ COVERAGE = Row(
                 Column(field="Value #C", title="Jobs", width=60),
                 Column(field="Value #D", title="Active runs", width=95),
                 Column(field="Value #E", title="Scopes", width=70),
-                Column(field="Value #K", title="Steps to come", width=115),
+                Column(field="Value #K", title="Steps pending", width=115),
                 Column(field="provider", title="System", width=100),
             ),
         ),

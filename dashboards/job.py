@@ -105,7 +105,7 @@ NOW = Row(
     title="Now",
     panels=(
         tiles(
-            "How it is",
+            "Status",
             "All runs that completed longer ago than the age of the data are counted. While the source cannot be read, "
             "the others are grey. Failures are orange, and red if the job fails so often in a row that it pages. "
             "Canceled, skipped and unknown runs are ignored.",
@@ -208,14 +208,14 @@ NOW = Row(
         ),
         panel(
             "table",
-            "What is known of the job",
+            "Details of the job",
             "Team, highest severity, schedule, why it was disabled, and its ID, which links to the vendor.",
             listed(f"max by (job_id, schedule, team, page, stop_cause, url) ({JOBS.series('jobrun_job_info')})"),
             size=(24, 4),
             defaults={"noValue": "No job is selected, or no exporter is scraped."},
             columns=(
                 Column(field="team", title="Team", defaults={"custom.minWidth": 110}),
-                Column(field="page", title="Pages at most with", width=145),
+                Column(field="page", title="Highest severity", width=145),
                 Column(field="schedule", title="Schedule", defaults={"custom.minWidth": 110}),
                 Column(field="stop_cause", title="Disabled because", defaults={"custom.minWidth": 110}),
                 Column(field="job_id", title="ID", link=TO_JOB, defaults={"custom.minWidth": 90}),
@@ -242,7 +242,7 @@ HISTORY = Row(
     panels=(
         panel(
             "timeline",
-            "Results, runs, and what was wrong",
+            "Results, active runs and problems",
             "The result of the last completed run, and whether a run is active. Below, if they occur: a run is "
             "overdue, the job is disabled, the source cannot be read. Each step of the graph shows the worst state.",
             over_time(worst(RESULTS, "jobrun_last_run_status", "status"), "last result"),
@@ -306,7 +306,7 @@ STEPS = Row(
     panels=(
         panel(
             "table",
-            "Steps in this time",
+            "Steps in this range",
             "How often each step completed, failed, and failed first, and how long it took. Steps that were skipped "
             "after a failure do not count as failed.",
             listed(total("jobrun_steps_total", WHOLE, "step_name", "result", kept="step_name")),
@@ -321,7 +321,7 @@ STEPS = Row(
             options=sort_by(("Failed first", True)),
             columns=(
                 Column(field="step_name", title="Step"),
-                Column(field="Value #A", title="Ended", width=80),
+                Column(field="Value #A", title="Completed", width=95),
                 Column(field="Value #B", title="Failed", width=80),
                 Column(
                     field="Value #C",
@@ -356,7 +356,7 @@ STEPS = Row(
     ),
 )
 REST = Row(
-    title="More: spread of durations, waiting, retries, kinds of errors",
+    title="More: durations, waiting times, retries, types of errors",
     collapsed=True,
     panels=(
         panel(

@@ -171,7 +171,7 @@ NOW = Row(
         ),
         panel(
             "table",
-            "Whose it is",
+            "Owners of the problems",
             "Number of jobs with critical problems, with warnings, and in total, per team and project.",
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {CRITICAL.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {WARNS.rank}')})"),

@@ -28,8 +28,8 @@ RARE = {
 """Series that exist only while there is a problem or many replicas, and their replacement in the demo."""
 NEVER = {
     "jobrun-exporter-Endpoints in this time-B": "no request is refused",
-    "jobrun-job-Results, runs, and what was wrong-C": "no run is as late as that yet",
-    "jobrun-job-Results, runs, and what was wrong-E": "each source can be read",
+    "jobrun-job-Results, active runs and problems-C": "no run is as late as that yet",
+    "jobrun-job-Results, active runs and problems-E": "each source can be read",
 }
 """Expressions without a result while there is no problem, and why."""
 

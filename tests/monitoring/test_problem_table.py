@@ -240,7 +240,7 @@ def just_failed(world):
     [
         ("Completed runs by result", "result, rank", ("failure", "1")),
         ("Which step failed first", "step_name, rank", ("load", "1")),
-        ("Results, runs, and what was wrong", ", rank", ("7",)),
+        ("Results, active runs and problems", ", rank", ("7",)),
     ],
 )
 def test_a_graph_of_a_job_shows_the_failures_since_its_last_step_began(says, title, by, expected):
@@ -257,9 +257,9 @@ def test_a_graph_of_the_overview_shows_the_failures_since_its_last_step_began(sa
 
 
 def test_the_first_number_of_a_job_says_why_the_dashboard_is_empty(world, says):
-    says("How it is", ", rank", ("NaN",), of="job", **BILLING)
+    says("Status", ", rank", ("NaN",), of="job", **BILLING)
     world.exporter()
-    says("How it is", ", rank", (f"{UNKNOWN_JOB}",), of="job", **BILLING)
+    says("Status", ", rank", (f"{UNKNOWN_JOB}",), of="job", **BILLING)
 
 
 def test_a_success_ratio_is_missing_for_lack_of_a_job_of_a_run_or_of_many_runs(world, says):
@@ -295,5 +295,5 @@ def test_a_source_that_is_down_is_reported_even_without_jobs(world, says):
 @pytest.mark.parametrize(("page", "mark"), [("critical", " (pages)"), ("warning", "")])
 def test_a_streak_is_critical_only_if_it_pages(world, says, page, mark):
     world.job(world.exporter(), "billing", streak=5, page=page)
-    says("How it is", "is, rank", (mark, "5"), of="job", query="D", **BILLING)
-    says("How it is", "is, rank", (mark, "3600"), of="job", query="E", **BILLING)
+    says("Status", "is, rank", (mark, "5"), of="job", query="D", **BILLING)
+    says("Status", "is, rank", (mark, "3600"), of="job", query="E", **BILLING)
