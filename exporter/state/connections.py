@@ -288,7 +288,6 @@ def _longest_connect(url: str) -> float:
 def parameters(url: str) -> dict[str, Any]:
     """Return the driver's parameters for a URL: connect to the primary, and notice a dead network."""
     defaults = {
-        "target_session_attrs": "read-write",
         "connect_timeout": CONNECT_TIMEOUT,
         "tcp_user_timeout": 8000,
         "keepalives_idle": 5,
@@ -298,5 +297,8 @@ def parameters(url: str) -> dict[str, Any]:
     }
     given = conninfo_to_dict(url)
     chosen = {name: value for name, value in defaults.items() if name not in given}
-    # Otherwise texts have the encoding of the database, the role or the environment, which may lack characters.
-    return {"autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8", **chosen}
+    # Texts would have the encoding of the database, the role or the environment, which may lack characters.
+    required = {"autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8"}
+    if given.get("target_session_attrs") != "primary":  # with another value, a standby would be used after a failover
+        required["target_session_attrs"] = "read-write"
+    return chosen | required

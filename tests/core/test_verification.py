@@ -105,6 +105,7 @@ def test_a_standby_is_named_as_one(postgres_server):
         assert (False, "is a standby; name the primary") in list(verify(standby.url()))
         both = f"postgresql://jobrun@{HOST}:{standby.port},{HOST}:{postgres_server.port}/postgres"
         assert list(verify(both)) == [LOSSY]
+        assert list(verify(f"{both}?target_session_attrs=any")) == [LOSSY]
 
 
 def test_a_database_that_does_not_respond_is_named_without_its_password():
