@@ -118,7 +118,7 @@ def test_limits_are_parsed_in_every_style(headers, limits):
         (" 30 ", 30),
     ],
 )
-def test_a_reset_is_seconds_or_a_time_in_any_form(reset, seconds):
+def test_the_reset_of_a_rate_limit_may_be_seconds_or_a_time_in_any_form(reset, seconds):
     headers = {"x-ratelimit-remaining": "5", "x-ratelimit-reset": reset}
     assert parse_limits(headers, NOW) == Limits(remaining=5, reset_seconds=seconds)
 
@@ -193,7 +193,7 @@ def test_retry_after_is_seconds_or_a_date(value, seconds):
     assert parse_retry_after({"retry-after": value}, NOW) == seconds
 
 
-def test_a_missing_retry_after_and_a_broken_date_are_none():
+def test_a_missing_retry_after_and_a_broken_date_are_parsed_as_none():
     assert parse_retry_after({}, NOW) is None
     assert parse_date("Mon, 99 Foo 99999999999 99:99:99") is None
 

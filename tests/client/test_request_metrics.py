@@ -75,7 +75,7 @@ def test_a_removed_source_leaves_nothing_and_its_recorder_brings_nothing_back(me
     assert [line for line in lines(registry) if 'source="t"' in line]
 
 
-def test_a_removed_source_can_come_back_at_zero(metrics, registry):
+def test_a_removed_source_can_return_at_zero(metrics, registry):
     record_everything(metrics)
     metrics.remove("s")
     metrics.source("s")

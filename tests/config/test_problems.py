@@ -37,7 +37,7 @@ def test_a_missing_file_is_a_problem_without_a_path():
     assert str(caught.value) == "/nowhere/config.yaml cannot be read: No such file or directory"
 
 
-def test_a_file_of_another_encoding_is_a_problem_that_shows_none_of_its_text(tmp_path):
+def test_a_file_of_another_encoding_is_reported_without_its_text(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_bytes(b"sources: \xff\xfe")
 

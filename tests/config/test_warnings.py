@@ -93,7 +93,7 @@ def test_a_variable_without_braces_as_a_secret_causes_a_warning():
     ]
 
 
-def test_what_can_select_no_job_causes_a_warning():
+def test_a_filter_that_can_select_no_job_causes_a_warning():
     source = "sources: [{name: a, type: northflank, auth: {api_token: k}, jobs: {include: []}}]\n"
     objectives = "objectives: [{match: {source: a|b}, freshness: 1d}, {match: {source: A}, freshness: 1d}]"
     assert warned(loads(source + objectives, {}, KNOWN_NAMES)) == [

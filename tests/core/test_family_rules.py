@@ -78,7 +78,7 @@ def test_each_completed_run_with_a_start_and_an_end_has_a_duration_whatever_its_
     assert harness.scrape(f"{DURATIONS}_count", "result") == {(str(result),): 1 for result in Result}
 
 
-def test_a_run_of_an_unmapped_status_is_in_neither_active_state_and_a_pending_one_has_no_age_of_execution(harness):
+def test_a_run_with_an_unmapped_status_has_no_state_and_a_pending_one_has_no_age_of_execution(harness):
     harness.read(run("a", start=BASELINE + 1, unmapped="PAUSED"), run("b", state=State.PENDING, created=BASELINE + 2))
     assert harness.scrape("jobrun_active_runs", "state") == {("pending",): 1, ("executing",): 0}
     oldest = harness.scrape("jobrun_oldest_active_run_start_timestamp_seconds", "state")

@@ -968,7 +968,7 @@ def test_a_run_that_ends_before_its_start_and_the_baseline_by_another_clock_coun
 @pytest.mark.parametrize(
     "ends", [(100.123456, 100.123), (100.123, 100.123456), (100.7, 100.0), (None, 100.5, None, 100.5)]
 )
-def test_a_completion_whose_end_has_other_digits_or_is_missing_at_times_counts_once(tmp_path, ends):
+def test_a_completion_counts_once_even_if_the_digits_of_its_end_change_or_the_end_is_missing_at_times(tmp_path, ends):
     harness = LedgerHarness(tmp_path / "state.db", reopens=True)
     harness.read()
     harness.now += 200

@@ -17,7 +17,7 @@ ROWS = st.builds(
 
 
 @given(st.lists(ROWS, max_size=6).flatmap(lambda rows: st.tuples(st.just(rows), st.permutations(rows))))
-def test_the_order_of_rows_does_not_matter(both):
+def test_the_result_does_not_depend_on_the_order_of_rows(both):
     rows, shuffled = both
     assert set(map(repr, one_row_per_run(rows))) == set(map(repr, one_row_per_run(shuffled)))
 

@@ -11,16 +11,16 @@ from exporter.polling.schedule import Every, PollSchedule, ScheduledSource
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def test_the_first_firing_is_an_interval_away():
+def test_the_first_poll_of_a_schedule_is_one_interval_away():
     assert Every(60).get_next_fire_time(None, NOON) == NOON + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(("late", "following"), [(0, 60), (59.9, 60), (60, 120), (150, 180)])
-def test_firings_keep_their_rhythm_no_matter_how_late_one_is(late, following):
+def test_polls_keep_their_rhythm_no_matter_how_late_one_is(late, following):
     assert Every(60).get_next_fire_time(NOON, NOON + timedelta(seconds=late)) == NOON + timedelta(seconds=following)
 
 
-def test_a_weeks_jump_of_the_clock_is_one_firing_no_matter_how_short_the_interval():
+def test_a_clock_jump_of_a_week_causes_one_poll_no_matter_how_short_the_interval():
     assert Every(1).get_next_fire_time(NOON, NOON + timedelta(days=7)) == NOON + timedelta(days=7, seconds=1)
 
 
@@ -121,7 +121,7 @@ def test_polls_that_come_due_while_one_runs_are_reported_to_its_poller(schedule)
     source.poller.go_on.set()
 
 
-def test_a_stop_ends_while_a_replica_still_takes_sources(schedule):
+def test_stopping_ends_although_a_replica_still_takes_sources(schedule):
     class TakesAnotherSource:
         """A lock of a poll, during whose wait another source is taken."""
 

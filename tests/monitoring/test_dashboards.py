@@ -384,7 +384,7 @@ def test_only_the_table_what_is_wrong_has_a_column_named_for():
     assert tables == {"What is wrong"}
 
 
-def test_a_job_without_a_run_does_not_accuse_the_exporter():
+def test_a_duration_panel_of_a_job_without_a_run_does_not_blame_the_exporter():
     (panel,) = [panel for panel in panels(JSONS["jobrun-job"]) if panel["title"] == "Duration against the budget"]
     assert "scraped" not in panel["fieldConfig"]["defaults"]["noValue"]
 

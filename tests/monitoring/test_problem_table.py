@@ -262,7 +262,7 @@ def test_the_first_number_of_a_job_says_why_the_dashboard_is_empty(world, says):
     says("Status", ", rank", (f"{UNKNOWN_JOB}",), of="job", **BILLING)
 
 
-def test_a_success_ratio_is_missing_for_lack_of_a_job_of_a_run_or_of_many_runs(world, says):
+def test_a_panel_says_why_a_success_ratio_is_missing(world, says):
     success = {"of": "job", "query": "E", **BILLING}
     source = world.exporter()
     says("When", ", rank", ("NaN",), **success)
@@ -272,7 +272,7 @@ def test_a_success_ratio_is_missing_for_lack_of_a_job_of_a_run_or_of_many_runs(w
     says("When", ", rank", (f"{FEW_RUNS}",), **success)
 
 
-def test_an_error_budget_is_missing_for_lack_of_a_job_or_of_many_runs(world, says):
+def test_a_panel_says_why_an_error_budget_is_missing(world, says):
     source = world.exporter()
     says("At a glance", ", rank", ("NaN",), query="D")
     world.job(source, "billing")

@@ -182,7 +182,7 @@ def test_every_text_stays_a_text_for_receivers_that_parse_it_as_yaml():
 
 
 @pytest.mark.parametrize("record", WINDOWS)
-def test_a_recording_rule_is_tested_for_a_value_and_for_none(record):
+def test_a_recording_rule_is_tested_with_and_without_a_value(record):
     assert recorded_test(record) == {True, False}
 
 

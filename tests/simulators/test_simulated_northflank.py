@@ -168,7 +168,7 @@ def test_a_missing_end_has_three_forms(http, world, northflank_option, look, val
     assert [row.get("concludedAt", "none") for row in runs(http)] == [value, value]
 
 
-def test_a_page_has_50_runs_unless_asked_and_100_at_most(http, world):
+def test_a_page_has_50_runs_by_default_and_100_at_most(http, world):
     for number in range(120):
         world.run("daily", start=NOW - 1000 + number)
     assert len(runs(http)) == 50

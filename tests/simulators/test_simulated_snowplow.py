@@ -315,7 +315,7 @@ def test_a_running_run_can_have_a_failed_step(snowplow, world, clock):
     assert [step["state"] for step in answer["steps"]] == ["FAILED", "RUNNING", "SKIPPED"]
 
 
-def test_a_step_that_asked_to_stop_is_a_success_without_operation(snowplow, world, clock):
+def test_a_step_that_stopped_its_run_is_a_success_without_operation(snowplow, world, clock):
     run = world.run("a", start=clock() - 100, duration=50, steps=[{"name": "check", "no_op": True}, "model"])
     answer = snowplow.run(run.run_id).json()
     assert (answer["state"], [step["state"] for step in answer["steps"]]) == (

@@ -127,11 +127,11 @@ def test_a_run_can_be_made_again_from_its_id():
 
 
 @pytest.mark.parametrize("run_id", ["", "x", "0" * 64, "f" * 64, "not-hexadecimal-at-all"])
-def test_an_id_of_no_run_finds_none(run_id):
+def test_an_id_that_no_run_has_finds_no_run(run_id):
     assert GeneratedWorld(EVERY_PLAN).find(run_id, NOW) is None
 
 
-def test_shorter_ids_work_as_well():
+def test_runs_are_found_by_shorter_ids():
     world = GeneratedWorld(EVERY_PLAN, id_digits=32)
     run = lives(world)[0]
     assert len(run.run_id) == 32

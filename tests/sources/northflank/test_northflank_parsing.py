@@ -79,7 +79,7 @@ def test_the_status_takes_precedence_over_concluded():
     assert run_of(status="RUNNING", concluded=True).state is State.EXECUTING
 
 
-def test_an_open_run_has_no_end_whatever_its_end_field_is():
+def test_an_active_run_has_no_end_even_if_its_end_field_is_set():
     run = run_of(status="RUNNING", concluded=False)
     assert (run.start, run.end, run.duration) == (START, None, None)
 

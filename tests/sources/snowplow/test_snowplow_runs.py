@@ -178,7 +178,7 @@ def test_a_status_may_have_other_names(key):
     assert run_of(without=["state"], **{key: "failed"}).result is Result.FAILURE
 
 
-def test_an_unmapped_status_without_an_end_time_leaves_the_run_open_in_neither_state():
+def test_a_run_with_an_unmapped_status_and_no_end_time_is_active_without_a_state():
     run = run_of(state="PAUSED")
     assert (run.result, run.state, run.unmapped, run.end) == (None, None, "PAUSED", None)
 

@@ -105,7 +105,7 @@ def test_fractions_have_up_to_nine_digits(digits):
     ],
     ids=repr,
 )
-def test_an_invalid_time_is_none(value):
+def test_an_invalid_time_is_parsed_as_none(value):
     assert parse_timestamp(value) is None
 
 
@@ -201,7 +201,7 @@ def test_a_duration_without_a_number_is_none_though_isodate_makes_it_zero(text):
     ],
     ids=repr,
 )
-def test_an_invalid_duration_is_none(value):
+def test_an_invalid_duration_is_parsed_as_none(value):
     assert parse_vendor_duration(value) is None
 
 

@@ -125,7 +125,7 @@ CREATED: Any = exact_time("2026-11-28T10:00:00.123456Z")
 @pytest.mark.parametrize("error", ["", "a\u2028b\x0cc\x85d", "x" * 200_000, '"a\n\nb"', "\0", "'=1+1"])
 @pytest.mark.parametrize("created", ["2026-11-28T10:00:00.123456Z", "2026-11-28 12:00:00.123+02"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_an_export_is_read_whatever_its_errors_hold(error, created, newline):
+def test_an_export_is_read_no_matter_what_its_error_texts_contain(error, created, newline):
     rows = [
         "\ufeffid,job_id,created_at,error",
         f"1,j,{created},{error}",

@@ -63,7 +63,7 @@ def test_runs_completed_before_the_first_poll_change_gauges_only(world, clock, e
     assert exporter.job("daily").last_run.result is Result.FAILURE
 
 
-def test_a_run_seen_open_by_the_first_poll_counts_however_old_it_is(world, clock, exporter):
+def test_a_run_active_at_the_first_poll_counts_no_matter_how_old_it_is(world, clock, exporter):
     run = world.run("long", created=clock() - 5 * DAY, result=None)
     exporter.poll()
     assert exporter.open() == {run.run_id: "executing"}

@@ -137,7 +137,7 @@ def test_the_simulated_server_refuses_invalid_parameters(simulator, query, statu
         assert http.get(f"/v1/runs?{query}").status_code == status
 
 
-def test_the_simulated_server_loses_ties_at_a_page_boundary(world, clock, simulator):
+def test_the_simulated_server_omits_rows_of_equal_time_at_a_page_boundary(world, clock, simulator):
     for _ in range(250):
         world.run("busy", created=clock() - 60, duration=5.0)
     with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:

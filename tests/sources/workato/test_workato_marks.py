@@ -156,7 +156,7 @@ def test_a_search_never_ends_while_pages_are_unread():
     assert (mark.missing, mark.tries, mark.unread_offsets, missed) == (1, 0, ("a",), False)
 
 
-def test_a_search_that_leaves_pages_unread_is_not_a_try():
+def test_a_search_that_leaves_pages_unread_does_not_count_as_a_try():
     tried = msgspec.structs.replace(MARK, missing=1, tries=2)
     mark, missed = mark_after(recipe(6), tried, target(1), found(0, unread_offsets=("a",)))
     assert (mark.tries, missed) == (2, False)

@@ -217,7 +217,7 @@ def test_a_failed_line_has_an_error_or_the_number_that_the_job_names():
 
 
 @pytest.mark.parametrize("error", [None, "", {}, [], False])
-def test_an_empty_error_is_none(error):
+def test_an_empty_error_is_parsed_as_none(error):
     assert steps_of({"recipe_line_number": 1, "error": error})[0].result is Result.SUCCESS
 
 

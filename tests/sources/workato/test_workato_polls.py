@@ -34,7 +34,7 @@ def test_completions_before_the_first_poll_are_baseline_and_later_ones_count(wor
     assert watch.counts(family="jobrun_run_errors_total") == {"step_failed": 1}
 
 
-def test_a_job_open_at_the_first_poll_counts_on_any_page(world, watch, clock):
+def test_a_job_active_at_the_first_poll_counts_on_whichever_page_it_is(world, watch, clock):
     world.run("a", start=clock() - 7200, end=clock() + 3600)
     for place in range(60):
         world.run("a", start=clock() - 6000 + place, duration=1.0)

@@ -163,7 +163,7 @@ def test_the_default_budget_never_hits_a_rate_limit(world, watching, option, sim
     assert watch.watermark() == watch.clock() - MINUTE
 
 
-def test_a_rate_limit_hit_anyway_costs_only_time(world, watching, option, clock):
+def test_a_rate_limit_that_is_hit_anyway_delays_but_loses_nothing(world, watching, option, clock):
     option(mode="developer", jobs_per_minute=5)
     for recipe in range(12):
         world.run(f"recipe {recipe}", start=clock() - 100, duration=1.0)
