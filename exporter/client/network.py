@@ -155,19 +155,19 @@ class NetworkTransport(httpx.BaseTransport):
         """Return the pool; a new one if TLS files have changed and can be used."""
         with self._lock:
             self._close_replaced()
-            found = versions_of(self._settings)
-            if found in {self._versions, self._refused}:
+            versions = versions_of(self._settings)
+            if versions in {self._versions, self._refused}:
                 return self._pool
             try:
                 pool = make_pool(self._settings, self._backend)
             except (OSError, ValueError) as error:
                 # A file may be half written, or only the certificate or only the key may be replaced so far.
-                self._refused = found
+                self._refused = versions
                 _log.warning("tls files changed but cannot be used; old files stay in use", error=error)
                 return self._pool
             self._replaced.append(self._pool)
             self._pool = pool
-            self._versions, self._refused = found, None
+            self._versions, self._refused = versions, None
             _log.info("tls files changed and loaded")
         return pool
 
@@ -191,10 +191,10 @@ def versions_of(settings: NetworkSettings) -> Versions:
 
 def _version(path: str) -> tuple[int, int, int] | None:
     try:
-        found = Path(path).stat()
+        file = Path(path).stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return file.st_mtime_ns, file.st_size, file.st_ino
 
 
 def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> httpcore.ConnectionPool:

@@ -161,8 +161,8 @@ class JobReader:
             return True
         # The ledger may have pruned a run that completed long before the last read, and would count it again.
         last = run.start if run.end is None else run.end
-        kept = max(self._settings.lookback, self._settings.max_run_age)
-        return last is None or last >= min(now - kept, job.checkpoint.read)
+        retention = max(self._settings.lookback, self._settings.max_run_age)
+        return last is None or last >= min(now - retention, job.checkpoint.read)
 
     def _unobserved(self, job: TrackedJob, cursor: PageCursor) -> list[Window]:
         """Return the window between the last read and the earliest run, if the pages did not reach the last read."""
@@ -199,12 +199,12 @@ class JobReader:
         now, state = view.now, job.unlisted_open_runs.get(run.run_id, UnlistedRun())
         job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read, now)
         try:
-            found = self._api.run(project.name, job.row.slug, run.run_id)
+            current = self._api.run(project.name, job.row.slug, run.run_id)
         except NotFoundError:
             job.unlisted_open_runs[run.run_id] = UnlistedRun(now, now)
             return [Batch(scope=project.name, gone=[run.run_id])] if is_gone(run, now, REACH) else []
         job.unlisted_open_runs[run.run_id] = UnlistedRun(now, now)
-        return [Batch(scope=project.name, jobs=[job.job()], runs=[found], through=self.read_through(project, view))]
+        return [Batch(scope=project.name, jobs=[job.job()], runs=[current], through=self.read_through(project, view))]
 
     def request_runs_of_missing_jobs(self, project: Project, view: View) -> None:
         """Request the active runs of jobs that have been missing in lists for a while, to see whether they are gone."""
@@ -217,10 +217,10 @@ class JobReader:
 
     def _read_run_of_missing_job(self, project: Project, run: OpenRun, view: View) -> Iterable[Batch]:  # noqa: ARG002  # as all
         try:
-            found = self._api.run(project.name, slug_of(project, run), run.run_id)
+            current = self._api.run(project.name, slug_of(project, run), run.run_id)
         except NotFoundError:
             return [Batch(scope=project.name, gone=[run.run_id])]
-        return [Batch(scope=project.name, runs=[found])]
+        return [Batch(scope=project.name, runs=[current])]
 
     # --- schedules ---
 

@@ -128,10 +128,10 @@ class NorthflankSource(Source):
         jobs = [(project, job) for project in readable for job in project.included(view)]
         self._jobs.schedule_spacing = self._affordable_spacing(sum(bool(job.row.cron) for _, job in jobs))
         for project, job in jobs:
-            mine = open_runs.get(job.row.job_id, {})
-            requests += self._jobs.requests(project, job, mine, view.now)
+            active = open_runs.get(job.row.job_id, {})
+            requests += self._jobs.requests(project, job, active, view.now)
             tiers += [PollTier.FAST] * len(job.unlisted_open_runs)
-            tiers.append(self._jobs.tier(job, mine, view.now))
+            tiers.append(self._jobs.tier(job, active, view.now))
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
         self._round_seconds = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
         return requests
@@ -145,8 +145,8 @@ class NorthflankSource(Source):
         names = usable(rows, parse_project, "a project")
         self._listing = Listing(requested, frozenset(names))
         # The jobs of a project that is no longer listed are still requested: the response shows whether it is gone.
-        kept = dict.fromkeys([*names, *sorted(view.scopes)])
-        self._projects = {name: self._projects.get(name) or Project(name=name) for name in kept}
+        all_names = dict.fromkeys([*names, *sorted(view.scopes)])
+        self._projects = {name: self._projects.get(name) or Project(name=name) for name in all_names}
         for project in self._projects.values():
             project.known = project.name in names
         self._projects_due = view.now + self._lists_spacing()

@@ -168,8 +168,8 @@ class WorkatoSource(Source):
         recipes, invalid = self._api.recipes(scope)
         self._order.refused.discard(scope)
         before = decode_checkpoint(view.checkpoints.get(marks_key(scope), ""), MARKS)
-        crowded = len(before) > len(recipes) + MAX_FORMER_RECIPES
-        marks = {key: mark for key, mark in before.items() if key in recipes} if crowded else before
+        too_many = len(before) > len(recipes) + MAX_FORMER_RECIPES
+        marks = {key: mark for key, mark in before.items() if key in recipes} if too_many else before
         unreadable = decode_checkpoint(view.checkpoints.get(unreadable_key(scope), ""), UNREADABLE)
         listed = CustomerRecipes(
             scope=scope,
@@ -344,10 +344,10 @@ class WorkatoSource(Source):
 
 
 def _by_scope(runs: Sequence[OpenRun]) -> dict[str, dict[str, list[OpenRun]]]:
-    found: dict[str, dict[str, list[OpenRun]]] = {}
+    scopes: dict[str, dict[str, list[OpenRun]]] = {}
     for run in runs:
-        found.setdefault(run.scope, {}).setdefault(run.job_id, []).append(run)
-    return found
+        scopes.setdefault(run.scope, {}).setdefault(run.job_id, []).append(run)
+    return scopes
 
 
 TYPE = SourceType(
