@@ -12,10 +12,10 @@ from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config import Config
 from exporter.config.source import SourceSettings
 from exporter.counting.counters import CountingRules
+from exporter.counting.names import STEP_DURATION
 from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.families import STEP_DURATION
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.room import overflow_room, series_needed
 from exporter.polling.poll import Poller

@@ -6,6 +6,17 @@ import msgspec
 
 from exporter.counting.classify import RunRecord
 from exporter.counting.labels import OTHER
+from exporter.counting.names import (
+    ERRORS,
+    QUEUE_DURATION,
+    RECOVERED,
+    RETRIED,
+    ROOT_FAILURES,
+    RUN_DURATION,
+    RUNS,
+    STEP_DURATION,
+    STEPS,
+)
 from exporter.counting.records import JobState
 from exporter.counting.series import Exemplar
 from exporter.model import FAILING, Result, Run, Step
@@ -33,29 +44,29 @@ class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
 def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
     """Create the series of a job that exist from the start, at 0."""
     for result in results:
-        job.count("jobrun_runs_total", result, amount=0)
+        job.count(RUNS, result, amount=0)
     if attempts:
-        job.count("jobrun_run_retries_total", amount=0)
-        job.count("jobrun_runs_recovered_total", amount=0)
+        job.count(RETRIED, amount=0)
+        job.count(RECOVERED, amount=0)
 
 
 def count_completion(job: JobState, run: Run, *, attempts: bool) -> None:
     """Add one completed run to a job's counters."""
     result = run.result or Result.UNKNOWN
     exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
-    counter = job.count("jobrun_runs_total", result)
+    counter = job.count(RUNS, result)
     if exemplar and (counter.exemplar is None or counter.exemplar.timestamp <= exemplar.timestamp):
         counter.exemplar = exemplar
     if attempts:
-        job.count("jobrun_run_retries_total", amount=run.retries)
-        job.count("jobrun_runs_recovered_total", amount=int(run.recovered))
+        job.count(RETRIED, amount=run.retries)
+        job.count(RECOVERED, amount=int(run.recovered))
     if result in FAILING and run.error_type:
-        job.count("jobrun_run_errors_total", bounded_error_type(job, run.error_type))
+        job.count(ERRORS, bounded_error_type(job, run.error_type))
 
 
 def count_expired(job: JobState) -> None:
     """Add one expired run to a job's counters, as `unknown` and without a duration."""
-    job.count("jobrun_runs_total", Result.UNKNOWN)
+    job.count(RUNS, Result.UNKNOWN)
 
 
 def as_counted(record: RunRecord, error_type: str) -> Run:
@@ -71,19 +82,19 @@ def observe_duration(job: JobState, run: Run, bounds: Sequence[float]) -> None:
     """Add the duration of a run to a job's histogram."""
     result, duration = run.result or Result.UNKNOWN, run.duration or 0.0
     exemplar = None if run.end is None else Exemplar(run.run_id, duration, run.end)
-    durations = job.distribution("jobrun_run_duration_seconds", result, bounds=bounds)
+    durations = job.distribution(RUN_DURATION, result, bounds=bounds)
     durations.observe(duration, exemplar)
 
 
 def observe_queue(job: JobState, run: Run, bounds: Sequence[float]) -> None:
     """Add the queue time of a run to a job's histogram."""
-    queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=bounds)
+    queue = job.distribution(QUEUE_DURATION, bounds=bounds)
     queue.observe(run.queue_duration or 0.0)
 
 
 def bounded_error_type(job: JobState, error_type: str) -> str:
     """Return the error type, or `__other__` if the job has too many."""
-    known = job.counts.get("jobrun_run_errors_total", {})
+    known = job.counts.get(ERRORS, {})
     return error_type if error_type in known or len(known) < MAX_ERROR_TYPES else OTHER
 
 
@@ -101,20 +112,20 @@ def count_steps(
     for step in steps:
         label = labels[step.name]
         seed_step(job, label)
-        job.count("jobrun_steps_total", label, step.result or Result.UNKNOWN)
+        job.count(STEPS, label, step.result or Result.UNKNOWN)
         if bounds is not None and step.duration is not None and step.result is not None:
-            durations = job.distribution("jobrun_step_duration_seconds", label, bounds=bounds)
+            durations = job.distribution(STEP_DURATION, label, bounds=bounds)
             durations.observe(step.duration)
     failed = root_failure(steps)
     if failed:
-        job.count("jobrun_step_root_failures_total", labels[failed])
+        job.count(ROOT_FAILURES, labels[failed])
 
 
 def seed_step(job: JobState, name: str) -> None:
     """Create the series of a step that exist from its first run on, at 0."""
     for result in (Result.SUCCESS, Result.FAILURE):
-        job.count("jobrun_steps_total", name, result, amount=0)
-    job.count("jobrun_step_root_failures_total", name, amount=0)
+        job.count(STEPS, name, result, amount=0)
+    job.count(ROOT_FAILURES, name, amount=0)
 
 
 def root_failure(steps: Sequence[Step]) -> str:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from exporter.counting.names import STEPS
 from exporter.counting.series import SEPARATOR, Count, Distribution
 from exporter.learning.learned import NOTHING, Learned
 from exporter.model import Job, Result, State
@@ -154,7 +155,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
     def step_names(self) -> frozenset[str]:
         """Return the names of the steps that have series."""
-        return frozenset(key.partition(SEPARATOR)[0] for key in self.counts.get("jobrun_steps_total", ()))
+        return frozenset(key.partition(SEPARATOR)[0] for key in self.counts.get(STEPS, ()))
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):

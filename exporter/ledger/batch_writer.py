@@ -8,6 +8,7 @@ import msgspec
 from exporter.counting import classify, counters, latest
 from exporter.counting.classify import Context, CountState, Decision, RunRecord
 from exporter.counting.labels import OTHER, clean, label_of
+from exporter.counting.names import QUEUE_DURATION, RUN_DURATION
 from exporter.counting.records import JobState, ScopeState
 from exporter.ledger.job_writer import JobWriter
 from exporter.ledger.scope_writer import ScopeWriter
@@ -15,16 +16,7 @@ from exporter.ledger.series_room import SeriesRoom
 from exporter.ledger.sightings import Sighting, Sightings
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
-from exporter.metrics.families import (
-    DELAY,
-    DELAY_BUCKETS,
-    FETCHED,
-    QUEUE_DURATION,
-    RUN_DURATION,
-    TRUNCATED,
-    UNMAPPED,
-    UNOBSERVED,
-)
+from exporter.metrics.families import DELAY, DELAY_BUCKETS, FETCHED, TRUNCATED, UNMAPPED, UNOBSERVED
 from exporter.model import Batch, Disposition, Result, Run, Step, Window, one_row_per_run
 from exporter.state.schema import StepState, StoredRun
 

@@ -14,6 +14,7 @@ import msgspec
 from exporter.counting.classify import CountState
 from exporter.counting.counters import CountingRules
 from exporter.counting.latest import set_last_runs, set_streak
+from exporter.counting.names import QUEUE_DURATION, RUN_DURATION, STEP_DURATION
 from exporter.counting.records import Counted, JobState, OpenRun, SourceState, copy, with_bounds
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
@@ -23,7 +24,7 @@ from exporter.ledger.poll_context import PollContext
 from exporter.ledger.sightings import Sightings
 from exporter.ledger.status import UnwrittenPolls, expose_unobserved, seed_source
 from exporter.ledger.transaction import Transaction, fork, joined
-from exporter.metrics.families import COLD_STARTS, POLLS, QUEUE_DURATION, RUN_DURATION, STEP_DURATION
+from exporter.metrics.families import COLD_STARTS, POLLS
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
 from exporter.state.sql import LoadedState, SqlStore

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from exporter.counting.counters import bounded_error_type, seed
 from exporter.counting.labels import OTHER, clean
+from exporter.counting.names import ERRORS, RUN_DURATION, RUNS, STEP_DURATION, STEPS
 from exporter.counting.records import JobState, copy
 from exporter.counting.series import SEPARATOR
 from exporter.ledger.transaction import Transaction
-from exporter.metrics.families import ERRORS, OVERFLOW, RUN_DURATION, RUNS, STEP_DURATION, STEPS
+from exporter.metrics.families import OVERFLOW
 from exporter.metrics.room import EXPECTED_RESULTS, bucket_lines, step_counters
 from exporter.model import Job, Result, Run, Step
 

@@ -4,6 +4,17 @@ The row of a gauge has a function that computes its value, or its labeled sample
 histogram has none, because records store its series under its name. So a new counter needs only a new row here.
 """
 
+from exporter.counting.names import (
+    ERRORS,
+    QUEUE_DURATION,
+    RECOVERED,
+    RETRIED,
+    ROOT_FAILURES,
+    RUN_DURATION,
+    RUNS,
+    STEP_DURATION,
+    STEPS,
+)
 from exporter.errors import REASONS
 from exporter.metrics import samples
 from exporter.metrics.family import (
@@ -28,15 +39,6 @@ OUTCOMES = ("success", "partial", "error", "skipped")
 REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DELAY_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
 
-RUNS = "jobrun_runs_total"
-RUN_DURATION = "jobrun_run_duration_seconds"
-QUEUE_DURATION = "jobrun_run_queue_duration_seconds"
-ERRORS = "jobrun_run_errors_total"
-RETRIED = "jobrun_run_retries_total"
-RECOVERED = "jobrun_runs_recovered_total"
-STEPS = "jobrun_steps_total"
-ROOT_FAILURES = "jobrun_step_root_failures_total"
-STEP_DURATION = "jobrun_step_duration_seconds"
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 TRUNCATED = "jobrun_source_truncated_responses_total"
 STEPS_LOST = "jobrun_source_steps_lost_total"

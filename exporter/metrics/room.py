@@ -4,10 +4,8 @@ import functools
 from collections.abc import Collection, Sequence
 
 from exporter.counting.labels import OTHER
-from exporter.counting.records import JobState, LastFailure, LastRun
-from exporter.metrics.families import (
+from exporter.counting.names import (
     ERRORS,
-    FAMILIES,
     QUEUE_DURATION,
     RECOVERED,
     RETRIED,
@@ -17,6 +15,8 @@ from exporter.metrics.families import (
     STEP_DURATION,
     STEPS,
 )
+from exporter.counting.records import JobState, LastFailure, LastRun
+from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Level
 from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView

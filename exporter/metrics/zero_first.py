@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from exporter.metrics.families import RUN_DURATION, RUNS
+from exporter.counting.names import RUN_DURATION, RUNS
 
 Owner = tuple[str] | tuple[str, int] | tuple[str, str]
 """Owner of a series: ("job", key), ("source", name) or ("exporter",).

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from exporter.counting.names import STEP_DURATION
 from exporter.counting.records import JobState, oldest
 from exporter.model import Result, State
 from exporter.snapshot.expectations import Expectation
@@ -58,7 +59,7 @@ class JobView(Expectation, frozen=True, kw_only=True):
         # withheld until the runs have been read again.
         if self.steps_withheld and name.startswith("jobrun_step"):
             return False
-        return self.counted and not self.withheld and (self.step_histograms or name != "jobrun_step_duration_seconds")
+        return self.counted and not self.withheld and (self.step_histograms or name != STEP_DURATION)
 
     @property
     def owner(self) -> tuple[str, int]:

@@ -3,7 +3,8 @@ import pytest
 from exporter.commands.backfill.options import parse_label
 from exporter.commands.backfill.replay import zero
 from exporter.commands.backfill.samples import REPEAT, Samples, SeriesGroup, repeated, stamped
-from exporter.metrics.families import FAMILIES, RUN_DURATION, RUNS
+from exporter.counting.names import RUN_DURATION, RUNS
+from exporter.metrics.families import FAMILIES
 
 FAMILY = {family.name: family for family in FAMILIES}
 

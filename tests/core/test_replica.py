@@ -7,11 +7,12 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from exporter.counting.names import STEPS
 from exporter.errors import StateError
 from exporter.ledger.exposing import expose
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
-from exporter.metrics.families import COLD_STARTS, STEPS
+from exporter.metrics.families import COLD_STARTS
 from exporter.model import Batch, Result, Step
 from exporter.state.postgres_schema import HISTORY
 from tests.core.replica_harness import FAMILY, Member, expire, rewind, saved

@@ -5,10 +5,10 @@ import threading
 import prometheus_client
 import pytest
 
+from exporter.counting.names import RUN_DURATION, STEP_DURATION
 from exporter.counting.records import Counted
 from exporter.counting.series import Exemplar
 from exporter.exposition.exposition import COLLECT_INTERVAL
-from exporter.metrics.families import RUN_DURATION, STEP_DURATION
 from exporter.metrics.zero_first import ZeroFirst
 from tests.exposition.view_builders import Pages, count, distribution, job, lines_of, view
 

@@ -7,8 +7,9 @@ import msgspec
 from exporter.counting import counters
 from exporter.counting.classify import CountState
 from exporter.counting.labels import OTHER, clean
+from exporter.counting.names import ERRORS
 from exporter.counting.records import JobState, LastFailure, LastRun, LastSteps
-from exporter.metrics.families import ERRORS, STEPS_LOST, UNMAPPED
+from exporter.metrics.families import STEPS_LOST, UNMAPPED
 from exporter.model import FAILING, Result
 from exporter.queries.runs import stored_steps
 from exporter.state.schema import StepState, StoredRun

@@ -1,0 +1,11 @@
+"""Names of the counters and histograms of jobs."""
+
+RUNS = "jobrun_runs_total"
+RUN_DURATION = "jobrun_run_duration_seconds"
+QUEUE_DURATION = "jobrun_run_queue_duration_seconds"
+ERRORS = "jobrun_run_errors_total"
+RETRIED = "jobrun_run_retries_total"
+RECOVERED = "jobrun_runs_recovered_total"
+STEPS = "jobrun_steps_total"
+ROOT_FAILURES = "jobrun_step_root_failures_total"
+STEP_DURATION = "jobrun_step_duration_seconds"
