@@ -45,7 +45,7 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoPages:
-    """Replaces the publisher in commands that serve no pages."""
+    """A publisher for commands that serve no pages."""
 
     def publish(self) -> None:
         """Publish nothing."""

@@ -220,7 +220,7 @@ COMMANDS: Mapping[str, Command] = {
             "--config.file": NEEDS_CONFIG_FILE,
             "--output": _flag("the file to write", "F", type=Path, required=True),
             "--label": _flag(
-                "labels of all series: those that the scrape adds, usually job and instance",
+                "labels to add to all series, as the scrape does: usually job and instance",
                 "name=value",
                 type=_argument(parse_label),
                 nargs="+",

@@ -18,7 +18,7 @@ _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|<.*", re.IGNORECASE 
 
 
 class Period(msgspec.Struct):
-    """A period of one kind. `message`: that of its first line. `suppressed`: number of lines that were not written."""
+    """A period of one kind. `message`: of the first line. `suppressed`: number of lines that were not written."""
 
     logger: str
     message: str

@@ -202,7 +202,7 @@ def read_text(path: Path) -> str:
 
 
 def loads(text: str, environ: Mapping[str, str], known: KnownNames) -> Config:
-    """Return the config in a text. The arguments and errors are those of `load`."""
+    """Return the config in a text. It has the same arguments and errors as `load`."""
     data, problems, empty_variables = parse(text, environ)
     config = validated(_model(known), data, problems)
     problems += _cross_section_problems(data, known)

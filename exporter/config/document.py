@@ -99,7 +99,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _key_problems(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
-    """Yield a problem per key that is given twice or is not text, in the order of the file."""
+    """Yield a problem for each key that is given twice or is not text, in the order of the file."""
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
             yield from _key_problems(item, (*path, index))

@@ -56,7 +56,7 @@ def invalid(message: str, *keys: str | int) -> PydanticCustomError:
 
 
 def validated(model: type[Model], data: object, problems: list[ConfigProblem]) -> Model | None:
-    """Return the model of a document. If it is invalid, return None, and add a problem per key that has none yet."""
+    """Return the model of a document. If it is invalid, return None, and add a problem for each key without one."""
     if isinstance(data, dict):  # YAML parses a section as None if all its lines are comments
         data = {key: value for key, value in data.items() if value is not None or key not in model.model_fields}
     try:

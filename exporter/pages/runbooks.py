@@ -46,5 +46,5 @@ def _with_anchors(tokens: "list[Token]") -> Iterator[tuple[str, str]]:
 
 
 def slug(heading: str) -> str:
-    """Return the anchor of a heading, as GitHub makes it: that of `JobrunOverdue` is `jobrunoverdue`."""
+    """Return the anchor of a heading, as GitHub makes it: `jobrunoverdue` for `JobrunOverdue`."""
     return NOT_IN_SLUG.sub("", heading.strip().lower()).replace(" ", "-")

@@ -120,7 +120,7 @@ def run(reporter: Reporter, source: str, run_id: str) -> Variables:
 
 
 def outputs(page: RunPage) -> tuple[str, ...]:
-    """Return the steps whose output is linked: those that failed, the first failure first.
+    """Return the failed steps, whose output is linked. The step that failed first comes first.
 
     "" stands for the run's error text, because a run can also fail outside its steps.
     """

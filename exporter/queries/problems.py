@@ -155,7 +155,7 @@ def _job_problems(jobs: list[JobView], watermark: float | None) -> Iterator[Prob
 
 
 def _outages(jobs: list[JobView]) -> Iterator[list[JobView]]:
-    """Yield groups of failing jobs of one source or project, of which many began to fail at about the same time."""
+    """Yield the failing jobs of each source or project in which many began to fail at about the same time."""
     projects: dict[str, list[JobView]] = {}
     for job in jobs:
         projects.setdefault(job.state.project, []).append(job)

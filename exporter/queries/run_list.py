@@ -21,7 +21,7 @@ FEW_JOBS = 100
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a run is in the list. `at`: its end; the start of an active run. `source`: key of its source."""
+    """A run's place in the list. `at`: its end, or, if it is active, its start. `source`: key of its source."""
 
     open: bool
     at: float

@@ -36,7 +36,7 @@ Key = tuple[str, str]
 
 
 class VendorQueries:
-    """Sends queries to vendors' APIs. Thread-safe. `waiting`: context of a thread that waits for a response."""
+    """Sends queries to vendors' APIs. Thread-safe. `waiting`: returns the context of a wait for a response."""
 
     def __init__(
         self,

@@ -218,5 +218,5 @@ def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
         Route("/robots.txt", robots),
     ]
     application = Starlette(routes=[*own, *handlers.routes])
-    application.router.redirect_slashes = False  # a redirect would go to whatever host the request names
+    application.router.redirect_slashes = False  # the request's Host header would choose the target
     return application

@@ -1,6 +1,6 @@
 """The web config file: TLS, headers and users of the exporter's own pages.
 
-Its format is that of the exporter toolkit:
+The format is defined by the exporter toolkit:
 https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
 """
 
@@ -56,7 +56,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "curve_preferences": "is not supported: OpenSSL's own order is used",
     "rate_limit": "is not supported: failed sign-ins are limited without it",
 }
-"""Keys of the format that are refused, with the reason. If they were ignored, users would believe to be protected."""
+"""Keys of the format that are refused, with the reason. If one were ignored, users would rely on it in vain."""
 
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
 """Values of `client_auth_type` that accept any certificate."""
@@ -96,7 +96,7 @@ class TlsServer(_WebSection):
     client_ca_file: ReadableFile = ""
     """Certificate authorities of clients, PEM."""
     client_allowed_sans: tuple[Text, ...] | None = None
-    """Names, addresses or URIs of which a client's certificate must have at least one."""
+    """Names, addresses or URIs. A client's certificate must have at least one of them."""
     min_version: Version = "TLS12"
     """Oldest version of TLS."""
     max_version: Version = "TLS13"

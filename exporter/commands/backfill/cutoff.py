@@ -1,4 +1,4 @@
-"""Decides which runs `backfill` writes: those that completed before the baselines in the daemon's state."""
+"""Decides which runs `backfill` writes: all that completed before the baselines in the daemon's state."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -30,7 +30,7 @@ Rows = Sequence[tuple[JobState, StoredRun]]
 """Runs with their jobs, newest first."""
 
 OwnLabels = tuple[str, ...]
-"""Values of the labels that a family has besides those of the job or source; for a bucket also that of `le`."""
+"""Values of a family's own labels, such as `result`, without the job's or source's labels. Buckets also have `le`."""
 
 
 class SeriesLine(msgspec.Struct, frozen=True):
