@@ -23,7 +23,7 @@ PAST = 20 * HOUR
 
 
 @pytest.fixture
-def lived(bench):
+def past_bench(bench):
     """Prepare a vendor with completed runs, an active one and a very old one."""
     for number in range(30):
         for job in ("job-0", "job-1"):
@@ -75,21 +75,21 @@ def rises(text, name=RUNS):
     return {key: count for key, count in sums.items() if count}
 
 
-def test_completions_up_to_the_first_poll_and_no_others_are_written(lived, tmp_path):
-    lived.poll()
-    lived.run(70 * MINUTE)
-    summary, text, _ = write(lived, tmp_path)
+def test_completions_up_to_the_first_poll_and_no_others_are_written(past_bench, tmp_path):
+    past_bench.poll()
+    past_bench.run(70 * MINUTE)
+    summary, text, _ = write(past_bench, tmp_path)
 
-    assert rises(text) == lived.truth(0.0, lived.born)
-    assert summary.runs == sum(lived.truth(0.0, lived.born).values()) == 60
+    assert rises(text) == past_bench.truth(0.0, past_bench.born)
+    assert summary.runs == sum(past_bench.truth(0.0, past_bench.born).values()) == 60
     assert rises(text, "jobrun_run_duration_seconds_count") == rises(text), "histograms begin at 0 too"
-    assert lived.truth() == lived.counted(), "the rest is the daemon's"
+    assert past_bench.truth() == past_bench.counted(), "the rest is the daemon's"
     assert text.endswith("# EOF\n")
 
 
-def test_the_series_are_continuous_in_order_and_end_where_the_daemon_begins(lived, tmp_path):
-    lived.poll()
-    _, text, _ = write(lived, tmp_path)
+def test_the_series_are_continuous_in_order_and_end_where_the_daemon_begins(past_bench, tmp_path):
+    past_bench.poll()
+    _, text, _ = write(past_bench, tmp_path)
     found = series(text)
     assert found
     for (name, *_), samples in found.items():
@@ -97,27 +97,27 @@ def test_the_series_are_continuous_in_order_and_end_where_the_daemon_begins(live
         assert timestamps == sorted(set(timestamps)), name
         if "_seconds_bucket" not in name and name.startswith("jobrun_runs"):
             assert max(after - before for before, after in itertools.pairwise(timestamps)) <= REPEAT
-            assert timestamps[-1] == pytest.approx(lived.born, abs=0.001)
+            assert timestamps[-1] == pytest.approx(past_bench.born, abs=0.001)
             assert samples[0][1] == 0
 
 
-def test_a_run_that_completed_a_moment_before_the_first_poll_is_in_the_past(lived, tmp_path):
-    lived.world.run("job-0", start=NOW - 3, duration=1.0, result="success")
-    lived.poll()
-    summary, text, progress = write(lived, tmp_path)
+def test_a_run_that_completed_a_moment_before_the_first_poll_is_in_the_past(past_bench, tmp_path):
+    past_bench.world.run("job-0", start=NOW - 3, duration=1.0, result="success")
+    past_bench.poll()
+    summary, text, progress = write(past_bench, tmp_path)
     assert summary.runs == 61
     assert sum(rises(text).values()) == 61
     assert any("the daemon has just started to count" in line for line in progress)
-    lived.run(10 * MINUTE)
-    assert lived.truth() == lived.counted(), "the rest is the daemon's"
+    past_bench.run(10 * MINUTE)
+    assert past_bench.truth() == past_bench.counted(), "the rest is the daemon's"
 
 
-def test_samples_have_the_labels_of_the_daemons_series_and_the_requested_ones(lived, tmp_path):
-    lived.poll()
-    lived.run(70 * MINUTE)
-    _, text, _ = write(lived, tmp_path, labels={"job": "jobruns", "instance": "there:9797"})
+def test_samples_have_the_labels_of_the_daemons_series_and_the_requested_ones(past_bench, tmp_path):
+    past_bench.poll()
+    past_bench.run(70 * MINUTE)
+    _, text, _ = write(past_bench, tmp_path, labels={"job": "jobruns", "instance": "there:9797"})
     written = {name for name, *_ in series(text)}
-    live = {tuple(sorted(key)) for key in lived.samples(RUNS, "source", "project", "job_name")}
+    live = {tuple(sorted(key)) for key in past_bench.samples(RUNS, "source", "project", "job_name")}
     past = {
         tuple(sorted(value for label, value in labels if label in ("source", "project", "job_name")))
         for name, *labels in series(text)
@@ -131,107 +131,107 @@ def test_samples_have_the_labels_of_the_daemons_series_and_the_requested_ones(li
     assert len(budgets) == 1, "as configured"
 
 
-def test_a_run_active_at_the_first_poll_is_shown_as_running_and_counted_by_the_daemon(lived, tmp_path):
-    lived.poll()
-    lived.run(2 * HOUR)
-    _, text, _ = write(lived, tmp_path)
+def test_a_run_active_at_the_first_poll_is_shown_as_running_and_counted_by_the_daemon(past_bench, tmp_path):
+    past_bench.poll()
+    past_bench.run(2 * HOUR)
+    _, text, _ = write(past_bench, tmp_path)
     (running,) = [
         samples
         for (name, *labels), samples in series(text).items()
         if name == "jobrun_active_runs" and ("job_name", "job-2") in labels and ("state", "executing") in labels
     ]
-    assert running[-1] == (pytest.approx(lived.born, abs=0.001), 1)
+    assert running[-1] == (pytest.approx(past_bench.born, abs=0.001), 1)
     assert not any(job == "job-2" for _, job, _ in rises(text))
-    assert [job for _, job, _ in lived.counted()].count("job-2") == 1
+    assert [job for _, job, _ in past_bench.counted()].count("job-2") == 1
 
 
-def test_without_a_state_an_end_time_is_required(lived, tmp_path):
+def test_without_a_state_an_end_time_is_required(past_bench, tmp_path):
     with pytest.raises(StateError, match="run the daemon first, or give --until"):
-        write(lived, tmp_path, state=tmp_path / "none.db")
+        write(past_bench, tmp_path, state=tmp_path / "none.db")
     until = NOW - 5 * HOUR
-    _, text, _ = write(lived, tmp_path, state=tmp_path / "none.db", until=until)
-    assert rises(text) == lived.truth(0.0, until)
+    _, text, _ = write(past_bench, tmp_path, state=tmp_path / "none.db", until=until)
+    assert rises(text) == past_bench.truth(0.0, until)
     assert not (tmp_path / "none.db").exists()
 
 
-def test_the_earlier_of_the_states_and_the_given_end_time_is_used(lived, tmp_path):
-    lived.poll()
-    lived.run(HOUR)
-    for number, until in enumerate((NOW - 5 * HOUR, lived.clock())):
-        _, text, _ = write(lived, tmp_path, until=until, name=f"{number}.om")
-        assert rises(text) == lived.truth(0.0, min(until, lived.born))
+def test_the_earlier_of_the_states_and_the_given_end_time_is_used(past_bench, tmp_path):
+    past_bench.poll()
+    past_bench.run(HOUR)
+    for number, until in enumerate((NOW - 5 * HOUR, past_bench.clock())):
+        _, text, _ = write(past_bench, tmp_path, until=until, name=f"{number}.om")
+        assert rises(text) == past_bench.truth(0.0, min(until, past_bench.born))
 
 
-def test_no_file_is_overwritten_or_left_half_written(lived, tmp_path):
-    lived.poll()
+def test_no_file_is_overwritten_or_left_half_written(past_bench, tmp_path):
+    past_bench.poll()
     (tmp_path / "past.om").write_text("precious")
     with pytest.raises(BackfillError, match="exists"):
-        write(lived, tmp_path)
+        write(past_bench, tmp_path)
     assert (tmp_path / "past.om").read_text() == "precious"
     with pytest.raises(BackfillError, match="future"):
-        write(lived, tmp_path, until=lived.clock() + HOUR, name="other")
+        write(past_bench, tmp_path, until=past_bench.clock() + HOUR, name="other")
 
 
-def test_an_unusable_folder_is_reported_before_anything_is_requested(lived, tmp_path):
-    lived.poll()
-    lived.simulator.log.clear()
+def test_an_unusable_folder_is_reported_before_anything_is_requested(past_bench, tmp_path):
+    past_bench.poll()
+    past_bench.simulator.log.clear()
     with pytest.raises(BackfillError, match="does not exist; make it"):
-        write(lived, tmp_path / "nowhere")
-    assert not lived.simulator.log.counts()
+        write(past_bench, tmp_path / "nowhere")
+    assert not past_bench.simulator.log.counts()
 
 
-def test_a_source_that_cannot_be_read_writes_nothing(lived, tmp_path):
-    lived.poll()
-    lived.simulator.disruptions.add(Status(code=500))
+def test_a_source_that_cannot_be_read_writes_nothing(past_bench, tmp_path):
+    past_bench.poll()
+    past_bench.simulator.disruptions.add(Status(code=500))
     with pytest.raises(SourceError):
-        write(lived, tmp_path)
+        write(past_bench, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("past")] == []
 
 
-def test_runs_that_the_api_no_longer_lists_are_written_from_the_state(lived, tmp_path):
-    lived.poll()
-    expected = lived.truth(0.0, lived.born)
-    lived.clock.advance(20 * DAY)
-    _, text, _ = write(lived, tmp_path)
+def test_runs_that_the_api_no_longer_lists_are_written_from_the_state(past_bench, tmp_path):
+    past_bench.poll()
+    expected = past_bench.truth(0.0, past_bench.born)
+    past_bench.clock.advance(20 * DAY)
+    _, text, _ = write(past_bench, tmp_path)
     assert rises(text) == expected
 
 
-def test_the_state_is_not_changed(lived, tmp_path):
-    lived.poll()
-    before = lived.ledger.store().load()
-    write(lived, tmp_path)
-    assert lived.ledger.store().load() == before
-    assert lived.poll() == "success"
+def test_the_state_is_not_changed(past_bench, tmp_path):
+    past_bench.poll()
+    before = past_bench.ledger.store().load()
+    write(past_bench, tmp_path)
+    assert past_bench.ledger.store().load() == before
+    assert past_bench.poll() == "success"
 
 
-def test_a_second_job_of_a_name_gets_the_name_that_the_state_gave_it(lived, tmp_path):
-    lived.poll()
-    ledger = lived.ledger
+def test_a_second_job_of_a_name_gets_the_name_that_the_state_gave_it(past_bench, tmp_path):
+    past_bench.poll()
+    ledger = past_bench.ledger
     with ledger.lock, ledger.store().transaction():
         job = next(job for job in ledger.committed.jobs.values() if job.name == "job-1")
         ledger.store().put_jobs([msgspec.structs.replace(job, name="job-1 #remembered")])
-    _, text, _ = write(lived, tmp_path)
+    _, text, _ = write(past_bench, tmp_path)
     assert {job for _, job, _ in rises(text)} == {"job-0", "job-1 #remembered"}
 
 
-def test_a_run_that_the_daemon_counts_is_not_written_although_it_ended_before_the_baseline(lived, tmp_path):
-    lived.poll()
-    store = lived.ledger.store()
+def test_a_run_that_the_daemon_counts_is_not_written_although_it_ended_before_the_baseline(past_bench, tmp_path):
+    past_bench.poll()
+    store = past_bench.ledger.store()
     row = next(row for row in store.baseline_runs("one") if row.run.result == "failure")
     counted = msgspec.structs.replace(row, mark=CountState.COUNTED)
-    with lived.ledger.lock, store.transaction():
+    with past_bench.ledger.lock, store.transaction():
         store.put_runs("one", [counted])
-    summary, text, _ = write(lived, tmp_path)
-    assert summary.runs == sum(rises(text).values()) == sum(lived.truth(0.0, lived.born).values()) - 1
+    summary, text, _ = write(past_bench, tmp_path)
+    assert summary.runs == sum(rises(text).values()) == sum(past_bench.truth(0.0, past_bench.born).values()) - 1
 
 
-def test_no_sample_is_in_the_future_if_the_apis_clock_is_ahead(lived, tmp_path):
-    lived.local.wrong = -90.0
-    lived.poll()
-    _, text, _ = write(lived, tmp_path)
+def test_no_sample_is_in_the_future_if_the_apis_clock_is_ahead(past_bench, tmp_path):
+    past_bench.local.wrong = -90.0
+    past_bench.poll()
+    _, text, _ = write(past_bench, tmp_path)
     latest = max(timestamp for samples in series(text).values() for timestamp, _ in samples)
-    assert latest == pytest.approx(lived.born - 90, abs=2)
-    assert rises(text) == lived.truth(0.0, lived.born)
+    assert latest == pytest.approx(past_bench.born - 90, abs=2)
+    assert rises(text) == past_bench.truth(0.0, past_bench.born)
 
 
 @pytest.mark.able("steps")

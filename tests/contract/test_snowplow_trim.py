@@ -24,7 +24,7 @@ def bench(tmp_path):
     bench.close()
 
 
-def crowd(bench, start, number, seconds):
+def add_burst(bench, start, number, seconds):
     """Add runs of 5 events each, spread over this many seconds."""
     for each in range(number):
         bench.world.run("many", start=round(start + each * seconds / number, 3), duration=30, steps=["load"])
@@ -39,9 +39,9 @@ def requested(bench):
     [(0, 400, DAY), (0, 400, HOUR), (23 * HOUR, 400, HOUR - 60), (12 * HOUR, 300, 40), (DAY - 400, 350, 200)],
 )
 def test_a_burst_during_a_downtime_is_counted_completely(bench, after, number, seconds):
-    crowd(bench, bench.clock() - HOUR, 1, 1)
+    add_burst(bench, bench.clock() - HOUR, 1, 1)
     bench.poll()
-    crowd(bench, bench.clock() + 10 + after, number, seconds)
+    add_burst(bench, bench.clock() + 10 + after, number, seconds)
     bench.restart(down=DAY)
     before = requested(bench)
     bench.poll()
@@ -53,9 +53,9 @@ def test_a_burst_during_a_downtime_is_counted_completely(bench, after, number, s
 
 
 def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_once(bench):
-    crowd(bench, bench.clock() - HOUR, 1, 1)
+    add_burst(bench, bench.clock() - HOUR, 1, 1)
     bench.poll()
-    crowd(bench, bench.clock() + 3600, 400, 0.5)
+    add_burst(bench, bench.clock() + 3600, 400, 0.5)
     bench.restart(down=2 * HOUR)
     for _ in range(3):
         bench.poll()
@@ -67,15 +67,15 @@ def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_o
     assert sum(bench.truth(since=start, until=end + 40).values()) >= missing
 
 
-def wide(simulator):
+def ignore_bounds(simulator):
     """Make a simulated API ignore `from` and `to`."""
     simulator._allowed = lambda _window, now: Window(now - 7 * DAY, now)
 
 
 @pytest.mark.parametrize("drops", [False, True])
 def test_an_api_that_ignores_the_bounds_gets_few_requests(bench, drops):
-    crowd(bench, bench.clock() - DAY, 120, 20 * HOUR)
-    wide(bench.simulator)
+    add_burst(bench, bench.clock() - DAY, 120, 20 * HOUR)
+    ignore_bounds(bench.simulator)
     if drops:
         bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.2))
     bench.poll()
@@ -85,7 +85,7 @@ def test_an_api_that_ignores_the_bounds_gets_few_requests(bench, drops):
 
 
 def test_an_api_that_drops_rows_gets_few_requests(bench):
-    crowd(bench, bench.clock() - DAY, 140, 20 * HOUR)
+    add_burst(bench, bench.clock() - DAY, 140, 20 * HOUR)
     bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.3))
     bench.poll()
     assert requested(bench) < 300
@@ -95,7 +95,7 @@ def test_an_api_that_drops_rows_gets_few_requests(bench):
 def test_windows_requested_by_a_wrong_clock_prove_nothing(bench, wrong):
     bench.simulator.options = SnowplowOptions(future_to="accepted", longest_window=40 * DAY, reach=100 * DAY)
     bench.poll()
-    crowd(bench, bench.clock() + 10, 10, 600)
+    add_burst(bench, bench.clock() + 10, 10, 600)
     bench.local.wrong = wrong
     bench.run(10 * MINUTE)
     bench.local.wrong = 0.0

@@ -92,7 +92,7 @@ class BoundedHarness(PageHarness):
                 self.expected[name] -= value
 
 
-def close_to_its_truth(harness):
+def check_sums(harness):
     """Check what must hold at any time. Return the page."""
     page = harness.page()
     assert harness.sums(page) == dict(harness.expected)
@@ -153,7 +153,7 @@ def test_sums_are_right_and_series_bounded_no_matter_which_jobs_come_and_go(limi
                     harness.expire()
                 case "resize":
                     harness.configure(max_series=how[0])
-            page = close_to_its_truth(harness)
+            page = check_sums(harness)
             if what in {"restart", "resize"}:
                 # folded jobs may have got their own series, which start at 0
                 assert {each: value for each, value in page.items() if each[0] in harness.expected and value} == {
@@ -198,18 +198,18 @@ def test_a_folded_job_gets_its_own_series_from_0_once_there_is_room(bounded, wei
     for _ in range(3):
         harness.end("first")
         harness.end("second")
-    page = close_to_its_truth(harness)
+    page = check_sums(harness)
     assert (of_job(page, RUNS, "first"), of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (3, 0, 3)
     needed = harness.ledger.committed.series_total
     harness.configure(max_series=int(needed / 0.9))  # nine tenths of the room are used
     harness.end("second")
-    assert of_job(close_to_its_truth(harness), RUNS, OTHER) == 4
+    assert of_job(check_sums(harness), RUNS, OTHER) == 4
     harness.configure(max_series=needed + weight + 30)
     harness.read()
-    page = close_to_its_truth(harness)
+    page = check_sums(harness)
     assert (of_job(page, RUNS, "second"), "second" in str(page)) == (0, True)
     harness.end("second")
-    page = close_to_its_truth(harness)
+    page = check_sums(harness)
     assert (of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (1, 4)
 
 
@@ -220,7 +220,7 @@ def test_each_folding_is_counted_once_no_matter_how_many_events_and_restarts_fol
             harness.end(job, Result.FAILURE, steps=["load"], error_type="Boom")
         harness.reopen()
         harness.read()
-    assert close_to_its_truth(harness)[OVERFLOW, (("family", RUNS),)] == 2
+    assert check_sums(harness)[OVERFLOW, (("family", RUNS),)] == 2
     page = harness.page()
     assert {
         dict(labels)["job_name"] for name, labels in page if name.startswith("jobrun_") and "job_name" in dict(labels)
@@ -240,15 +240,15 @@ def test_an_expired_job_makes_room_and_returns_at_0(bounded, weight):
     harness.end("old")
     harness.end("young")
     harness.expire()
-    assert harness.labels(close_to_its_truth(harness)) == set()
+    assert harness.labels(check_sums(harness)) == set()
     harness.end("young")
     harness.end("old")
-    page = close_to_its_truth(harness)
+    page = check_sums(harness)
     counts = {job: of_job(page, RUNS, job) for job in ("young", "old", OTHER)}
     assert counts == {"young": 1, "old": 0, OTHER: 2}
     harness.configure(max_series=4 * weight)
     harness.end("old")
-    assert of_job(close_to_its_truth(harness), RUNS, "old") == 1
+    assert of_job(check_sums(harness), RUNS, "old") == 1
 
 
 def domain_series(harness):
@@ -276,7 +276,7 @@ def test_the_page_exceeds_the_limit_by_at_most_10_percent_after_any_first_poll(b
 def test_one_run_of_thousands_of_steps_stays_within_the_limit_and_is_reported(bounded):
     harness = bounded(max_series=3000)
     harness.end("j", steps=[f"step {number}" for number in range(3000)])
-    page = close_to_its_truth(harness)
+    page = check_sums(harness)
     assert domain_series(harness) <= 3300
     assert page[OVERFLOW, (("family", STEPS),)] > 2000
 
@@ -339,7 +339,7 @@ def test_too_many_steps_end_step_histograms_until_a_reload_finds_fewer(bounded):
     harness.end("small", steps=["one"])
     harness.end("large", steps=[str(number) for number in range(MANY_STEPS - 1)])
     assert (
-        close_to_its_truth(harness)[
+        check_sums(harness)[
             observed, tuple(sorted({"source": "s", "project": "", "job_name": "small", "step_name": "one"}.items()))
         ]
         == 1

@@ -39,7 +39,7 @@ OBJECTIVES = [
 UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def hurried(duration: str) -> str:
+def with_short_waits(duration: str) -> str:
     """Return a shorter duration; `1m` becomes `1000ms`."""
     number, unit = re.fullmatch(r"(\d+)([smhd])", duration).groups()  # type: ignore[union-attr]  # a test may fail here
     return f"{round(int(number) * UNIT[unit] * 1000 / HURRY)}ms"
@@ -58,7 +58,7 @@ def hurried_rules() -> dict[str, object]:
             rule["expr"] = re.sub(r"\b600\b", str(1200 // HURRY), rule["expr"])
             rule["expr"] = rule["expr"].replace(f"time() - {PAGE_DELAY}", f"time() - {PAGE_DELAY // HURRY}")
             rule["expr"] = re.sub(r"\b([34])m\b", r"\1s", rule["expr"])
-            rule |= {key: hurried(rule[key]) for key in ("for", "keep_firing_for") if key in rule}
+            rule |= {key: with_short_waits(rule[key]) for key in ("for", "keep_firing_for") if key in rule}
             if rule.get("alert") == "JobrunExporterAbsent":
                 rule["for"] = "9s"
     return rules
@@ -68,7 +68,7 @@ def hurried_routes(url: str) -> dict[str, object]:
     """Return the example's configuration of Alertmanager, faster, with all receivers at one address."""
     settings = yaml.safe_load((MONITORING / "alertmanager.yml").read_text())
     settings["templates"] = [str(MONITORING / "templates" / "*.tmpl")]
-    settings["route"] |= {key: hurried(settings["route"][key]) for key in ("group_wait", "group_interval")}
+    settings["route"] |= {key: with_short_waits(settings["route"][key]) for key in ("group_wait", "group_interval")}
     for each in settings["receivers"]:
         each["webhook_configs"] = [{"url": f"{url}{each['name']}", "send_resolved": True}]
     return settings

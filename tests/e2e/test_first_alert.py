@@ -105,7 +105,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
     shell.end()
 
 
-def hurried(file: Path, *, moved: Shell) -> None:
+def with_short_waits(file: Path, *, moved: Shell) -> None:
     """Shorten the waits in a file, and replace its ports."""
     text = re.sub(
         r"((?:interval|wait|for|timeout): )(\d+[sm])", lambda m: m[1] + WAITING.get(m[2], m[2]), file.read_text()
@@ -122,7 +122,7 @@ def test_six_steps_lead_from_nothing_to_the_first_message_on_a_phone(shell: Shel
         shell.run(commands(1)[1])
         monitoring = shell.folder / "monitoring/prometheus"
         for file in (monitoring / "prometheus.yml", monitoring / "alertmanager.yml", *monitoring.glob("rules/*.yml")):
-            hurried(file, moved=shell)
+            with_short_waits(file, moved=shell)
 
         check, start = commands(2)
         state = {"path": str(shell.folder / "state.db")}

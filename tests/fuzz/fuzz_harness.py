@@ -65,13 +65,13 @@ class FuzzedExporter:
         self.wire: InProcessVendor = self.bench.wire  # type: ignore[assignment]  # it was made by InProcessVendor
         if not first:
             self.bench.poll()
-            self.happen()
+            self.add_runs()
             self.bench.clock.advance(30 * MINUTE)
         else:
-            self.happen()
+            self.add_runs()
             self.bench.clock.advance(30 * MINUTE)
 
-    def happen(self) -> None:
+    def add_runs(self) -> None:
         """Add six runs that complete and one that does not, of three jobs."""
         now = self.bench.clock()
         for number, job in enumerate(2 * JOBS[:3]):

@@ -175,7 +175,7 @@ def source(name="ex", **known):
     return SourceReport(name=name, **defaults | known)
 
 
-def reading(minute):
+def unreadable(minute):
     """One source is down from 20 to 50 and behind from 60 to 100; another was never read completely."""
     read = 20 if 20 <= minute < 50 else 60 if 60 <= minute < 100 else minute
     up = not 20 <= minute < 50
@@ -183,7 +183,7 @@ def reading(minute):
     return WorldState(sources=(known, source("new", up=True, poll_interval=600.0)))
 
 
-def losing(minute):
+def losses(minute):
     """Unobserved ranges are found at 30 and 2000; responses are truncated at 75 and 1500."""
     found = [Range(start=0.0, end=600.0 * part) for part, since in ((1, 30), (2, 2000)) if minute >= since]
     seen = max((each for each in (30, 2000) if each <= minute), default=None)
@@ -243,8 +243,8 @@ def configured(minute):
 
 WORLDS = {
     **dict.fromkeys((failing, quickly, patient, old, late, hourly, slow, together, one_by_one), 1),
-    **dict.fromkeys((reading, access, configured), 1),
-    losing: 15,
+    **dict.fromkeys((unreadable, access, configured), 1),
+    losses: 15,
     keys: 60,
 }
 """Worlds, and the minutes of a step."""

@@ -43,7 +43,7 @@ STEPS = (
 )
 
 
-def tell(world: ScriptedWorld) -> None:
+def add_past_runs(world: ScriptedWorld) -> None:
     """Add past runs: a healthy job, a failing one, many runs, and hostile names."""
     now = time.time()
     for number in range(BULK):
@@ -101,7 +101,7 @@ def operation(folder: Path) -> Iterator[BrowserHarness]:
     """Starts everything, and ends it."""
     chromium = needed("chromium")
     world = ScriptedWorld()
-    tell(world)
+    add_past_runs(world)
     with SnowplowSimulator(world) as simulator, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         running = BrowserHarness(world, folder, simulator, browser)

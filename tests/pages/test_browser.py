@@ -21,14 +21,14 @@ A_WHILE = 8_000
 
 
 @pytest.fixture(scope="module")
-def living(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserHarness]:
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserHarness]:
     with operation(tmp_path_factory.mktemp("operation")) as running:
         yield running
 
 
 @pytest.fixture
-def page(living: BrowserHarness) -> Iterator[Page]:
-    with living.page() as page:
+def page(harness: BrowserHarness) -> Iterator[Page]:
+    with harness.page() as page:
         yield page
 
 
@@ -132,7 +132,7 @@ def test_runs_are_filtered_by_the_form_and_an_id_leads_to_its_run(page):
     expect(page).to_have_url(re.compile(f"/runs/snow/{run_id}$"))
 
 
-def test_output_is_fetched_on_demand_and_never_stored(page, living):
+def test_output_is_fetched_on_demand_and_never_stored(page, harness):
     go_to_failed_run(page)
     address = page.url
     assert "constraint violated" not in page.content()
@@ -140,13 +140,13 @@ def test_output_is_fetched_on_demand_and_never_stored(page, living):
     expect(page.get_by_label("stderr")).to_contain_text("constraint violated")
     assert page.url == address
     assert page.evaluate("document.activeElement.id") == "answer-title"
-    pages_of_state = [path.read_bytes() for path in living.state.parent.iterdir()]
+    pages_of_state = [path.read_bytes() for path in harness.state.parent.iterdir()]
     assert pages_of_state
     assert not [content for content in pages_of_state if b"constraint violated" in content]
 
 
-def test_output_has_a_page_without_scripts(living):
-    with living.page(java_script_enabled=False) as page:
+def test_output_has_a_page_without_scripts(harness):
+    with harness.page(java_script_enabled=False) as page:
         go_to_failed_run(page)
         page.get_by_role("link", name="Output of <b>load</b>").click()
         expect(page).to_have_url(re.compile(r"/log\?step="))
@@ -154,19 +154,19 @@ def test_output_has_a_page_without_scripts(living):
         expect(page.locator("#live")).to_be_hidden()
 
 
-def test_output_is_not_offered_if_logs_are_off(living):
-    with living.page(base_url=living.discreet) as page:
+def test_output_is_not_offered_if_logs_are_off(harness):
+    with harness.page(base_url=harness.discreet) as page:
         go_to_failed_run(page)
         expect(page.locator("table.steps tr.first")).to_have_count(1)
         expect(page.get_by_role("link", name="Output")).to_have_count(0)
 
 
-def test_a_new_run_appears_without_a_reload_and_nothing_is_lost(page, living):
+def test_a_new_run_appears_without_a_reload_and_nothing_is_lost(page, harness):
     page.clock.install()
     page.goto("/runs?job_name=arrival")
     expect(page.locator(".empty")).to_contain_text("No run matches")
     page.evaluate("window.same = true")
-    living.world.run("arrival", created=time.time() - 9, duration=5.0, result="failure")
+    harness.world.run("arrival", created=time.time() - 9, duration=5.0, result="failure")
     field = page.get_by_label("Run ID")
     field.fill("half writ")
     passes(page, page.locator("table.runs tbody tr").count)
@@ -177,8 +177,8 @@ def test_a_new_run_appears_without_a_reload_and_nothing_is_lost(page, living):
     expect(page.get_by_role("status")).to_have_text("1 run shown")
 
 
-def test_focus_and_scrolling_stay_while_a_page_changes(living):
-    with living.page(viewport={"width": 1000, "height": 400}) as page:
+def test_focus_and_scrolling_stay_while_a_page_changes(harness):
+    with harness.page(viewport={"width": 1000, "height": 400}) as page:
         page.clock.install()
         page.goto("/")
         link = page.locator("table.jobs").get_by_role("link", name="orders", exact=True)
@@ -186,7 +186,7 @@ def test_focus_and_scrolling_stay_while_a_page_changes(living):
         link.scroll_into_view_if_needed()
         top = link.bounding_box()["y"]
         before = page.locator("#now").inner_html()
-        living.world.run("another problem", created=time.time() - 9, duration=5.0, result="failure")
+        harness.world.run("another problem", created=time.time() - 9, duration=5.0, result="failure")
         passes(page, page.locator(".problems", has_text="another problem").count)
         assert page.locator("#now").inner_html() != before
         expect(link).to_be_focused()
@@ -208,8 +208,8 @@ def test_live_updates_can_be_paused(page):
     passes(page, lambda: requested)
 
 
-def test_a_page_without_a_connection_says_so_and_recovers(living):
-    with living.page() as page:
+def test_a_page_without_a_connection_says_so_and_recovers(harness):
+    with harness.page() as page:
         page.clock.install()
         page.goto("/")
         rows = page.locator("table.jobs tbody tr").count()
@@ -268,16 +268,16 @@ def test_a_hostile_name_is_followed_to_its_run_and_does_nothing(page, name):
     expect(page.locator(".trail a").last).to_be_visible()
 
 
-def test_nothing_is_wider_than_a_phone(living):
-    with living.page(**PHONE) as page:
+def test_nothing_is_wider_than_a_phone(harness):
+    with harness.page(**PHONE) as page:
         for path in paths(page)[:-1]:
             page.goto(path)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
 
 
 @pytest.mark.parametrize("width", [981, 1200, 1600])
-def test_no_table_is_cut_off(living, width):
-    with living.page(viewport={"width": width, "height": 800}) as page:
+def test_no_table_is_cut_off(harness, width):
+    with harness.page(viewport={"width": width, "height": 800}) as page:
         for path in paths(page)[:4]:
             page.goto(path)
             cut = page.evaluate(
@@ -297,12 +297,12 @@ def test_every_page_is_accessible(page):
     assert [violations(page, path) for path in paths(page)[:-1]] == [[]] * 6
 
 
-def test_every_page_has_contrast_in_the_dark(living):
-    with living.page(color_scheme="dark") as page:
+def test_every_page_has_contrast_in_the_dark(harness):
+    with harness.page(color_scheme="dark") as page:
         found = [violations(page, path, runOnly=["color-contrast", "link-in-text-block"]) for path in paths(page)[:-1]]
         assert found == [[]] * 6
 
 
-def test_every_page_is_accessible_on_a_phone(living):
-    with living.page(**PHONE) as page:
+def test_every_page_is_accessible_on_a_phone(harness):
+    with harness.page(**PHONE) as page:
         assert [violations(page, path) for path in paths(page)[:4:3]] == [[]] * 2

@@ -26,7 +26,7 @@ def objective_of(**texts: Any) -> Objective:
     return Objective.model_validate(texts)
 
 
-def varied(harness):
+def add_job_of_each_status(harness):
     """Commit a job of each status; the watermark is an hour after NOW."""
     harness.configure(
         objectives=(
@@ -50,7 +50,7 @@ def varied(harness):
     return harness
 
 
-def begun(harness):
+def started(harness):
     """Return a harness whose first poll was at NOW."""
     harness.bench.ledger.start_poll("one", NOW)
     return harness
@@ -61,14 +61,14 @@ def kinds(harness):
 
 
 def test_each_job_has_the_status_that_is_most_urgent(harness):
-    listed = varied(begun(harness)).reporter.jobs(JobQuery())
+    listed = add_job_of_each_status(started(harness)).reporter.jobs(JobQuery())
     assert [(job.job_name, job.status) for job in listed.jobs] == [(status, status) for status in STATUSES]
     assert listed.statuses == dict.fromkeys(STATUSES, 1)
     assert (listed.total, listed.page, listed.pages) == (7, 1, 1)
 
 
 def test_problems_come_most_urgent_first(harness):
-    varied(begun(harness))
+    add_job_of_each_status(started(harness))
     assert kinds(harness) == [
         ("JobrunNoRecentSuccess", "stale"),
         ("JobrunLastRunFailed", "failing"),
@@ -86,7 +86,7 @@ def test_problems_come_most_urgent_first(harness):
 
 
 def test_a_job_is_not_overdue_while_nothing_can_be_read(harness):
-    varied(begun(harness))
+    add_job_of_each_status(started(harness))
     harness.commit(ended("ok2", NOW + HOUR - 1, job="overdue"))
     before = kinds(harness)
     harness.bench.clock.advance(9 * HOUR)
@@ -111,7 +111,7 @@ def test_a_job_is_not_overdue_while_nothing_can_be_read(harness):
     ],
 )
 def test_jobs_are_filtered_ordered_and_paged(harness, wanted, found):
-    listed = varied(begun(harness)).reporter.jobs(JobQuery(**wanted))
+    listed = add_job_of_each_status(started(harness)).reporter.jobs(JobQuery(**wanted))
     assert [job.job_name for job in listed.jobs] == found
 
 
@@ -159,7 +159,7 @@ def test_a_source_reports_its_status(harness):
 
 
 def test_a_long_age_is_rounded(harness):
-    varied(begun(harness))
+    add_job_of_each_status(started(harness))
     harness.bench.clock.advance(2 * HOUR)
     harness.commit(ended("ok2", NOW + 10, job="ok"))
     sentences = [problem.sentence for problem in harness.reporter.problems()]
@@ -240,7 +240,7 @@ def test_problems_of_the_exporter_itself_have_sentences(harness):
 
 
 def test_a_job_is_not_overdue_while_it_has_an_active_run(harness):
-    varied(begun(harness))
+    add_job_of_each_status(started(harness))
     harness.commit(running("now", NOW + HOUR, job="overdue"))
     assert ("JobrunOverdue", "overdue") not in kinds(harness)
 
@@ -251,7 +251,7 @@ def test_every_alert_has_a_problem_on_the_page_or_a_reason_why_not():
 
 
 def test_jobs_that_fail_together_are_a_problem_of_their_project(harness):
-    begun(harness)
+    started(harness)
     harness.bench.clock.advance(HOUR)
     harness.commit(
         *(ended(f"f{number}", NOW + 3500 + number, "failure", job=f"job{number}") for number in range(10)),
@@ -264,7 +264,7 @@ def test_jobs_that_fail_together_are_a_problem_of_their_project(harness):
 
 def test_a_run_that_succeeded_but_took_too_long_and_a_failure_that_is_over_are_problems(harness):
     harness.configure(objectives=(objective_of(match={"job_name": "long"}, duration_budget="10s"),))
-    begun(harness)
+    started(harness)
     harness.commit(ended("l", NOW + 60, job="long", length=30))
     harness.commit(ended("f", NOW + 10, "failure", job="well"), ended("s", NOW + 20, job="well"))
     assert {("JobrunRunSlow", "long"), ("JobrunFailureRecovered", "well")} <= set(kinds(harness))
