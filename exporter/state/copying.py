@@ -64,7 +64,12 @@ def copy_state(source: str, target: str) -> dict[str, Totals]:
     if source == target or _is_one_file(source, target):
         raise CopyError("--from and --to name the same state")
     with _opened(source) as old, _created(target) as new:
-        return _copied(old, new)
+        try:
+            return _copied(old, new)
+        except (ValueError, TypeError, OverflowError) as error:  # SQLite stores a value of any type in any column
+            raise CopyError(
+                f"{old.name}: a damaged row cannot be copied ({type(error).__name__}); nothing was copied"
+            ) from error
 
 
 def _is_url(place: str) -> bool:

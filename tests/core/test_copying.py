@@ -212,6 +212,14 @@ def test_a_file_that_could_not_be_copied_whole_is_not_left_behind(path, url, tmp
     assert list(tmp_path.glob("new.db*")) == []
 
 
+def test_a_damaged_row_is_refused(path, url):
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE runs SET due = 'damaged'")
+    refused(path, url, "a damaged row cannot be copied .ValueError.; nothing was copied")
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT count(*) FROM sources").fetchone() == (0,)
+
+
 def test_a_copy_that_is_killed_leaves_no_state_and_can_be_repeated(path, url, tmp_path):
     copy_state(str(path), url)
     new = tmp_path / "new.db"
