@@ -20,7 +20,7 @@ COUNTER_OF = {RUN_DURATION: RUNS}
 """The counter that is exposed together with a histogram, by the histogram's family."""
 
 
-class _Batch(msgspec.Struct):
+class _Group(msgspec.Struct):
     """Series that one page was the first to expose as 0. `since`: when the page was rendered."""
 
     since: float
@@ -28,19 +28,18 @@ class _Batch(msgspec.Struct):
 
 
 class ZeroFirst:
-    """The pending series, in batches by the page that first exposed them as 0.
+    """The pending series, in groups by the page that first exposed them as 0.
 
-    A series is due when its 0 has been exposed for `zero_first` seconds and a scrape has read it.
+    A series is due when its 0 has been exposed for `zero_first` seconds and a scrape has read it. The cost depends on
+    the number of series that change, not on the number of pending ones.
     """
-
-    # In batches, so that the cost depends on the number of series that change, not on the number of pending ones.
 
     def __init__(self, zero_first: float, monotonic: Callable[[], float]) -> None:
         self.zero_first = zero_first
         self._monotonic = monotonic
         self._scraped = -1
         self._lock = threading.Lock()
-        self._batches: dict[int, _Batch] = {}  # by generation, oldest first
+        self._groups: dict[int, _Group] = {}  # by generation, oldest first
         self._generations: dict[Series, int] = {}
         self._unserved: set[Series] = set()
 
@@ -57,12 +56,12 @@ class ZeroFirst:
         if not series:
             return
         with self._lock:
-            batch = self._batches.setdefault(generation, _Batch(self._monotonic(), set()))
+            group = self._groups.setdefault(generation, _Group(self._monotonic(), set()))
             for owner, family, labels in series:
-                self._add(generation, batch, (owner, family, labels))
+                self._add(generation, group, (owner, family, labels))
                 counter = (owner, COUNTER_OF.get(family, ""), labels)
                 if counter in self._generations:
-                    self._add(generation, batch, counter)
+                    self._add(generation, group, counter)
 
     def scraped(self, generation: int) -> None:
         """Record that a scrape has read the page of this generation. Never blocks; only one thread may call it."""
@@ -73,11 +72,11 @@ class ZeroFirst:
         """Return the series of `wanted` owners whose values can be exposed now. They stay due until `forget`."""
         with self._lock:
             due = [series for series in self._unserved if wanted(series[0])]
-            for generation, batch in self._batches.items():
-                # The remaining batches are of later pages, so they are not due either.
-                if not self._is_due(generation, batch):
+            for generation, group in self._groups.items():
+                # The remaining groups are of later pages, so they are not due either.
+                if not self._is_due(generation, group):
                     break
-                due.extend(series for series in batch.series if wanted(series[0]))
+                due.extend(series for series in group.series if wanted(series[0]))
             return due
 
     def forget(self, series: Collection[Series]) -> None:
@@ -90,21 +89,21 @@ class ZeroFirst:
     def __len__(self) -> int:
         return len(self._generations)
 
-    def _is_due(self, generation: int, batch: _Batch) -> bool:
+    def _is_due(self, generation: int, group: _Group) -> bool:
         if self.zero_first == 0:
             return True
-        return generation <= self._scraped and self._monotonic() - batch.since >= self.zero_first
+        return generation <= self._scraped and self._monotonic() - group.since >= self.zero_first
 
-    def _add(self, generation: int, batch: _Batch, series: Series) -> None:
+    def _add(self, generation: int, group: _Group, series: Series) -> None:
         if self._generations.get(series) != generation:
             self._drop(series)
-        batch.series.add(series)
+        group.series.add(series)
         self._generations[series] = generation
 
     def _drop(self, series: Series) -> None:
         generation = self._generations.pop(series, None)
         if generation is not None:
-            batch = self._batches[generation]
-            batch.series.discard(series)
-            if not batch.series:
-                del self._batches[generation]
+            group = self._groups[generation]
+            group.series.discard(series)
+            if not group.series:
+                del self._groups[generation]
