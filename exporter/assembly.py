@@ -254,7 +254,7 @@ class Assembly:
             pages=self._pages,
             auth_backoff=kind.auth_backoff,
         )
-        requests.credential_expiry(settings.credential_expires)  # replaced if the sign-in reports another
+        requests.set_credential_expiry(settings.credential_expires)  # replaced if the sign-in reports another
         return ScheduledSource(settings.name, poller, settings.poll_interval)
 
     def interrupt(self, after: "Assembly | None" = None) -> None:

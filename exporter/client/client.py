@@ -160,7 +160,7 @@ class Client:
         extensions = {
             "endpoint": endpoint,
             "patience": self._patience if patience is None else patience,
-            "credential_expiry": self._recorder.credential_expiry,
+            "credential_expiry": self._recorder.set_credential_expiry,
             "skew": self._clock.skew,
         }
         sent = self._environment.clock()
@@ -189,7 +189,7 @@ class Client:
         # The wait is random ("full jitter"), so that many clients do not retry at the same time.
         if self._environment.sleep(self._environment.random() * FIRST_BACKOFF * 2**retry):
             raise Stopped
-        self._recorder.retry()
+        self._recorder.count_retry()
 
 
 def is_retryable(outcome: Outcome) -> bool:

@@ -1,4 +1,4 @@
-"""Sends every request, including sign-ins and retries, within the budget and limits of time and size, with metrics."""
+"""Sends all requests, also sign-ins and retries. Applies the budget, timeouts and size limits, and records metrics."""
 
 import re
 import zlib
@@ -38,7 +38,7 @@ HINTS = (
     ("Hostname mismatch", "the certificate is for another name than the host of base_url"),
     ("IP address mismatch", "the certificate is for another address than the host of base_url"),
     ("certificate has expired", "the server needs a new certificate"),
-    ("CERTIFICATE_VERIFY_FAILED", "if the authority is your own, set tls.ca_file to its certificate"),
+    ("CERTIFICATE_VERIFY_FAILED", "if your own authority signed it, set tls.ca_file to its certificate"),
     ("CERTIFICATE_REQUIRED", "the server wants a client certificate: set tls.cert_file and tls.key_file"),
     ("Name or service not known", "check the host of base_url, or the DNS"),
     ("Connection refused", "check the host and the port of base_url"),
@@ -52,24 +52,24 @@ GZIP = 31
 class RequestRecorder:
     """Records metrics of requests. This base class records nothing."""
 
-    def request(self, endpoint: str, code: str, seconds: float) -> None:
+    def count_request(self, endpoint: str, code: str, seconds: float) -> None:
         """Count a request to an endpoint template by its status code, or as `timeout` or `network`."""
 
-    def retry(self) -> None:
+    def count_retry(self) -> None:
         """Count a retry."""
 
-    def waited(self, seconds: float) -> None:
+    def add_wait(self, seconds: float) -> None:
         """Add seconds that a request waited for the budget."""
 
-    def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
+    def set_limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
         """Set the rate limit that the server reports. `reset`: Unix seconds."""
 
-    def credential_expiry(self, timestamp: float | None) -> None:
+    def set_credential_expiry(self, timestamp: float | None) -> None:
         """Set the time at which the current credential expires; None if unknown."""
 
 
-# Seconds for which metrics show a rate limit after the server reported it.
-LIMITS_SHOWN = 900.0
+# Seconds after which a rate limit that the server has not reported again is removed from metrics.
+LIMITS_MAX_AGE = 900.0
 
 
 class BudgetedTransport(httpx.BaseTransport):
@@ -102,12 +102,12 @@ class BudgetedTransport(httpx.BaseTransport):
         self._body_limit = body_limit
         self._clock = clock
         self._monotonic = monotonic
-        self._limits_until: float | None = monotonic() + LIMITS_SHOWN
+        self._limits_until: float | None = monotonic() + LIMITS_MAX_AGE
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request. Return its complete, decompressed response."""
         patience = request.extensions.get("patience", 2 * self._timeout)
-        self._budget.acquire(self._monotonic() + patience, self._recorder.waited)
+        self._budget.acquire(self._monotonic() + patience, self._recorder.add_wait)
         started = self._monotonic()
         request.extensions["deadline"] = started + 2 * self._timeout
         # Without this, the request of a sign-in would wait forever.
@@ -120,10 +120,10 @@ class BudgetedTransport(httpx.BaseTransport):
             code = "timeout"
             raise
         finally:
-            self._recorder.request(endpoint_of(request), code, self._monotonic() - started)
-            self._forget_limits()
+            self._recorder.count_request(endpoint_of(request), code, self._monotonic() - started)
+            self._expire_limits()
         if response.status_code == PROXY_AUTH_REQUIRED:
-            raise proxy_refused(response.status_code, request)
+            raise proxy_error(response.status_code, request)
         if response.status_code < 400:
             self._budget.succeeded(started)
         self._apply_limits(response)
@@ -162,10 +162,10 @@ class BudgetedTransport(httpx.BaseTransport):
             pieces.append(piece)
         return b"".join(pieces)
 
-    def _forget_limits(self) -> None:
+    def _expire_limits(self) -> None:
         if self._limits_until is not None and self._monotonic() > self._limits_until:
             self._limits_until = None
-            self._recorder.limits(None, None, None)
+            self._recorder.set_limits(None, None, None)
 
     def _apply_limits(self, response: httpx.Response) -> None:
         # This joins headers of the same name with commas.
@@ -173,7 +173,7 @@ class BudgetedTransport(httpx.BaseTransport):
         # Most APIs send no header about rate limits.
         if not any("rate" in name for name in headers):
             return
-        # If the server's time is in doubt, a reset that is a time is ignored.
+        # If the server's time is in doubt, limits whose reset is a timestamp are ignored.
         limits, *others = (parse_limits(headers, now) for now in self._clock.possible_times(response))
         if limits is None or any(other != limits for other in others):
             return
@@ -183,8 +183,8 @@ class BudgetedTransport(httpx.BaseTransport):
         if limits.limit is None and limits.remaining is None:
             return
         reset = None if limits.reset_seconds is None else self._clock.local() + limits.reset_seconds
-        self._limits_until = self._monotonic() + LIMITS_SHOWN
-        self._recorder.limits(limits.limit, limits.remaining, reset)
+        self._limits_until = self._monotonic() + LIMITS_MAX_AGE
+        self._recorder.set_limits(limits.limit, limits.remaining, reset)
         if limits.remaining is not None and limits.reset_seconds is not None:
             self._budget.spread(limits.limit, limits.remaining, limits.reset_seconds)
 
@@ -220,8 +220,8 @@ def describe(request: httpx.Request) -> str:
     return f"{request.method} {endpoint_of(request)}"
 
 
-def proxy_refused(status: int, request: httpx.Request) -> SourceError:
-    """Return the error of a proxy's refusal. Only a refusal with 5xx is retryable."""
+def proxy_error(status: int, request: httpx.Request) -> SourceError:
+    """Return the error for a proxy's refusal. Only a refusal with 5xx is retryable."""
     message = f"{describe(request)}: the proxy refused with {status}"
     if status == PROXY_AUTH_REQUIRED:
         return ProxyRefusedError(f"{message}: check the user and the password in proxy_url")
@@ -236,7 +236,7 @@ def wrap_error(error: Exception, request: httpx.Request) -> SourceError:
         return TimedOutError(f"{describe(request)}: no response in time ({type(error).__name__})")
     refused = PROXY_STATUS.match(str(error)) if isinstance(error, PROXY_ERRORS) else None
     if refused is not None:
-        return proxy_refused(int(refused[1]), request)
+        return proxy_error(int(refused[1]), request)
     detail = f": {error}" if isinstance(error, CONNECT_ERRORS) else ""
     return NetworkError(f"{describe(request)}: {type(error).__name__}{detail}{hint_for(error, request)}")
 

@@ -17,15 +17,15 @@ from pydantic_core import PydanticCustomError
 from exporter.config.document import parse
 from exporter.config.problems import ConfigError, ConfigProblem, invalid, suggestion, validated
 from exporter.config.secret import Secret
-from exporter.config.section import Section, given_keys
+from exporter.config.section import Section, as_mapping
 from exporter.config.source import SourceSettings
 from exporter.config.values import (
     Buckets,
     Cron,
     DurationOrOff,
     Labels,
+    MaxSeverity,
     OptionalUrl,
-    Page,
     PositiveCount,
     PositiveDuration,
     Regex,
@@ -38,7 +38,7 @@ from exporter.patterns import Pattern
 
 
 class KnownNames(NamedTuple):
-    """Names that a config may contain: source types, each with the class of its settings, and metric families."""
+    """Names that a config may use. `sources`: classes of settings by `type`. `families`: metric families."""
 
     sources: Mapping[str, type[SourceSettings]]
     families: Collection[str]
@@ -81,7 +81,7 @@ class Objective(Section):
     """Buckets of the durations of these jobs' runs, in seconds, instead of `metrics.run_buckets`."""
     failures_to_page: PositiveCount = 3
     """Consecutive failures after which a job pages: the value of jobrun_job_failures_to_page."""
-    page: Page = "critical"
+    page: MaxSeverity = "critical"
     """The highest severity of these jobs' alerts: a label of jobrun_job_info."""
     team: str = ""
     """The responsible team, instead of the source's team: a label of jobrun_job_info."""
@@ -100,7 +100,7 @@ class Objective(Section):
 
 
 DATABASE_PASSWORDS = re.compile(r"://[^:@/]*:([^@/]*)@|[?&](?:ssl)?password=([^&]*)")
-"""Passwords in the URL of a database. Unlike `urlsplit` it accepts everything that the driver accepts."""
+"""Finds passwords in the URL of a database, also in URLs that the driver accepts and `urlsplit` rejects."""
 
 
 class StateSettings(Section):
@@ -130,7 +130,7 @@ class WebSettings(Section):
     external_url: OptionalUrl = ""
     """Address at which people open this exporter's pages; alerts link to it."""
     logs: bool = False
-    """Whether a run's page shows output of steps and error texts. They are fetched from the API when it is opened."""
+    """Whether a run's page fetches output of steps and error texts from the API, and shows them."""
 
 
 class MetricsSettings(Section):
@@ -139,7 +139,7 @@ class MetricsSettings(Section):
     zero_first: DurationOrOff = 120.0
     """How long a new series shows 0 before its first value; 0s or off disables this."""
     startup_hold: DurationOrOff = 30.0
-    """Maximum time after a start that a source's counters wait for its first complete poll; 0s or off disables this."""
+    """After a start, a source's counters wait for a complete poll, at most for this time; 0s or off disables this."""
     run_buckets: Buckets = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)
     """Buckets of the durations of runs, in seconds."""
     step_buckets: Buckets = (10, 60, 300, 900, 3600, 14400)
@@ -202,7 +202,7 @@ def read_text(path: Path) -> str:
 
 
 def loads(text: str, environ: Mapping[str, str], known: KnownNames) -> Config:
-    """Return the config in a text. It has the same arguments and errors as `load`."""
+    """Parse a config. `environ`, `known` and errors: as for `load`."""
     data, problems, empty_variables = parse(text, environ)
     config = validated(_model(known), data, problems)
     problems += _cross_section_problems(data, known)
@@ -218,11 +218,11 @@ def _with_variable(problem: ConfigProblem, variable: str | None) -> ConfigProble
 
 
 def _model(known: KnownNames) -> type[Config]:
-    """Return the model of a config whose sources have the settings of their type."""
+    """Return a model of the config that validates each source by its `type`."""
     sources = known.sources
 
     def check_type(given: object) -> object:
-        name = given_keys(given).get("type")
+        name = as_mapping(given).get("type")
         if not isinstance(name, str):
             raise invalid(f"must have a type: one of {', '.join(sources)}", "type")
         if name not in sources:
@@ -231,7 +231,7 @@ def _model(known: KnownNames) -> type[Config]:
 
     members = [Annotated[settings, Tag(f"<{name}>")] for name, settings in sources.items()]
     union: Any = reduce(lambda left, right: left | right, members)
-    tag_of = Discriminator(lambda given: f"<{given_keys(given).get('type')}>")
+    tag_of = Discriminator(lambda given: f"<{as_mapping(given).get('type')}>")
     source: Any = Annotated[union, tag_of, BeforeValidator(check_type)]
     return create_model(
         "Config",
@@ -247,13 +247,13 @@ def _cross_section_problems(data: Any, known: KnownNames) -> Iterator[ConfigProb
         return
     if not sources:
         yield ConfigProblem("sources", "needs at least one source")
-    retention = StateSettings.valid_values(given_keys(data.get("state"))).get("retention")
-    types = [known.sources.get(str(given_keys(given).get("type"))) for given in sources]
+    retention = StateSettings.valid_values(as_mapping(data.get("state"))).get("retention")
+    types = [known.sources.get(str(as_mapping(given).get("type"))) for given in sources]
     values = [settings.valid_values(given) if settings else {} for settings, given in zip(types, sources, strict=True)]
     yield from _duplicate_names([each.get("name") for each in values])
     if retention is not None:
         yield from _retention_too_short(retention, values)
-    excluded = MetricsSettings.valid_values(given_keys(data.get("metrics"))).get("exclude", ())
+    excluded = MetricsSettings.valid_values(as_mapping(data.get("metrics"))).get("exclude", ())
     yield from _unknown_families(excluded, known.families)
 
 

@@ -45,7 +45,7 @@ def path_of(keys: Iterable[str | int]) -> str:
 
 
 def suggestion(name: str, known: Collection[str], otherwise: str = "") -> str:
-    """Return a question for the known name that is like a misspelled one. If there is none, return `otherwise`."""
+    """Return a hint with the most similar known name. If none is similar, return `otherwise` or all known names."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else otherwise or f"known are {', '.join(sorted(known))}"
 
@@ -56,7 +56,7 @@ def invalid(message: str, *keys: str | int) -> PydanticCustomError:
 
 
 def validated(model: type[Model], data: object, problems: list[ConfigProblem]) -> Model | None:
-    """Return the model of a document. If it is invalid, return None, and add a problem for each key without one."""
+    """Return the model of a document. If it is invalid, return None and add the problems of keys that have none yet."""
     if isinstance(data, dict):  # YAML parses a section as None if all its lines are comments
         data = {key: value for key, value in data.items() if value is not None or key not in model.model_fields}
     try:

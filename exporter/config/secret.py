@@ -61,9 +61,9 @@ class Secret:
             text = content.decode("utf-8-sig").rstrip("\r\n")
         except OSError as error:
             raise SecretError(f"the secret's file {file} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:  # its text would show bytes of the secret
+        except UnicodeDecodeError:  # the exception's text contains bytes of the secret
             raise SecretError(f"the secret's file {file} is not UTF-8 text") from None
-        if reason := _unusable(text):
+        if reason := _text_problem(text):
             raise SecretError(f"the secret's file {file} {reason}")
         # The version is set last. Otherwise another thread could see the new version and return the old text.
         self._text = text
@@ -89,7 +89,7 @@ class Secret:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled")
+        raise TypeError("a secret cannot be pickled")
 
     @property
     def _given(self) -> tuple[Path | None, str]:
@@ -103,7 +103,7 @@ class Secret:
         if not isinstance(value, str):
             raise invalid("must be text; put it in quotes")
         secret = cls(value)
-        if reason := _unusable(secret._text):
+        if reason := _text_problem(secret._text):
             raise invalid(reason)
         return secret
 
@@ -138,9 +138,9 @@ def version_of(file: Path) -> Version | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _unusable(text: str) -> str:
+def _text_problem(text: str) -> str:
     """Return why a text cannot be a secret; "" if it can."""
-    # For a header with line breaks, HTTP libraries raise an error that contains the header.
+    # Line breaks are refused: HTTP libraries would raise an error that contains the header, and so the secret.
     if not text:
         return "is empty"
     return "has line breaks or control characters within" if _CONTROL.search(text) else ""

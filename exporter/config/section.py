@@ -29,7 +29,7 @@ MESSAGES = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
 }
-"""Messages that replace pydantic's by the type of its error. They say what to write in YAML."""
+"""Messages by type of pydantic's error, which replace its own message. They say what to write in YAML."""
 
 
 class Section(BaseModel):
@@ -117,7 +117,7 @@ class Section(BaseModel):
             if name in given:
                 errors.append(_details(invalid(f"give either {name} or {key}, not both", key)))
                 continue
-            if message := _unreadable(path):
+            if message := _file_problem(path):
                 errors.append(_details(invalid(message, key)))
             given[name] = Secret(file=Path(str(path)))
         return given, errors
@@ -128,7 +128,7 @@ class Section(BaseModel):
         context, kind = detail.get("ctx", {}), detail["type"]
         keys = (*detail["loc"], *context.get("keys", ()))
         if kind == "extra_forbidden":
-            message = cls._unknown(str(keys[-1]))
+            message = cls._unknown_key_message(str(keys[-1]))
         elif kind == "value_error":  # raised by one of our validators
             message = str(context["error"])
         else:
@@ -138,7 +138,7 @@ class Section(BaseModel):
         return _details(invalid(message, *keys))
 
     @classmethod
-    def _unknown(cls, key: str) -> str:
+    def _unknown_key_message(cls, key: str) -> str:
         known = [*cls.model_fields, *(f"{name}_file" for name in cls.secret_names())]
         return f"unknown key; {suggestion(key, known)}"
 
@@ -147,7 +147,7 @@ class Section(BaseModel):
         json_schema = handler.resolve_ref_schema(handler(schema))
         properties, required = json_schema.get("properties", {}), json_schema.get("required", [])
         for schema_of_key in properties.values():
-            _as_in_yaml(schema_of_key)
+            _adapt_to_yaml(schema_of_key)
         for name in cls.secret_names():
             file = f"{name}_file"
             properties[file] = {"type": "string", "minLength": 1, "description": f"Path of the file that holds {name}."}
@@ -158,8 +158,8 @@ class Section(BaseModel):
         return json_schema
 
 
-def _as_in_yaml(schema: JsonSchemaValue) -> None:
-    """Change a key's schema, so that it accepts what YAML makes of an unquoted `on` or `off`, and shows durations."""
+def _adapt_to_yaml(schema: JsonSchemaValue) -> None:
+    """Show default durations like `30s` in a schema, and accept the booleans that YAML reads for `on` and `off`."""
     if schema.get("type") != "number" and isinstance(schema.get("default"), float):
         schema["default"] = format_duration(schema["default"])
     if switches := [value for word, value in SWITCHES.items() if word in schema.get("enum", ())]:
@@ -167,15 +167,15 @@ def _as_in_yaml(schema: JsonSchemaValue) -> None:
         del schema["type"]  # booleans are not strings
 
 
-def given_keys(value: object) -> Mapping[str, Any]:
+def as_mapping(value: object) -> Mapping[str, Any]:
     """Return a mapping or a section as a mapping, and an empty one for any other value."""
     if isinstance(value, Section):
         return vars(value)
     return value if isinstance(value, Mapping) else {}
 
 
-def _unreadable(path: object) -> str:
-    """Return why a secret cannot be read from a path; "" if it can."""
+def _file_problem(path: object) -> str:
+    """Return why no secret can be read from a path; "" if one can."""
     if not isinstance(path, str) or not path:
         return "must be the path of a file"
     try:
@@ -186,5 +186,5 @@ def _unreadable(path: object) -> str:
 
 
 def _details(error: PydanticCustomError) -> InitErrorDetails:
-    # The keys move to `loc`, to which pydantic adds the keys above this section.
+    # The keys move from the error's context to `loc`, because pydantic adds the path of this section only there.
     return InitErrorDetails(type=invalid(error.message()), loc=(error.context or {}).get("keys", ()), input=None)

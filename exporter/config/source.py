@@ -14,8 +14,8 @@ from exporter.config.values import (
     BaseUrl,
     Date,
     Duration,
+    MaxSeverity,
     Name,
-    Page,
     Positive,
     PositiveDuration,
     ProxyUrl,
@@ -168,7 +168,7 @@ class SourceSettings(Section):
     """When the credential expires, if the vendor does not report it: a date, or a time with its zone."""
     team: str = ""
     """The team of jobs whose objective has none."""
-    page: Page = "critical"
+    page: MaxSeverity = "critical"
     """The highest severity of alerts of its jobs."""
 
     @classmethod

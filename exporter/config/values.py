@@ -261,7 +261,7 @@ Date = Annotated[
 ]
 """A time, or the start of a day in UTC, as Unix seconds; None for ""."""
 
-Page = Literal["critical", "warning", "none"]
+MaxSeverity = Literal["critical", "warning", "none"]
 """The highest severity of a job's alerts. They page, need attention today, or can wait."""
 
 RESERVED_LABELS = frozenset(

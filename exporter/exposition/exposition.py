@@ -59,7 +59,7 @@ class Body(msgspec.Struct, frozen=True):
         return b"".join(self.parts)
 
 
-class Page(msgspec.Struct, frozen=True):
+class MetricsPage(msgspec.Struct, frozen=True):
     """All metrics at one time, in two formats. A later page has a larger `generation`."""
 
     generation: int
@@ -146,8 +146,8 @@ class Exposition:
         shared: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.page: Page | None = None
-        self.process_page: Page | None = None
+        self.page: MetricsPage | None = None
+        self.process_page: MetricsPage | None = None
         self._shared = shared
         self._metrics = _ServedMetrics(metrics)
         self._zero_first = zero_first
@@ -161,7 +161,7 @@ class Exposition:
         self._collected = float("-inf")
         self._process_parts = _Part.of(b""), _Part.of(b"")
 
-    def render(self, snapshot: Snapshot) -> Page:
+    def render(self, snapshot: Snapshot) -> MetricsPage:
         """Render a snapshot, and serve it from now on."""
         with self._lock:
             before, self._snapshot = self._snapshot, snapshot
@@ -215,11 +215,11 @@ class Exposition:
         served = LIMITED - self._snapshot.excluded
         return {each.family.name: each.series for each in self._families if each.family.name in served}
 
-    def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_process: bool) -> Page:
+    def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_process: bool) -> MetricsPage:
         served = [each for each in families if each.family.name not in self._snapshot.excluded]
         text, rich = ([part for each in served for part in each.parts(openmetrics=rich)] for rich in (False, True))
         process_text, process_rich = self._collect() if with_process else (_Part.of(b""), _Part.of(b"# EOF\n"))
-        return Page(generation, *_bodies([*text, process_text]), *_bodies([*rich, process_rich]))
+        return MetricsPage(generation, *_bodies([*text, process_text]), *_bodies([*rich, process_rich]))
 
     def _collect(self) -> tuple[_Part, _Part]:
         now = self._monotonic()

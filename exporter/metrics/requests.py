@@ -63,24 +63,24 @@ class SourceRequests(RequestRecorder):
         for endpoint in endpoints:
             self._add(REQUESTS, 0, endpoint, "200")
 
-    def request(self, endpoint: str, code: str, seconds: float) -> None:
+    def count_request(self, endpoint: str, code: str, seconds: float) -> None:
         """Count a request. `code`: the status of its response, or `timeout` or `network`."""
         self._add(REQUESTS, 1, endpoint, code)
         self._add(REQUEST_DURATION, seconds, endpoint)
 
-    def retry(self) -> None:
+    def count_retry(self) -> None:
         """Count a request that is sent again."""
         self._add(RETRIES, 1)
 
-    def waited(self, seconds: float) -> None:
+    def add_wait(self, seconds: float) -> None:
         """Count the seconds that a request waited for the budget."""
         self._add(RATE_LIMIT_WAIT, max(0.0, seconds))
 
-    def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
+    def set_limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
         """Store the API's tightest rate limit. The end of the poll writes it to the source's record."""
         self.rate_limit = RateLimit(limit=limit, remaining=remaining, reset=reset)
 
-    def credential_expiry(self, timestamp: float | None) -> None:
+    def set_credential_expiry(self, timestamp: float | None) -> None:
         """Store when the credential expires. The end of the poll writes it to the source's record."""
         self.expiry = timestamp
 

@@ -146,7 +146,7 @@ def compare_duration(page: RunPage) -> str:
 def recent_runs(page: RunPage) -> Sparkline:
     """Return the chart of the job's recent runs."""
     recent = page.job.recent if page.job else ()
-    return sparkline(recent, places=len(recent))
+    return sparkline(recent, max_bars=len(recent))
 
 
 def log(reporter: Reporter, source: str, run_id: str, query: Query) -> Variables:

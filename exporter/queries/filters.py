@@ -19,7 +19,7 @@ def doc(text: str) -> msgspec.Meta:
 
 
 class JobOrder(enum.StrEnum):
-    """Order of a list of jobs. Equal jobs are sorted by name; jobs without the value come last."""
+    """Order of a list of jobs. Jobs with equal values are sorted by name; jobs without a value come last."""
 
     URGENCY = "urgency"
     """The most urgent `status` first."""
@@ -63,7 +63,7 @@ class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
     result: Annotated[Result | None, doc("Only completed runs with this result.")] = None
     state: Annotated[State | None, doc("Only active runs in this state.")] = None
     run_id: Annotated[str, doc("Only runs with this ID, in any source.")] = ""
-    after: Annotated[float | None, doc("Completed runs must end, and active runs begin, at this time or later.")] = None
-    before: Annotated[float | None, doc("Completed runs must end, and active runs begin, before this time.")] = None
+    after: Annotated[float | None, doc("Earliest end of completed runs and start of active runs.")] = None
+    before: Annotated[float | None, doc("Latest end of completed runs and start of active runs, exclusive.")] = None
     limit: Annotated[Limit, doc("Runs per page, at most 500.")] = 100
     cursor: Annotated[str, doc('`RunList.cursor` of the previous page; "" for the first page.')] = ""

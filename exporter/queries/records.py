@@ -28,8 +28,8 @@ class BudgetReport(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that may be sent to an API."""
 
     requests_per_minute: Annotated[float, doc("Configured budget. Sources with the same credential share it.")]
-    limit: Annotated[float | None, doc("Requests that the API allows, by its tightest limit.")] = None
-    remaining: Annotated[float | None, doc("Remaining requests of this limit.")] = None
+    limit: Annotated[float | None, doc("The API's tightest rate limit, in requests.")] = None
+    remaining: Annotated[float | None, doc("Requests that this limit still allows.")] = None
     reset: Annotated[float | None, doc("When this limit resets.")] = None
 
 
@@ -101,7 +101,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     last_success: Annotated[float | None, doc("End of the last success.")] = None
     last_failure: Annotated[float | None, doc("End of the last failed run.")] = None
     last_failed_run: Annotated[str, doc("ID of the last failed run.")] = ""
-    failed_step: Annotated[str, doc("Step of the last failed run that failed first.")] = ""
+    failed_step: Annotated[str, doc("The step that failed first in the last failed run.")] = ""
     error_type: Annotated[str, doc("Type of error of the last failed run.")] = ""
     next_expected: Annotated[float | None, doc("When the next run should start; in the past if it is overdue.")] = None
     freshness: Annotated[float | None, doc("Maximum age of the last success.")] = None
@@ -130,9 +130,7 @@ class JobList(msgspec.Struct, frozen=True, kw_only=True):
     total: Annotated[int, doc("Number of jobs that match the filter.")]
     page: Annotated[int, doc("Number of the page, from 1.")]
     pages: Annotated[int, doc("Number of pages.")]
-    statuses: Annotated[
-        dict[str, int], doc("Number of jobs per status that match the filter without its `status`.")
-    ] = {}
+    statuses: Annotated[dict[str, int], doc("Number of jobs per status. All filters apply except `status`.")] = {}
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,8 +162,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     endings: Annotated[int, doc("How often it was counted. A run that is reopened can complete more than once.")] = 0
-    seen: Annotated[float, doc("When it last changed.")]
-    url: Annotated[str, doc("Link to its page of the exporter; a path unless `web.external_url` is set.")]
+    seen: Annotated[float, doc("When the exporter last saw it change.")]
+    url: Annotated[str, doc("Link to its page on this exporter; only a path if `web.external_url` is not set.")]
     vendor_url: Annotated[str, doc("Link to the run at its vendor.")] = ""
 
 
@@ -179,7 +177,7 @@ class StepReport(Step, frozen=True, kw_only=True):
 class Usual(msgspec.Struct, frozen=True, kw_only=True):
     """Usual durations of a job."""
 
-    runs: Annotated[int, doc("Number of latest successful runs that they are computed from.")] = 0
+    runs: Annotated[int, doc("Number of runs they are computed from: the latest successful ones.")] = 0
     p50: Annotated[float | None, doc("Median.")] = None
     p95: Annotated[float | None, doc("95th percentile.")] = None
     budget: Annotated[float | None, doc("Maximum duration of a run.")] = None

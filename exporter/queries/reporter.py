@@ -176,11 +176,11 @@ class Reporter:
         return RunPage(
             run=runs.run_report(row, job, settings, web.external_url),
             job=None if report is None else self._with_recent({job.key: report})[0],
-            steps=runs.step_reports(steps, runs.usual_steps(text for _, text in successes)),
+            steps=runs.step_reports(steps, runs.usual_step_durations(text for _, text in successes)),
             steps_from=steps_from,
             steps_error=error,
             failed_step=runs.failed_step(steps, run_id, job),
-            usual=runs.usual((duration for duration, _ in successes), view.duration_budget if view else None),
+            usual=runs.usual_durations((duration for duration, _ in successes), view.duration_budget if view else None),
             previous=tuple(runs.run_report(each, job, settings, web.external_url) for each in previous),
             logs=web.logs,
         )

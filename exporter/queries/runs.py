@@ -18,7 +18,7 @@ from exporter.queries.records import RunReport, StepReport, Usual
 from exporter.queries.run_list import Place
 from exporter.state.schema import StoredRun
 
-MARKS = {
+PUBLIC_MARKS = {
     CountState.OPEN: "open",
     CountState.COUNTED: "counted",
     CountState.BASELINE: "baseline",
@@ -29,8 +29,8 @@ MARKS = {
 RUN_FIELDS = tuple(name for name in RunReport.__struct_fields__ if name in Run.__struct_fields__)
 """Fields that a report copies from the run."""
 
-STEP_RESULTS = msgspec.json.Decoder(list[tuple[str, Result | None, float | None]])
-PLACE = msgspec.json.Decoder(Place)
+STEP_RESULTS_DECODER = msgspec.json.Decoder(list[tuple[str, Result | None, float | None]])
+PLACE_DECODER = msgspec.json.Decoder(Place)
 
 
 def run_report(row: StoredRun, job: JobState, settings: SourceSettings, external_url: str) -> RunReport:
@@ -50,8 +50,8 @@ def run_report(row: StoredRun, job: JobState, settings: SourceSettings, external
 
 
 def mark_of(row: StoredRun) -> str:
-    """Return how a run is counted: a value of `RunReport.mark`."""
-    return "late" if row.late and row.mark is CountState.COUNTED else MARKS[row.mark]
+    """Return how a run is counted: a value of `RunReport.mark`, which is not `StoredRun.mark`."""
+    return "late" if row.late and row.mark is CountState.COUNTED else PUBLIC_MARKS[row.mark]
 
 
 def encode_cursor(place: Place) -> str:
@@ -62,14 +62,14 @@ def encode_cursor(place: Place) -> str:
 def decode_cursor(text: str) -> Place:
     """Return the place of a cursor. Raises QueryError."""
     try:
-        return PLACE.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return PLACE_DECODER.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error, msgspec.MsgspecError):
         raise QueryError(400, "is not a cursor of this API", parameter="cursor") from None
 
 
 def stored_steps(text: str | None) -> list[Step]:
     """Return the steps in a row's `step_results`."""
-    rows = STEP_RESULTS.decode(text) if text else []
+    rows = STEP_RESULTS_DECODER.decode(text) if text else []
     return [Step(name=name, result=result, duration=duration) for name, result, duration in rows]
 
 
@@ -80,12 +80,12 @@ def step_reports(steps: Iterable[Step], usual: Mapping[str, float]) -> tuple[Ste
 
 def failed_step(steps: Sequence[Step], run_id: str, job: JobState) -> str:
     """Return the step that failed first."""
-    # For the job's last failure the record has the step. It was computed from more data than the state stores.
-    known = job.last_failure
-    return known.failed_step if known and known.run_id == run_id and known.failed_step else root_failure(steps)
+    # The job's record has the step of its last failure. It is more exact: the state stores no starts and dependencies.
+    last = job.last_failure
+    return last.failed_step if last and last.run_id == run_id and last.failed_step else root_failure(steps)
 
 
-def usual(durations: Iterable[float | None], budget: float | None) -> Usual:
+def usual_durations(durations: Iterable[float | None], budget: float | None) -> Usual:
     """Return the usual durations of runs. `budget`: maximum duration of a run."""
     known = sorted(duration for duration in durations if duration is not None)
     if not known:
@@ -94,7 +94,7 @@ def usual(durations: Iterable[float | None], budget: float | None) -> Usual:
     return Usual(runs=len(known), p50=statistics.median(known), p95=p95, budget=budget)
 
 
-def usual_steps(texts: Iterable[str | None]) -> dict[str, float]:
+def usual_step_durations(texts: Iterable[str | None]) -> dict[str, float]:
     """Return the usual duration of each step by name. `texts`: `step_results` of several runs."""
     durations: dict[str, list[float]] = {}
     for text in texts:

@@ -9,7 +9,7 @@ import structlog
 
 from exporter.config import Config
 from exporter.config.source import SourceSettings
-from exporter.config.values import Page
+from exporter.config.values import MaxSeverity
 from exporter.counting.labels import clean
 from exporter.counting.records import JobState, OpenRun, SourceState
 from exporter.counting.rules import SourceRules
@@ -114,7 +114,7 @@ class ViewBuilder:
             **msgspec.structs.asdict(expected),
             objective=None if objective is None else self.config.objectives.index(objective),
             team=wanted.team or source.settings.team,
-            page=max(wanted.page, source.settings.page, key=get_args(Page).index),
+            page=max(wanted.page, source.settings.page, key=get_args(MaxSeverity).index),
             failures_to_page=wanted.failures_to_page,
             labels=tuple((name, wanted.labels.get(name, "")) for name in self.config.label_names()),
             job_url=job.job.url,

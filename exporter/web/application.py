@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from exporter.exposition.exposition import Body, Page
+from exporter.exposition.exposition import Body, MetricsPage
 from exporter.web.negotiation import OPENMETRICS, TEXT, wants_gzip, wants_openmetrics
 from exporter.web.origins import is_from_another_site, is_own_host
 
@@ -57,13 +57,13 @@ class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
         external_url: Returns `web.external_url`. If it is set, other pages are only served under its host.
     """
 
-    page: Callable[[], Page | None]
+    page: Callable[[], MetricsPage | None]
     scraped: Callable[[int], None]
     healthy: Callable[[], CheckResult]
     ready: Callable[[], CheckResult]
     reload: Callable[[], CheckResult]
     stale: Callable[[], str] = str
-    process_page: Callable[[], Page | None] = lambda: None
+    process_page: Callable[[], MetricsPage | None] = lambda: None
     routes: Sequence[BaseRoute] = ()
     external_url: Callable[[], str] = str
 
@@ -118,7 +118,7 @@ class _Reloads:
 class _Metrics(NamedTuple):
     """Serves `/metrics` or `/metrics/replica`. For the fields, see `WebHandlers`."""
 
-    page: Callable[[], Page | None]
+    page: Callable[[], MetricsPage | None]
     stale: Callable[[], str]
     scraped: Callable[[int], None]
     read_timeout: float
@@ -141,7 +141,7 @@ class _Metrics(NamedTuple):
                 # An orderly end would make a part of the page look complete.
                 await _abort(scope)
 
-    async def _serve(self, page: Page, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, page: MetricsPage, scope: Scope, receive: Receive, send: Send) -> None:
         body, headers = _choose(page, scope)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if scope["method"] == "HEAD":
@@ -163,7 +163,7 @@ async def _abort(scope: Scope) -> None:
         await asyncio.sleep(0)  # the event loop closes the connection in its next iteration
 
 
-def _choose(page: Page, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:
+def _choose(page: MetricsPage, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:
     openmetrics = wants_openmetrics(_header(scope, b"accept"))
     gzip = wants_gzip(_header(scope, b"accept-encoding"))
     if openmetrics:

@@ -70,8 +70,8 @@ _LIKE_BCRYPT = re.compile(r"\$2[a-z]?\$[^\s,;]*")
 
 class _WebSection(Section):
     @classmethod
-    def _unknown(cls, key: str) -> str:
-        return UNSUPPORTED.get(key) or super()._unknown(key)
+    def _unknown_key_message(cls, key: str) -> str:
+        return UNSUPPORTED.get(key) or super()._unknown_key_message(key)
 
 
 def _verifying(client_auth_type: object) -> object:

@@ -20,7 +20,7 @@ KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than the usual scrape interval."""
 
 HEAD_LIMIT = 64 * 1024
-"""Maximum bytes of a request's line and headers, without the data in which the request began."""
+"""Maximum bytes of a request's line and headers, not counting the first chunk received."""
 
 HEAD_TIMEOUT = 10.0
 """Seconds that a client may take for a request's line and headers, and for the TLS handshake."""
@@ -36,12 +36,12 @@ class _Protocol(HttpToolsProtocol, ClientConnection):
     # uvicorn limits bodies (64 KiB in memory) and closes idle connections, but accepts endless and slow heads. It has
     # no public interface for this, so pyproject.toml has an upper bound for its version.
 
-    _head = 0
-    """Bytes of the head that were received after the data in which the request began."""
+    _head_size = 0
+    """Bytes of the head after its first chunk."""
     _began = False
-    """Whether a request began in the latest data."""
-    _body = 0
-    """Bytes of the body in the latest data."""
+    """Whether a request began in the latest chunk."""
+    _body_size = 0
+    """Bytes of the body in the latest chunk."""
     _deadline: asyncio.TimerHandle | None = None
     """Closes the connection if the head takes too long; None while no head is expected."""
 
@@ -79,15 +79,15 @@ class _Protocol(HttpToolsProtocol, ClientConnection):
         self._connections.touch(self)
 
     def on_body(self, body: bytes) -> None:
-        self._body += len(body)
+        self._body_size += len(body)
         super().on_body(body)
 
     def data_received(self, data: bytes) -> None:
-        self._began, self._body = False, 0
+        self._began, self._body_size = False, 0
         super().data_received(data)
-        # httptools does not report where in the data the request began, but asyncio limits the size of the data.
-        self._head = 0 if self._began else self._head + len(data) - self._body
-        if self._head > HEAD_LIMIT and not self.transport.is_closing():
+        # The first chunk is not counted: httptools does not report where in it the request began. asyncio limits it.
+        self._head_size = 0 if self._began else self._head_size + len(data) - self._body_size
+        if self._head_size > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
         if self.cycle is None or self.cycle.response_complete:
             self._expect_head()
@@ -106,7 +106,7 @@ class _Protocol(HttpToolsProtocol, ClientConnection):
 
 
 class _Server(uvicorn.Server):
-    """A server of uvicorn that limits its connections. Its shutdown also ends those whose clients do not read."""
+    """A server of uvicorn that limits its connections. Its shutdown also aborts connections that do not end in time."""
 
     def __init__(self, config: uvicorn.Config, connections: Connections, tls_timeout: float) -> None:
         super().__init__(config)
@@ -121,7 +121,7 @@ class _Server(uvicorn.Server):
             return connection
 
         self.servers = [
-            Acceptor(listener, new_connection, self._connections, tls=self.config.ssl, tls_timeout=self._tls_timeout)  # type: ignore[misc]  # closed alike
+            Acceptor(listener, new_connection, self._connections, tls=self.config.ssl, tls_timeout=self._tls_timeout)  # type: ignore[misc]  # both have `close`
             for listener in sockets or []
         ]
         self.started = True
@@ -162,7 +162,7 @@ class WebServer:
         self._config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=functools.partial(_Protocol, head_timeout=head_timeout, connections=connections),  # type: ignore[arg-type]  # it is only called
+            http=functools.partial(_Protocol, head_timeout=head_timeout, connections=connections),  # type: ignore[arg-type]  # uvicorn only calls it
             ws="none",
             lifespan="off",
             interface="asgi3",

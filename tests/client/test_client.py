@@ -43,17 +43,17 @@ class Ledger(RequestRecorder):
     def __init__(self):
         self.requests, self.retries, self.waits, self.said = [], 0, [], []
 
-    def request(self, endpoint, code, seconds):
+    def count_request(self, endpoint, code, seconds):
         self.requests.append((endpoint, code))
         assert seconds >= 0
 
-    def retry(self):
+    def count_retry(self):
         self.retries += 1
 
-    def waited(self, seconds):
+    def add_wait(self, seconds):
         self.waits.append(seconds)
 
-    def limits(self, limit, remaining, reset):
+    def set_limits(self, limit, remaining, reset):
         self.said.append((limit, remaining, reset))
 
 

@@ -24,7 +24,7 @@ def lines(registry):
 
 def test_a_source_has_one_recorder_of_requests(metrics):
     meter: RequestRecorder = metrics.source("s")
-    meter.request("/x", "200", 0.3)
+    meter.count_request("/x", "200", 0.3)
     assert metrics.source("s") is meter
 
 
@@ -37,9 +37,9 @@ def test_before_the_first_request_counters_are_0_and_nothing_is_known_about_the_
 
 def record_everything(metrics):
     recorder = metrics.source("s", ["/runs"])
-    recorder.waited(1.5)
-    recorder.retry()
-    recorder.request("/runs", "200", 0.2)
+    recorder.add_wait(1.5)
+    recorder.count_retry()
+    recorder.count_request("/runs", "200", 0.2)
     return recorder
 
 
@@ -56,11 +56,11 @@ def test_every_metric_about_requests_shows_what_was_observed(metrics, registry):
 
 def test_the_latest_rate_limit_and_expiry_are_kept(metrics):
     recorder = record_everything(metrics)
-    recorder.limits(100, 50, 1.7e9)
-    recorder.credential_expiry(1.8e9)
+    recorder.set_limits(100, 50, 1.7e9)
+    recorder.set_credential_expiry(1.8e9)
     assert (recorder.rate_limit, recorder.expiry) == (RateLimit(limit=100, remaining=50, reset=1.7e9), 1.8e9)
-    recorder.limits(None, None, None)
-    recorder.credential_expiry(None)
+    recorder.set_limits(None, None, None)
+    recorder.set_credential_expiry(None)
     assert (recorder.rate_limit, recorder.expiry) == (RateLimit(), None)
 
 
@@ -69,8 +69,8 @@ def test_a_removed_source_leaves_nothing_and_its_recorder_brings_nothing_back(me
     metrics.source("t")
     metrics.remove("s")
     metrics.remove("never there")
-    recorder.request("/runs", "500", 1.0)
-    recorder.retry()
+    recorder.count_request("/runs", "500", 1.0)
+    recorder.count_retry()
     assert [line for line in lines(registry) if 'source="s"' in line] == []
     assert [line for line in lines(registry) if 'source="t"' in line]
 

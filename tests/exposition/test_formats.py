@@ -110,7 +110,7 @@ def test_any_parts_make_a_valid_gzip_member(parts):
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_promtool_reports_no_problem():
     registry = prometheus_client.CollectorRegistry()
-    RequestMetrics(registry).source("s", ["/runs"]).request("/runs", "200", 0.2)
+    RequestMetrics(registry).source("s", ["/runs"]).count_request("/runs", "200", 0.2)
     exposition = Pages(registry, ZeroFirst(0, float))
     exposition.update(jobs=[full_view()], sources=[full_source().state], exporter=full_exporter().state)
     text = bytes(exposition.publish().text)

@@ -39,12 +39,12 @@ def test_the_latest_run_is_at_the_right_end_no_matter_how_few_there_are():
     assert int(x) == sparkline(()).width - 4
 
 
-def test_the_latest_runs_are_shown_if_there_are_more_than_places():
+def test_the_latest_runs_are_shown_if_there_are_more_than_bars():
     assert bars(sparkline(endings(*[Result.FAILURE] * 30, *[Result.SUCCESS] * 20)).good) == 20
 
 
 def test_without_runs_there_is_an_empty_picture_that_says_so():
-    line = sparkline((), places=0)
+    line = sparkline((), max_bars=0)
     assert (line.good, line.bad, line.calm, line.label, line.width) == ("", "", "", "no runs yet", 1)
 
 

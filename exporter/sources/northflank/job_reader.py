@@ -56,7 +56,7 @@ class JobReader:
             now,
             self._settings.poll_interval,
             is_open=job.changed or len(job.unlisted_open_runs) < len(open_runs),
-            enabled=None if job.checkpoint.read is None else job.row.enabled,
+            enabled=None if job.checkpoint.read_at is None else job.row.enabled,
             schedule=job.checkpoint.schedule,
             last_start=job.last_start if job.first_page else now,
         )
@@ -68,25 +68,25 @@ class JobReader:
         interval = self._settings.poll_interval
         job.unlisted_open_runs = {each: state for each, state in job.unlisted_open_runs.items() if each in open_runs}
         for run_id, state in job.unlisted_open_runs.items():
-            overdue = overdue_ratio(state.tried or 0.0, job.listed, now, PollTier.FAST, interval)
+            overdue = overdue_ratio(state.tried_at or 0.0, job.first_listed, now, PollTier.FAST, interval)
             yield self._run_request(project, job, open_runs[run_id], overdue)
         tier = self.tier(job, open_runs, now)
-        interrupted = job.cursor is not None
+        overdue = overdue_ratio(job.requested, job.first_listed, now, tier, interval)
         yield ScheduledRequest(
             part=job.part,
             send=partial(self._read_runs, project, job),
-            overdue=float("inf") if interrupted else overdue_ratio(job.requested, job.listed, now, tier, interval),
+            overdue=overdue if job.cursor is None else float("inf"),  # interrupted reads continue first
             due=is_job_due(job.requested, now, tier, interval),
             retry=job.failed,
         )
         if job.row.cron and job.requested is not None and job.schedule_age(now) >= self.schedule_spacing:
             # The first read of a schedule is as urgent as the runs of an idle job.
-            first = job.checkpoint.schedule_read is None
+            first = job.checkpoint.schedule_read_at is None
             overdue = 1.0 if first else job.schedule_age(now) / self.schedule_spacing
             send = partial(self._read_schedule, project, job)
             yield ScheduledRequest(part=f"schedule of job {job.row.job_id}", send=send, overdue=overdue)
-        if job.checkpoint.read is not None and not job.checkpoint.older_read:
-            overdue = max(0.0, now - job.checkpoint.read) / HOUR
+        if job.checkpoint.read_at is not None and not job.checkpoint.older_runs_read:
+            overdue = max(0.0, now - job.checkpoint.read_at) / HOUR
             send = partial(self._read_older_runs, project, job)
             yield ScheduledRequest(part=f"older runs of job {job.row.job_id}", send=send, overdue=overdue)
 
@@ -122,7 +122,7 @@ class JobReader:
 
     def _new_cursor(self, project: Project, job: TrackedJob, view: View) -> PageCursor:
         baseline, floor = view.baseline(project.name), view.now - self._settings.lookback
-        if job.checkpoint.read is None:
+        if job.checkpoint.read_at is None:
             floor = max(floor, baseline - BASELINE_DEPTH)
         return PageCursor(began=view.now, floor=floor, baseline=baseline)
 
@@ -136,49 +136,50 @@ class JobReader:
             self.urgent.append(self._run_request(project, job, open_runs[run_id]))
         for run_id in cursor.runs.keys() & job.unlisted_open_runs.keys():
             del job.unlisted_open_runs[run_id]
-        if not checkpoint.older_read and job.checkpoint.read is None:
-            job.older = msgspec.structs.replace(
+        if not checkpoint.older_runs_read and job.checkpoint.read_at is None:
+            job.older_cursor = msgspec.structs.replace(
                 cursor, baseline=float("-inf"), deep=True, skipped=False, unread_before=None
             )
         unchanged = cursor.pages == 1 and cursor.first_page == job.first_page
         shown: Iterable[Run] = [] if unchanged else cursor.runs.values()
         runs = [run for run in shown if run.run_id in open_runs or self._is_new(run, job, view.now)]
-        read = checkpoint.read if checkpoint.read == cursor.began else None
+        read_at = checkpoint.read_at if checkpoint.read_at == cursor.began else None
         return Batch(
             scope=project.name,
             jobs=[job.job()],
             runs=runs,
             unchanged=len(cursor.runs) - len(runs),
             invalid=cursor.invalid,
-            through=None if read is None else self.read_through(project, view, job.row.slug, read),
+            through=None if read_at is None else self.read_through(project, view, job.row.slug, read_at),
             unobserved=self._unobserved(job, cursor),
             truncated=0 if cursor.complete else 1,
             checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
         )
 
     def _is_new(self, run: Run, job: TrackedJob, now: float) -> bool:
-        if job.checkpoint.read is None:
+        if job.checkpoint.read_at is None:
             return True
         # The ledger may have pruned a run that completed long before the last read, and would count it again.
         last = run.start if run.end is None else run.end
         retention = max(self._settings.lookback, self._settings.max_run_age)
-        return last is None or last >= min(now - retention, job.checkpoint.read)
+        return last is None or last >= min(now - retention, job.checkpoint.read_at)
 
     def _unobserved(self, job: TrackedJob, cursor: PageCursor) -> list[Window]:
         """Return the window between the last read and the earliest run, if the pages did not reach the last read."""
-        if cursor.unread_before is None or job.checkpoint.read is None or not cursor.newest_first:
+        if cursor.unread_before is None or job.checkpoint.read_at is None or not cursor.newest_first:
             return []
-        before = job.checkpoint.read - self._settings.settle
+        before = job.checkpoint.read_at - self._settings.settle
         return [Window(before, cursor.unread_before)] if before < cursor.unread_before else []
 
     def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Iterator[Batch]:
         """Read active runs on the pages after those of a job's first read."""
         baseline = view.baseline(project.name)
-        cursor = job.older = job.older or PageCursor(began=view.now, floor=baseline - BASELINE_DEPTH, deep=True)
+        cursor = job.older_cursor or PageCursor(began=view.now, floor=baseline - BASELINE_DEPTH, deep=True)
+        job.older_cursor = cursor
         while self._api.next_page(job.row, cursor, view):
             if not self._api.may_send(view):
                 return
-        job.older, checkpoint = None, msgspec.structs.replace(job.checkpoint, older_read=True)
+        job.older_cursor, checkpoint = None, msgspec.structs.replace(job.checkpoint, older_runs_read=True)
         yield Batch(
             scope=project.name,
             jobs=[job.job()],
@@ -197,7 +198,7 @@ class JobReader:
 
     def _read_run(self, project: Project, job: TrackedJob, run: OpenRun, view: View) -> Iterable[Batch]:
         now, state = view.now, job.unlisted_open_runs.get(run.run_id, UnlistedRun())
-        job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read, now)
+        job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read_at, now)
         try:
             current = self._api.run(project.name, job.row.slug, run.run_id)
         except NotFoundError:
@@ -209,9 +210,9 @@ class JobReader:
     def request_runs_of_missing_jobs(self, project: Project, view: View) -> None:
         """Request the active runs of jobs that have been missing in lists for a while, to see whether they are gone."""
         runs = [run for run in view.open_runs(project.name) if slug_of(project, run) not in project.jobs]
-        project.absent = {run.job_id: project.absent.get(run.job_id, view.now) for run in runs}
+        project.missing_jobs = {run.job_id: project.missing_jobs.get(run.job_id, view.now) for run in runs}
         for run in runs:
-            if not 0 <= view.now - project.absent[run.job_id] <= MISSING_AFTER:
+            if not 0 <= view.now - project.missing_jobs[run.job_id] <= MISSING_AFTER:
                 send = partial(self._read_run_of_missing_job, project, run)
                 self.urgent.append(ScheduledRequest(part=f"run {run.run_id}", send=send))
 
@@ -230,7 +231,7 @@ class JobReader:
             schedule = self._api.schedule(job.row)
         except (ForbiddenError, NotFoundError):
             schedule = job.checkpoint.schedule
-        checkpoint = msgspec.structs.replace(job.checkpoint, schedule=schedule, schedule_read=now)
+        checkpoint = msgspec.structs.replace(job.checkpoint, schedule=schedule, schedule_read_at=now)
         yield Batch(
             scope=project.name,
             jobs=[job.row.job(schedule)],
@@ -241,23 +242,22 @@ class JobReader:
     # --- the time up to which a project is read ---
 
     def read_through(
-        self, project: Project, view: View, slug: str = "", read: float | None = None, listed: float | None = None
+        self, project: Project, view: View, slug: str = "", read_at: float | None = None, listed_at: float | None = None
     ) -> float | None:
         """Return the time up to which a project's list of jobs and all its included jobs are read, minus `settle`.
 
-        `slug` and `read`: a job, and the time of its read, if the caller commits that read now. `listed`: time of the
-        list of jobs, if the caller commits it now.
+        `slug` and `read_at`: a job whose read the caller commits now, and its time. `listed_at`: the same for the list.
         """
         included = project.included(view)
         jobs = self._awaited(included, view)
         if included and not jobs:
             return None
-        overdue = listed is None and self._failing.is_overdue(project.part, view.now)
-        times = [] if overdue else [project.listed if listed is None else listed]
+        overdue = listed_at is None and self._failing.is_overdue(project.part, view.now)
+        times = [] if overdue else [project.last_listed if listed_at is None else listed_at]
         for job in jobs:
-            times.append(read if job.row.slug == slug else job.checkpoint.read)
+            times.append(read_at if job.row.slug == slug else job.checkpoint.read_at)
             times += [
-                state.read
+                state.read_at
                 for run_id, state in job.unlisted_open_runs.items()
                 if not self._failing.is_overdue(f"run {run_id}", view.now)
             ]

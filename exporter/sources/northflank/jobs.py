@@ -9,34 +9,34 @@ from exporter.sources.view import View
 
 
 class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
-    """A job's checkpoint in the state. The state keeps it when it has pruned the job's runs.
+    """A job's checkpoint in the state, which keeps checkpoints longer than runs.
 
     Attributes:
-        read: Time of the job's last complete read; None before the first.
+        read_at: Time of the last complete read of the job's runs; None before the first.
         schedule: The job's schedule.
-        schedule_read: Time at which the schedule was read.
+        schedule_read_at: Time at which the schedule was read.
         unused: Earlier versions stored a value here.
-        older_read: Whether the job's older active runs were read after its first read.
+        older_runs_read: Whether older pages, which the first read skips, were searched for active runs.
     """
 
-    read: float | None = None
+    read_at: float | None = None
     schedule: JobSchedule = JobSchedule()
-    schedule_read: float | None = None
+    schedule_read_at: float | None = None
     unused: int = 0
-    older_read: bool = True
+    older_runs_read: bool = True
 
     def after(self, cursor: PageCursor) -> "JobCheckpoint":
         """Return the checkpoint after the pages of a job were read."""
-        read = cursor.began if cursor.complete else self.read
-        older_read = self.older_read if self.read is not None else not cursor.skipped
-        return msgspec.structs.replace(self, read=read, older_read=older_read)
+        read_at = cursor.began if cursor.complete else self.read_at
+        older_runs_read = self.older_runs_read if self.read_at is not None else not cursor.skipped
+        return msgspec.structs.replace(self, read_at=read_at, older_runs_read=older_runs_read)
 
 
 class UnlistedRun(msgspec.Struct, frozen=True):
-    """An active run that no page shows: times of its last read by ID, and of the last try."""
+    """An active run that no page shows. It is requested by ID: times of the last success and of the last try."""
 
-    read: float | None = None
-    tried: float | None = None
+    read_at: float | None = None
+    tried_at: float | None = None
 
 
 class TrackedJob(msgspec.Struct, kw_only=True):
@@ -45,7 +45,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
     Attributes:
         row: The job's row in the list.
         checkpoint: The committed checkpoint.
-        listed: Time at which the list first showed the job.
+        first_listed: Time at which the list first showed the job.
         requested: Time of the last request for its runs, whether it succeeded or not.
         failed: Whether that request failed.
         first_page: Hash of the first page of runs in the last committed read.
@@ -53,13 +53,13 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         last_start: The latest start of a run in that read.
         unlisted_open_runs: Active runs that no page shows, by ID.
         cursor: Position in the pages of runs, if a poll had no time to read all pages.
-        older: Position in the older pages, while they are read for active runs.
+        older_cursor: Position in the older pages, until they have been searched for active runs.
         missing_since: Time from which the list has not shown the job.
     """
 
     row: NorthflankJob
     checkpoint: JobCheckpoint
-    listed: float
+    first_listed: float
     requested: float | None
     failed: bool = False
     first_page: bytes = b""
@@ -67,19 +67,19 @@ class TrackedJob(msgspec.Struct, kw_only=True):
     last_start: float | None = None
     unlisted_open_runs: dict[str, UnlistedRun] = {}
     cursor: PageCursor | None = None
-    older: PageCursor | None = None
+    older_cursor: PageCursor | None = None
     missing_since: float | None = None
 
     @property
     def part(self) -> str:
-        """Return the name of its runs in errors."""
+        """Return the name for the job's runs in errors."""
         return f"runs of job {self.row.job_id}"
 
     @property
-    def is_shown(self) -> bool:
-        """Return whether the project's list shows the job, or its runs were read after the list lost it."""
-        read = self.checkpoint.read
-        return self.missing_since is None or (read is not None and read > self.missing_since)
+    def exists(self) -> bool:
+        """Return whether the job exists: the list shows it, or its runs could be read after the list did not."""
+        read_at = self.checkpoint.read_at
+        return self.missing_since is None or (read_at is not None and read_at > self.missing_since)
 
     def job(self) -> Job:
         """Return the job for the ledger."""
@@ -87,34 +87,34 @@ class TrackedJob(msgspec.Struct, kw_only=True):
 
     def schedule_age(self, now: float) -> float:
         """Return the seconds since its schedule was read; infinite if never, or if that time is in the future."""
-        read = self.checkpoint.schedule_read
-        return float("inf") if read is None or read > now else now - read
+        read_at = self.checkpoint.schedule_read_at
+        return float("inf") if read_at is None or read_at > now else now - read_at
 
 
 class Project(msgspec.Struct, kw_only=True):
     """A project.
 
     Attributes:
-        listed: Time of the last committed list of its jobs.
+        last_listed: Time of the last committed list of its jobs.
         due: Time from which its jobs are listed again.
         failed: Whether the last list of its jobs failed.
         readable: Whether the credential may list its jobs.
         known: Whether the list of projects shows it.
-        absent: Jobs with active runs that its list does not show: the time from which they are missing, by job ID.
+        missing_jobs: IDs of jobs that have active runs but are not in the list, with the time since when.
     """
 
     name: str
     jobs: dict[str, TrackedJob] = {}
-    listed: float | None = None
+    last_listed: float | None = None
     due: float = 0.0
     failed: bool = False
     readable: bool = True
     known: bool = True
-    absent: dict[str, float] = {}
+    missing_jobs: dict[str, float] = {}
 
     @property
     def part(self) -> str:
-        """Return the name of its list of jobs in errors."""
+        """Return the name for the project's list of jobs in errors."""
         return f"jobs of project {self.name}"
 
     def included(self, view: View) -> list[TrackedJob]:
@@ -134,4 +134,4 @@ def encode_checkpoint(job_id: str, checkpoint: JobCheckpoint) -> dict[str, str]:
 
 def decode_checkpoint(text: str | None) -> JobCheckpoint:
     """Return a job's checkpoint; a new one if the state has none."""
-    return JobCheckpoint(older_read=False) if text is None else msgspec.json.decode(text, type=JobCheckpoint)
+    return JobCheckpoint(older_runs_read=False) if text is None else msgspec.json.decode(text, type=JobCheckpoint)

@@ -50,7 +50,7 @@ class PageCursor(msgspec.Struct, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Return whether the job counts as read. Unread runs of a list that is newest first are lost."""
+        """Return whether the job counts as read. It also does if its list is newest first and older runs are lost."""
         return self.newest_first or self.unread_before is None
 
     def add(self, page: NorthflankPage, runs: Sequence[Run], known: KnownIds) -> bool:

@@ -159,7 +159,7 @@ class NorthflankSource(Source):
         try:
             raws = self._api.list(JOBS, "jobs", projectId=project.name)
         except (ForbiddenError, NotFoundError) as error:
-            project.readable, project.listed, project.failed = False, None, False
+            project.readable, project.last_listed, project.failed = False, None, False
             gone = isinstance(error, NotFoundError) and not project.known
             yield Batch(scope=project.name, readable=False, exists=not gone, listing=self._listing)
             return
@@ -172,14 +172,14 @@ class NorthflankSource(Source):
         self._jobs.request_runs_of_missing_jobs(project, view)
         yield Batch(
             scope=project.name,
-            jobs=[job.job() for job in project.jobs.values() if job.is_shown],
+            jobs=[job.job() for job in project.jobs.values() if job.exists],
             catalog=True,
             listing=self._listing,
             invalid=len(raws) - len(rows),
-            through=self._jobs.read_through(project, view, listed=now),
+            through=self._jobs.read_through(project, view, listed_at=now),
             checkpoints=self._expired_checkpoints(view),
         )
-        project.listed = now
+        project.last_listed = now
 
     def _lists_spacing(self) -> float:
         return self._affordable_spacing(1 + len(self._projects))
@@ -196,7 +196,7 @@ class NorthflankSource(Source):
             known.row, known.missing_since = row, None
             return known
         checkpoint = decode_checkpoint(view.checkpoints.get(checkpoint_key(row.job_id)))
-        return TrackedJob(row=row, checkpoint=checkpoint, listed=view.now, requested=checkpoint.read)
+        return TrackedJob(row=row, checkpoint=checkpoint, first_listed=view.now, requested=checkpoint.read_at)
 
     def _expired_checkpoints(self, view: View) -> dict[str, str]:
         """Return the checkpoints to delete: the checkpoints of jobs that are not listed and were last read long ago."""
@@ -205,7 +205,7 @@ class NorthflankSource(Source):
             key: ""
             for key, text in view.checkpoints.items()
             if key not in listed
-            and (msgspec.json.decode(text, type=JobCheckpoint).read or 0.0) < view.now - KEEP_CHECKPOINTS
+            and (msgspec.json.decode(text, type=JobCheckpoint).read_at or 0.0) < view.now - KEEP_CHECKPOINTS
         }
 
     def _unreadable_projects(self, view: View) -> Iterator[Batch]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Tag
 
 from exporter.config.secret import Secret
-from exporter.config.section import Section, given_keys
+from exporter.config.section import Section, as_mapping
 from exporter.config.source import SourceSettings, Sweep, SweepOrOff
 from exporter.config.values import BaseUrl, Text
 
@@ -45,7 +45,7 @@ class PasswordGrant(Section):
 
 def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the config has it
     # The sign-in is chosen by similar keys, so that the error for a typo names the right sign-in.
-    keys = given_keys(auth)
+    keys = as_mapping(auth)
     if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
         return "<password>"
     return "<v3>" if any(str(key).startswith("api_key_i") for key in keys) else "<v2>"

@@ -56,10 +56,10 @@ class Ledger(RequestRecorder):
     def __init__(self):
         self.requests, self.expiries = [], []
 
-    def request(self, endpoint, code, seconds):  # noqa: ARG002  # required by the interface
+    def count_request(self, endpoint, code, seconds):  # noqa: ARG002  # required by the interface
         self.requests.append((endpoint, code))
 
-    def credential_expiry(self, timestamp):
+    def set_credential_expiry(self, timestamp):
         self.expiries.append(timestamp)
 
 
