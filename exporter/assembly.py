@@ -71,7 +71,9 @@ def room_for_jobs(config: Config) -> int:
     for settings in config.sources:
         kind = SOURCES[settings.type]
         steps = metrics.step_buckets if kind.has_steps and settings.steps != "off" else None
-        room -= overflow_room(kind.results, metrics.run_buckets, steps, attempts=kind.attempts, excluded=excluded)
+        room -= overflow_room(
+            kind.results, metrics.run_buckets, steps, has_attempts=kind.has_attempts, excluded=excluded
+        )
     return room
 
 
@@ -80,7 +82,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
     kind = SOURCES[settings.type]
     has_steps, excluded = kind.has_steps and settings.steps != "off", frozenset(config.metrics.exclude)
 
-    def expects(job: JobState) -> bool:
+    def has_objective(job: JobState) -> bool:
         return objective_of(config, job) is not None
 
     def series(job: JobState, step_histograms: bool) -> int:  # noqa: FBT001  # as SourceRules has it
@@ -95,7 +97,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
         name=settings.name,
         identity=kind.identity(settings),
         results=kind.results,
-        attempts=kind.attempts,
+        has_attempts=kind.has_attempts,
         steps=settings.steps if kind.has_steps else "off",
         reopens=kind.reopens,
         max_run_age=settings.max_run_age,
@@ -107,7 +109,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
         max_series=room_for_jobs(config),
         series_of=series,
         run_buckets=buckets,
-        never_expires=expects,
+        has_objective=has_objective,
     )
 
 

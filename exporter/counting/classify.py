@@ -51,8 +51,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         baseline: Unix time. Runs of the job that completed before it are not counted.
         watermark: The scope's watermark before this batch; None for its first batch.
-        settled: Whether an earlier poll has shown all runs that completed before the baseline. Then a completed run
-            that is unknown completed after it.
+        settled: Whether an earlier poll has read all runs that completed before the baseline. A completed run that is
+            still unknown then completed after the baseline.
         included_later: Whether the config excluded the job when its source was first read.
         pruned_before: Runs that completed before this time may have been counted and pruned.
         reopens: Whether a completed run can become active again under its ID.

@@ -41,23 +41,23 @@ class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
     excluded: frozenset[str] = frozenset()
 
 
-def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
-    """Create the series of a job that exist from the start, at 0."""
+def seed(job: JobState, results: Collection[Result], *, has_attempts: bool) -> None:
+    """Create the series that each job has before its first run, at 0."""
     for result in results:
         job.count(RUNS, result, amount=0)
-    if attempts:
+    if has_attempts:
         job.count(RETRIED, amount=0)
         job.count(RECOVERED, amount=0)
 
 
-def count_completion(job: JobState, run: Run, *, attempts: bool) -> None:
+def count_completion(job: JobState, run: Run, *, has_attempts: bool) -> None:
     """Add one completed run to a job's counters."""
     result = run.result or Result.UNKNOWN
     exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
     counter = job.count(RUNS, result)
     if exemplar and (counter.exemplar is None or counter.exemplar.timestamp <= exemplar.timestamp):
         counter.exemplar = exemplar
-    if attempts:
+    if has_attempts:
         job.count(RETRIED, amount=run.retries)
         job.count(RECOVERED, amount=int(run.recovered))
     if result in FAILING and run.error_type:
@@ -70,12 +70,12 @@ def count_expired(job: JobState) -> None:
 
 
 def as_counted(record: RunRecord, error_type: str) -> Run:
-    """Return a completed run as it is counted: with this error type, and with a queue time only if it is right."""
+    """Return a completed run as it is counted: with this error type, and without a wrong queue time."""
     if not record.earlier and record.run.error_type == error_type:
         return record.run
     # The queue time of a reopened run is wrong: it is measured from before the first completion.
-    waited = None if record.earlier else record.run.queue_duration
-    return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
+    queue_duration = None if record.earlier else record.run.queue_duration
+    return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=queue_duration)
 
 
 def observe_duration(job: JobState, run: Run, bounds: Sequence[float]) -> None:
@@ -116,13 +116,13 @@ def count_steps(
         if bounds is not None and step.duration is not None and step.result is not None:
             durations = job.distribution(STEP_DURATION, label, bounds=bounds)
             durations.observe(step.duration)
-    failed = root_failure(steps)
-    if failed:
-        job.count(ROOT_FAILURES, labels[failed])
+    root = root_failure(steps)
+    if root:
+        job.count(ROOT_FAILURES, labels[root])
 
 
 def seed_step(job: JobState, name: str) -> None:
-    """Create the series of a step that exist from its first run on, at 0."""
+    """Create the series that each step has once it is known, at 0."""
     for result in (Result.SUCCESS, Result.FAILURE):
         job.count(STEPS, name, result, amount=0)
     job.count(ROOT_FAILURES, name, amount=0)
@@ -130,8 +130,8 @@ def seed_step(job: JobState, name: str) -> None:
 
 def root_failure(steps: Sequence[Step]) -> str:
     """Return the name of the step that failed first, or "" if no step failed."""
-    # A step that depends on a failed step fails as a consequence. The first end of all other failed steps decides; if
-    # their ends are unknown, the vendor's order.
+    # A step that depends on a failed step fails as a consequence. Of the other failed steps, the one that ended first
+    # is the root failure. If no end is known, it is the first in the vendor's order.
     by_name = {step.name: step for step in steps}
     roots = [step for step in steps if step.result in FAILING and not _has_failed_ancestor(step, by_name)]
     if not roots:
@@ -141,13 +141,13 @@ def root_failure(steps: Sequence[Step]) -> str:
 
 def _has_failed_ancestor(step: Step, by_name: dict[str, Step]) -> bool:
     """Return whether a step that this one depends on has failed. Dependencies may be circular."""
-    waiting, seen = list(step.dependencies), {step.name}
-    while waiting:
-        name = waiting.pop()
+    to_visit, seen = list(step.dependencies), {step.name}
+    while to_visit:
+        name = to_visit.pop()
         if name in seen or name not in by_name:
             continue
         seen.add(name)
         if by_name[name].result in FAILING:
             return True
-        waiting.extend(by_name[name].dependencies)
+        to_visit.extend(by_name[name].dependencies)
     return False

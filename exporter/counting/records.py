@@ -211,7 +211,7 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """Status of a source after its last poll.
 
     Attributes:
-        up: Whether the last poll could read all readable scopes, and there was one; None before the first poll.
+        up: Whether a scope is readable, and the last poll read all readable ones; None before the first poll.
         outcome: `success`, `partial` or `error`; "" before the first poll.
         reason: Reason of the last poll's error; "" if it had none.
         error: Text of the error.
@@ -252,8 +252,8 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
         checkpoints: Positions at which the source continues to read.
         unobserved: Start and end of each time range that was never read.
-        pending_unobserved: Seconds of these ranges that are added to their counter after a scrape has read its value.
-        listed: Time of the last list of scopes after which each listed scope had a record.
+        pending_unobserved: Unobserved seconds that wait for a scrape before they are added to their counter.
+        listed: Time of the last list of scopes of which all have a record.
         last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` was corrected after the API's clock had jumped.
         pruned_before: Runs that ended before this time have been pruned.

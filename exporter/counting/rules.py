@@ -23,7 +23,7 @@ def included(patterns: Filter, job_name: str) -> bool:
 def _compiled(pattern: str) -> Pattern | None:
     try:
         return Pattern(pattern)
-    except PatternError:  # stored by an older version, which accepted it
+    except PatternError:  # an older version accepted and stored it
         return None
 
 
@@ -33,7 +33,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def included_since(history: Sequence[Filter], job_name: str) -> float | None:
-    """Return since when a job has been included without a break; None if it is excluded or was always included."""
+    """Return when a job became included; None if it always was, or is excluded now."""
     since = None
     for patterns in reversed(history):
         if not included(patterns, job_name):
@@ -49,7 +49,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         name: The source's name, which is the label `source`.
         identity: The API and account. The state refuses another identity under the same name.
         results: Results whose series every job has from the start.
-        attempts: Whether the vendor reports attempts.
+        has_attempts: Whether the vendor reports attempts.
         steps: `all`, `failed` or `off`.
         reopens: Whether a completed run can become active again under its ID.
         max_run_age: How long an active run is followed, in seconds.
@@ -61,13 +61,13 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         max_series: Limit for the series of all jobs, without overflow jobs.
         series_of: Returns how many series a job needs, with or without step histograms.
         run_buckets: Returns the bounds of a job's run durations, in seconds.
-        never_expires: Returns whether a job without runs is kept because it has an objective.
+        has_objective: Returns whether a job has an objective. Its series stay, even without runs.
     """
 
     name: str
     identity: str
     results: tuple[Result, ...]
-    attempts: bool
+    has_attempts: bool
     steps: str
     reopens: bool
     max_run_age: float
@@ -79,18 +79,18 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     max_series: int
     series_of: Callable[[JobState, bool], int]
     run_buckets: Callable[[JobState], tuple[float, ...]]
-    never_expires: Callable[[JobState], bool]
+    has_objective: Callable[[JobState], bool]
 
-    def wants(self, job_name: str) -> bool:
+    def includes(self, job_name: str) -> bool:
         """Return whether a job's name is included now."""
         return included(self.filter_since(0), job_name)
 
     def serves(self, job: JobState) -> bool:
         """Return whether a job's series are served."""
-        return not job.gone and (job.overflow or self.wants(label_of(job.job)))
+        return not job.gone and (job.overflow or self.includes(label_of(job.job)))
 
-    def weight(self, job: JobState, *, step_histograms: bool) -> int:
-        """Return how many series of `max_series` a job uses. The overflow job and jobs that are not served use none."""
+    def series_used(self, job: JobState, *, step_histograms: bool) -> int:
+        """Return how many series of a job count against `max_series`: none of overflow jobs and unserved ones."""
         return self.series_of(job, step_histograms) if self.serves(job) and not job.overflow else 0
 
     def filter_since(self, since: float) -> Filter:

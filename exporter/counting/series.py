@@ -37,7 +37,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     """A histogram series.
 
     Attributes:
-        bounds: All bounds it ever had, in seconds, so that no bucket falls if the config is changed back.
+        bounds: All bounds it ever had, in seconds: if a bound is removed and added again, its bucket must not fall.
         counts: Number of observations per bucket, not cumulative. The last bucket is for values above all bounds.
         sum: Sum of the observations, in seconds.
         released: Whether the values are exposed. Before, a zero-first histogram is exposed as 0.

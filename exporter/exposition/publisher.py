@@ -147,7 +147,7 @@ class Publisher:
             return self._ledger.starting & {source.name for source in self._config.sources}
         late = self._ledger.starting & self._withheld
         if late:
-            self._log.warning("counters served as restored: no poll has been complete yet", sources=sorted(late))
+            self._log.warning("first complete poll is late; serving restored counters", sources=sorted(late))
         return frozenset()
 
     def _add_pending_unobserved(self, snapshot: Snapshot) -> None:

@@ -82,7 +82,7 @@ class BatchWriter:
         self._room.unfold()
         if batch.catalog:
             self._scopes.list_jobs(batch)
-        # The later of both clocks: if one response has an old `Date`, its runs must not seem to be in the future.
+        # The later of both clocks, because a response with an old `Date` must not put its runs in the future.
         present = self._poll.now + self._poll.behind
         runs = one_row_per_run(classify.with_plausible_times(run, present) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
@@ -183,7 +183,7 @@ class BatchWriter:
         """Return the context for classifying a job's runs; None for an excluded job."""
         if key not in self._contexts:
             state = self._transaction.peek(key)
-            wanted = self._rules.wants(label_of(state.job))
+            wanted = self._rules.includes(label_of(state.job))
             self._contexts[key] = self._context_of(state, self._transaction.source.scopes[scope]) if wanted else None
         return self._contexts[key]
 
@@ -201,7 +201,7 @@ class BatchWriter:
 
     def _row(self, key: int, record: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
         """Return the row to write. A new unmapped status of the run is counted."""
-        run, statuses = record.run, row.words if row else ""
+        run, statuses = record.run, row.statuses if row else ""
         if run.unmapped:
             status, known = clean(run.unmapped)[:60], statuses.split("\n")
             # Limited, because a status may contain the run's progress, and so be different in each poll.
@@ -216,10 +216,10 @@ class BatchWriter:
             job=key,
             seen=self._poll.now,
             origin=begun if begun is not None else row.origin if row else self._poll.now,
-            words=statuses,
+            statuses=statuses,
             steps=row.steps if row else StepState.NONE,
             tries=row.tries if row else 0,
-            asked=row.asked if row else 0,
+            incomplete=row.incomplete if row else 0,
             due=row.due if row else None,
             step_results=row.step_results if row else None,
             late=late or (row is not None and row.late),
@@ -237,7 +237,7 @@ class BatchWriter:
         self.jobs.restart_grace(state)
         target = self._room.target(state)
         counted = counters.as_counted(stored, self._room.error_type(target, run) if run.error_type else "")
-        counters.count_completion(target, counted, attempts=self._rules.attempts)
+        counters.count_completion(target, counted, has_attempts=self._rules.has_attempts)
         self._observe(target, counted)
         if latest.note_completion(state, counted, self._poll.now):
             self._transaction.jobs_to_recount.add(state.key)
@@ -246,7 +246,7 @@ class BatchWriter:
             self.stats.delays.append(self._poll.now - run.end)
         if not (state.job.has_steps and self._rules.wants_steps(run.result)):
             return
-        pending = msgspec.structs.replace(stored, steps=StepState.PENDING, tries=0, asked=0, due=self._poll.now)
+        pending = msgspec.structs.replace(stored, steps=StepState.PENDING, tries=0, incomplete=0, due=self._poll.now)
         self._transaction.runs[run.run_id] = pending
         if steps and not any(step.result is None for step in steps):
             self._steps.count(pending, steps)
@@ -322,7 +322,7 @@ class BatchWriter:
         A run of an excluded job is not counted.
         """
         state = self._transaction.job(row.job)
-        wanted = self._rules.wants(label_of(state.job))
+        wanted = self._rules.includes(label_of(state.job))
         if wanted:
             run, mark = msgspec.structs.replace(row.run, state=None, result=Result.UNKNOWN), CountState.EXPIRED
         else:

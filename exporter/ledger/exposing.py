@@ -28,7 +28,7 @@ def expose(ledger: Ledger, series: Iterable[Series]) -> None:
 
 
 def expose_sources(ledger: Ledger, names: Collection[str]) -> None:
-    """Commit that all series of these sources are exposed: scrapes may have read them before commits were lost.
+    """Commit that all series of these sources are exposed. A failover may have lost the commits that exposed them.
 
     Polls count most lost values again. Other counters, such as the number of polls, get the values of this process.
     """

@@ -63,7 +63,7 @@ def _idle_jobs(ledger: Ledger, name: str, now: float, job_expiry: float) -> list
         job
         for key, job in ledger.committed.of_source(name).items()
         if not job.gone
-        and (rules is None or not (job.listed or is_busy(key) or rules.never_expires(job)))
+        and (rules is None or not (job.listed or is_busy(key) or rules.has_objective(job)))
         and (job.last_run.order if job.last_run else job.discovered) < read_through - job_expiry
     ]
 

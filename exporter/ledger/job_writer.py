@@ -29,7 +29,7 @@ class JobWriter:
                 self._add(job)
                 continue
             known = self._transaction.peek(key)
-            if known.job != job or known.gone or known.excluded == self._rules.wants(label_of(job)):
+            if known.job != job or known.gone or known.excluded == self._rules.includes(label_of(job)):
                 self._update(self._transaction.job(key), job)
 
     def apply_filter(self) -> None:
@@ -41,7 +41,7 @@ class JobWriter:
         if filters:
             for key, job in self._transaction.committed.of_source(rules.name).items():
                 was_excluded = job.excluded or not included(filters[-1], label_of(job.job))
-                if was_excluded is rules.wants(label_of(job.job)):
+                if was_excluded is rules.includes(label_of(job.job)):
                     self._update(self._transaction.job(key), job.job)
         started = self._poll.started
         filters.append(rules.filter_since(started if filters else source.baseline or started))
@@ -60,7 +60,7 @@ class JobWriter:
     def retire(self, key: int) -> None:
         """End the series of a job that no longer exists, and drop its counters."""
         state = self._transaction.job(key)
-        self._room.series -= self._room.weight(state)
+        self._room.series -= self._room.series_used(state)
         state.retire(self._poll.now)
 
     def _add(self, job: Job) -> None:
@@ -70,7 +70,7 @@ class JobWriter:
         # A job that the config did not always include has a later baseline than its scope.
         baseline = baseline if since is None else max(baseline, since)
         state = self._transaction.add_job(job, clean(job.project), label_of(job), baseline=baseline)
-        state.excluded = not self._rules.wants(label_of(job))
+        state.excluded = not self._rules.includes(label_of(job))
         if not state.excluded:
             self._set_labels(state)
             self._room.seed_or_fold(state)
@@ -82,8 +82,8 @@ class JobWriter:
         if _schedule_of(job) != _schedule_of(state.job):
             state.expected_since = self._poll.now
         if state.shown:
-            self._room.series -= self._room.weight(state)  # the new series are added below
-        state.job, state.excluded = job, not self._rules.wants(label_of(job))
+            self._room.series -= self._room.series_used(state)  # the new series are added below
+        state.job, state.excluded = job, not self._rules.includes(label_of(job))
         state.gone, state.gone_since, state.missing_since = False, None, None
         if renamed or returns:
             state.counts, state.distributions = {}, {}
@@ -96,7 +96,7 @@ class JobWriter:
             self._set_labels(state, keep=not renamed)
             self._room.seed_or_fold(state)
         else:
-            self._room.series += self._room.weight(state)
+            self._room.series += self._room.series_used(state)
 
     def _set_labels(self, state: JobState, *, keep: bool = False) -> None:
         """Set the labels. If another job has the name, append the ID. `keep`: keep the current labels if possible."""

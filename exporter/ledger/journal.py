@@ -54,9 +54,9 @@ class Journal:
         changed_jobs: Keys of the jobs that changed since the last snapshot.
         everything_changed: Whether all jobs may have changed since then.
         starting: The sources without a complete poll since this process loaded their records.
-        unread: Sources that no poll has read completely since their last load, and the start of the first poll since.
-        lost_counts: Counters of sources whose commits the state has lost, as this process knows them.
-        last_commit: When a poll or the deletion of old runs was last written.
+        unread: Sources that no poll has read completely since they were loaded, with the start of the first such poll.
+        lost_counts: Counters, as this process knew them, of the sources whose commits the database has lost.
+        last_commit: When a poll or a pruning last committed.
         commit_errors: Number of failed attempts to open or write the state.
         error: Error of the last attempt to open or write the state; "" if it succeeded.
     """
@@ -167,7 +167,7 @@ class Journal:
             loaded = self.store().load(names)
             self._replace_sources(loaded, names)
             self._sources_to_reload -= names
-            if loaded.behind:  # a replica that starts now knows only what is in the state
+            if loaded.behind:  # write the counts again, so that a replica that starts now has them too
                 self.replace([copy(self.committed.exporter)])
 
     def _replace_sources(self, loaded: LoadedState, names: frozenset[str]) -> None:
@@ -249,10 +249,10 @@ class Journal:
             self.committed.take(shown, self._series(shown))
 
     def _series(self, job: JobState) -> int:
-        """Return how many series of `max_series` a job uses."""
+        """Return how many series of a job count against `max_series`."""
         rules, step_histograms = self.rules.get(job.source), self.counting.step_histograms
         if rules is not None:
-            return rules.weight(job, step_histograms=step_histograms)
+            return rules.series_used(job, step_histograms=step_histograms)
         # The series of a removed source still count, or the page would exceed its limit when the source returns. Its
         # rules are unknown, but the rules of any source give about the same number.
         another = next(iter(self.rules.values()), None)
@@ -273,7 +273,7 @@ class Journal:
     def writing(self, *sources: str) -> Iterator[SqlStore]:
         """Open a transaction of the state for these sources. Raises StateError."""
         store = self.store()
-        # Copies of records that differ from the state must not replace newer records on disk.
+        # If the records in memory may differ from the state, their copies must not replace newer records on disk.
         if stale := self._sources_to_reload.intersection(sources):
             raise StateError(f"records must be loaded again first: {', '.join(sorted(stale))}")
         try:
@@ -316,7 +316,7 @@ class Journal:
             store.put_jobs(transaction.jobs.values())
             if transaction.exporter is not None:
                 store.put_exporter(transaction.exporter)
-            weighed = [(job, self._series(job)) for job in transaction.jobs.values()]
+            jobs_with_series = [(job, self._series(job)) for job in transaction.jobs.values()]
             followed = {run_id: _open_run_of(transaction, row) for run_id, row in transaction.runs.items()}
         with self.updating_memory(name):
             self._cold_start = ""
@@ -324,18 +324,18 @@ class Journal:
             self._unwritten.pop(name, None)
             self.put_source(transaction.source)
             self.committed.exporter = transaction.exporter or self.committed.exporter
-            for job, weight in weighed:
-                self.committed.take(job, weight)
+            for job, series in jobs_with_series:
+                self.committed.take(job, series)
             self._update_open_runs(name, followed)
             self.changed_jobs |= transaction.jobs.keys()
             self._limit_step_histograms()
 
     @contextmanager
     def updating_memory(self, *sources: str) -> Iterator[None]:
-        """Load these sources again later if updating memory after a commit fails."""
+        """If updating memory fails after a commit, have these sources loaded from the state again."""
         self._sources_to_reload.update(sources)
         yield
-        self._sources_to_reload.difference_update(sources)  # `writing` refuses sources that were in it before
+        self._sources_to_reload.difference_update(sources)  # none was in it before, or `writing` would have raised
 
     def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         open_runs = self.committed.open_runs

@@ -54,7 +54,7 @@ def learn_from(ledger: Ledger, keys: Iterable[int]) -> None:
 
 
 def _learned(store: SqlStore, job: JobState, now: float) -> Learned:
-    runs = store.past(job.key, MAX_PAST_RUNS)
+    runs = store.past_runs(job.key, MAX_PAST_RUNS)
     ends = [run.end for run in runs if run.end is not None]
     # A busy job has more than MAX_PAST_RUNS runs per SPAN, so `runs` shows too little of its week.
     is_busy = len(runs) == MAX_PAST_RUNS and bool(ends) and max(ends) - min(ends) < SPAN

@@ -277,7 +277,7 @@ class Ledger(Journal):
 
     def steps_failed(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that a request for a run's steps failed."""
-        self._write_steps(source, poll_context, lambda writer: writer.failed(row))
+        self._write_steps(source, poll_context, lambda writer: writer.retry_later(row))
 
     def _write_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
         with self.lock:

@@ -15,7 +15,7 @@ class LedgerState:
         by_id: Keys of jobs by source and the vendor's ID.
         names: Keys of jobs by source, project and name, which are the labels of their series.
         folded: Keys of each source's folded jobs, oldest first.
-        series: Number of series of `max_series` that each job uses.
+        series: Number of series of each job that count against `max_series`.
         steps: Number of step names that each job has.
         first_keys: First job key of each source; empty if one process creates all keys.
     """
@@ -39,7 +39,7 @@ class LedgerState:
         self._by_scope: defaultdict[tuple[str, str], dict[int, JobState]] = defaultdict(dict)
 
     def take(self, job: JobState, series: int) -> None:
-        """Replace a job's record. `series`: how many series of `max_series` it uses."""
+        """Replace a job's record. `series`: how many of its series count against `max_series`."""
         self._unlink(job.key)
         self.jobs[job.key] = job
         self.by_id[job.source, job.job.job_id] = job.key

@@ -36,7 +36,7 @@ class ScopeWriter:
         return known
 
     def _first_baseline(self, batch: Batch) -> float:
-        """Return a new scope's baseline: the time of the last list, which lacked it, or else the source's baseline."""
+        """Return a new scope's baseline: when the API last listed scopes without it, or else the source's baseline."""
         source = self._transaction.source
         if batch.listing is not None and source.listed is not None:
             return source.listed
@@ -76,5 +76,5 @@ class ScopeWriter:
 
     def _end_job(self, state: JobState) -> None:
         """End a job's series, unless the job has an active run: the run's completion must still be counted."""
-        if not (self._transaction.rules.never_expires(state) or self._is_busy(state.key)):
+        if not (self._transaction.rules.has_objective(state) or self._is_busy(state.key)):
             self._jobs.retire(state.key)

@@ -37,15 +37,15 @@ class SeriesRoom:
         self._steps: dict[int, set[str]] = {}
         self._folded_steps: dict[int, set[str]] = {}
 
-    def weight(self, state: JobState) -> int:
-        """Return how many series of `max_series` a job uses."""
-        return self._rules.weight(state, step_histograms=self._counting.step_histograms)
+    def series_used(self, state: JobState) -> int:
+        """Return how many series of a job count against `max_series`."""
+        return self._rules.series_used(state, step_histograms=self._counting.step_histograms)
 
     def seed_or_fold(self, state: JobState) -> None:
         """Seed a job's series, or fold the job if they would exceed the limit."""
-        seed(state, self._rules.results, attempts=self._rules.attempts)
+        seed(state, self._rules.results, has_attempts=self._rules.has_attempts)
         was_folded, state.folded = state.folded, False  # a folded job uses no room of its own
-        state.folded = not self._reserve(self.weight(state))
+        state.folded = not self._reserve(self.series_used(state))
         if state.folded:
             state.counts, state.distributions = {}, {}
             if not was_folded:
@@ -95,7 +95,7 @@ class SeriesRoom:
             return self._transaction.job(key)
         job = Job(job_id=OTHER_JOB_ID, name=OTHER, project=OTHER)
         other = self._transaction.add_job(job, OTHER, OTHER, baseline=self._transaction.poll.now, overflow=True)
-        seed(other, self._rules.results, attempts=self._rules.attempts)
+        seed(other, self._rules.results, has_attempts=self._rules.has_attempts)
         return other
 
     def step_label(self, state: JobState, step: Step) -> str:

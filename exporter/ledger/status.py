@@ -86,7 +86,7 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
     def after(self, report: PollReport, *, read: bool, pending_steps: int | None) -> "UnwrittenPolls":
-        """Return these polls and one more. `read`: the source is up after it, unless a request for a scope failed."""
+        """Return these polls and one more. `read`: whether that poll read something, and a scope is readable."""
         status = _status_after(self.status, report, read=read, pending_steps=pending_steps)
         counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
         return UnwrittenPolls(status, self.counts + counts).with_skipped(report.skipped)

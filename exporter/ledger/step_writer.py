@@ -13,8 +13,8 @@ from exporter.metrics.families import STEPS_LOST
 from exporter.model import Step
 from exporter.state.schema import StepState, StoredRun
 
-STEP_TRIES = 4
-"""Maximum number of requests for the steps of a completed run while the response lacks some, or some are active."""
+MAX_INCOMPLETE = 4
+"""Maximum number of incomplete responses per completed run. Then its steps are counted as they are, or are lost."""
 
 MAX_STEP_BACKOFF = 3600.0
 """Maximum wait between two attempts to fetch a run's steps, in seconds."""
@@ -30,9 +30,9 @@ class StepWriter:
         self._poll = transaction.poll
 
     def count(self, row: StoredRun, steps: Sequence[Step]) -> None:
-        """Count the steps of a completed run. If one is still active, request them again, at most STEP_TRIES times."""
-        if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
-            self.failed(msgspec.structs.replace(row, asked=row.asked + 1))
+        """Count the steps of a completed run. If one is still active, request them again, at most a few times."""
+        if any(step.result is None for step in steps) and row.incomplete + 1 < MAX_INCOMPLETE:
+            self.retry_later(msgspec.structs.replace(row, incomplete=row.incomplete + 1))
             return
         state = self._transaction.job(row.job)
         target = self._room.target(state)
@@ -53,18 +53,18 @@ class StepWriter:
         )
 
     def missing(self, row: StoredRun) -> None:
-        """Record that the API does not have a run's steps. Those of an old run are lost; others are requested again."""
+        """Record that the API has no steps of a run. If the run is old, they are lost; otherwise request them again."""
         too_old = row.origin < self._poll.now - self._rules.reach
-        if not too_old and row.asked + 1 < STEP_TRIES:
-            self.failed(msgspec.structs.replace(row, asked=row.asked + 1))
+        if not too_old and row.incomplete + 1 < MAX_INCOMPLETE:
+            self.retry_later(msgspec.structs.replace(row, incomplete=row.incomplete + 1))
             return
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(row, steps=StepState.LOST, due=None)
         if row.mark is CountState.COUNTED:
             self._transaction.source.count(STEPS_LOST)
 
-    def failed(self, row: StoredRun) -> None:
-        """Record that a request for a run's steps failed. It is repeated until it succeeds, less and less often."""
-        # The wait begins at the start of the poll, because the next poll may start less than one interval from now.
+    def retry_later(self, row: StoredRun) -> None:
+        """Request a run's steps again later, less and less often."""
+        # The wait counts from the start of the poll. If it counted from now, the next poll could come too early for it.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row, tries=row.tries + 1, due=self._poll.started + wait

@@ -33,7 +33,7 @@ class Transaction:
         jobs: Copies of jobs' records, and new records.
         runs: Rows to write, by run ID.
         exporter: The copy of the exporter's own record; None if it does not change.
-        polls: Polls to add to the source's record; None if only polls that could not be written before are added.
+        polls: Polls to add to the source's record; None to add only those that an earlier transaction failed to write.
         jobs_to_recount: Jobs whose streak must be computed from their rows.
         jobs_to_correct: Jobs whose last run and last failure must be read from their rows.
     """

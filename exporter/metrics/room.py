@@ -65,7 +65,7 @@ def overflow_room(
     run_buckets: Sequence[float],
     step_buckets: Sequence[float] | None,
     *,
-    attempts: bool,
+    has_attempts: bool,
     excluded: Collection[str],
 ) -> int:
     """Return the maximum number of series of a source's `__other__` job.
@@ -74,13 +74,13 @@ def overflow_room(
         results: Results that the source can produce.
         run_buckets: Bounds of histograms of runs.
         step_buckets: Bounds of histograms of steps; None if the source has no steps.
-        attempts: Whether it has counters of attempts.
+        has_attempts: Whether it has counters of attempts.
         excluded: Families that are not served, and so need no room.
     """
     counted = len({*results, Result.UNKNOWN})
     of_runs = len(run_buckets) + 3
     room = {RUNS: counted, ERRORS: 1, RUN_DURATION: counted * of_runs, QUEUE_DURATION: of_runs}
-    if attempts:
+    if has_attempts:
         room |= {RETRIED: 1, RECOVERED: 1}
     if step_buckets is not None:
         room |= {STEPS: counted, ROOT_FAILURES: 1, STEP_DURATION: len(step_buckets) + 3}

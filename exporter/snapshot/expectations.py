@@ -10,11 +10,11 @@ from exporter.counting.records import JobState, OpenRun
 from exporter.cron import Schedule, next_tick, parse_schedule
 from exporter.learning.cadence import Cadence
 
-EARLY = 120.0
+MAX_EARLY_START = 120.0
 """Seconds by which a run may start before its scheduled time: clocks differ, and some runs start early."""
 
-EARLY_SHARE = 0.25
-"""EARLY is at most this fraction of the time between two scheduled times."""
+MAX_EARLY_FRACTION = 0.25
+"""A run may start early by at most this fraction of the time between two scheduled times."""
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,31 +48,31 @@ def objective_of(config: Config, job: JobState) -> Objective | None:
 
 def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[OpenRun] = ()) -> Expectation:
     """Return a job's expectations."""
-    wanted, learned = objective or NO_OBJECTIVE, job.learned
-    text, schedule = _schedule(job, wanted)
+    configured, learned = objective or NO_OBJECTIVE, job.learned
+    text, schedule = _schedule(job, configured)
     disabled = job.job.enabled is False
     next_run = None if disabled else _next_run(job, _last_start(job, open_runs), schedule, learned.cadence)
     learned_values = {
         "next_run": next_run if schedule is None else None,
-        "freshness": learned.freshness if wanted.freshness is None else None,
-        "duration_budget": learned.duration_budget if wanted.duration_budget is None else None,
+        "freshness": learned.freshness if configured.freshness is None else None,
+        "duration_budget": learned.duration_budget if configured.duration_budget is None else None,
     }
     return Expectation(
         schedule=text,
         unparsed=bool(text) and schedule is None,
         next_expected=next_run,
-        freshness=wanted.freshness or learned_values["freshness"],
-        duration_budget=wanted.duration_budget or learned_values["duration_budget"],
+        freshness=configured.freshness or learned_values["freshness"],
+        duration_budget=configured.duration_budget or learned_values["duration_budget"],
         learned=tuple(name for name, value in learned_values.items() if value is not None),
     )
 
 
-def _schedule(job: JobState, wanted: Objective) -> tuple[str, Schedule | None]:
+def _schedule(job: JobState, configured: Objective) -> tuple[str, Schedule | None]:
     """Return the job's schedule as text ("" if it has none) and parsed (None if it is not valid)."""
-    if wanted.every:
-        return f"every {wanted.every:g}s", Schedule(every=wanted.every)
-    text = wanted.schedule or job.job.schedule
-    timezone = (wanted.timezone or "") if wanted.schedule else job.job.timezone
+    if configured.every:
+        return f"every {configured.every:g}s", Schedule(every=configured.every)
+    text = configured.schedule or job.job.schedule
+    timezone = (configured.timezone or "") if configured.schedule else job.job.timezone
     try:
         return text, parse_schedule(text, timezone) if text else None
     except ValueError:
@@ -88,19 +88,19 @@ def _last_start(job: JobState, open_runs: Iterable[OpenRun]) -> float | None:
 
 def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cadence: Cadence | None) -> float | None:
     """Return the time by which the next run should start. It is in the past if the run is overdue."""
-    begun = max(job.discovered if last is None else last, job.expected_since or 0.0)
+    since = max(job.discovered if last is None else last, job.expected_since or 0.0)
     if schedule is None:
-        return None if cadence is None else cadence.latest(begun)
+        return None if cadence is None else cadence.latest(since)
     if schedule.every:
-        return begun + schedule.every
-    return due_after(schedule, begun) if begun == last else next_tick(schedule, begun)
+        return since + schedule.every
+    return due_after(schedule, since) if since == last else next_tick(schedule, since)
 
 
 def due_after(schedule: Schedule, start: float) -> float | None:
-    """Return the next time of a cron expression for which the run that started at `start` did not start."""
-    # A run that started shortly before a scheduled time started for that time, because some schedulers start early.
+    """Return when the next run of a cron job should start, after one that started at `start`."""
+    # Some schedulers start early: a run that started shortly before a scheduled time is the run of that time.
     due = next_tick(schedule, start)
-    following = None if due is None or due - start > EARLY else next_tick(schedule, due)
+    following = None if due is None or due - start > MAX_EARLY_START else next_tick(schedule, due)
     if due is None or following is None:
         return due
-    return following if due - start <= EARLY_SHARE * (following - due) else due
+    return following if due - start <= MAX_EARLY_FRACTION * (following - due) else due

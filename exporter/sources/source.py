@@ -88,7 +88,7 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
         endpoints: Templates of the paths that it requests.
         reach: How far back the API shows runs, in seconds.
         identity: Returns the API and the account as text. A source with another identity needs another name.
-        attempts: Whether it reports attempts. If so, jobs have counters of retries.
+        has_attempts: Whether it reports attempts. If so, jobs have counters of retries.
         has_steps: Whether runs have steps.
         reopens: Whether a completed run can become active again under its ID.
         poll_requests: Requests per idle poll. The config check warns if the budget is too small for the interval.
@@ -102,7 +102,7 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[str, ...]
     reach: float
     identity: Callable[[Any], str] = lambda settings: f"{settings.type} {settings.base_url}"
-    attempts: bool = False
+    has_attempts: bool = False
     has_steps: bool = False
     reopens: bool = False
     poll_requests: int = 1

@@ -76,8 +76,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise
 
 
-def _noting(failures: deque[psycopg.Error], current_url: Callable[[], str]) -> type[Connection]:
-    """Return a class of connections that notes why the last attempt to connect failed; nothing if it did not."""
+def _recording_failures(failures: deque[psycopg.Error], current_url: Callable[[], str]) -> type[Connection]:
+    """Return a class of connections that keeps the error of the last attempt to connect in `failures`."""
 
     class Noted(Connection):
         @classmethod
@@ -117,7 +117,7 @@ class Session:
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
         """Run a statement."""
         parameters = [*map(_to_postgres, values)] or None
-        # As text, a role's `extra_float_digits` would round times.
+        # Binary, because in text a role's `extra_float_digits` may round times.
         cursor = self._connection.execute(query.replace("?", "%s").encode(), parameters, binary=True)
         rows = [tuple(map(_from_postgres, row)) for row in cursor] if cursor.description else []
         return Found(rows, cursor.rowcount)
@@ -161,7 +161,7 @@ class Pool:
         self._failures = deque[psycopg.Error](maxlen=1)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
-            connection_class=_noting(self._failures, self._current_url),
+            connection_class=_recording_failures(self._failures, self._current_url),
             kwargs=parameters(url),
             min_size=1,
             max_size=8,
@@ -172,7 +172,7 @@ class Pool:
         )
 
     def _current_url(self) -> str:
-        # Another database has other records. That needs a restart.
+        # A URL of another database is ignored until a restart, because its records differ from those in memory.
         with contextlib.suppress(AuthError):
             url = self._read_url() if self._read_url is not None else None
             if url is not None and self.is_at(url):
@@ -191,8 +191,8 @@ class Pool:
         except psycopg.Error as raised:
             # The pool only says that it waited in vain.
             error = self._failures[-1] if isinstance(raised, PoolTimeout) and self._failures else raised
-            words = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
-            raise StateError(f"{self.name}: {words[0]}") from raised
+            lines = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
+            raise StateError(f"{self.name}: {lines[0]}") from raised
 
     @contextmanager
     def session(self) -> Iterator[Session]:
@@ -297,7 +297,7 @@ def parameters(url: str) -> dict[str, Any]:
     }
     given = conninfo_to_dict(url)
     chosen = {name: value for name, value in defaults.items() if name not in given}
-    # Texts would have the encoding of the database, the role or the environment, which may lack characters.
+    # Without `client_encoding`, a database, role or environment may set an encoding that lacks characters.
     required = {"autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8"}
     if given.get("target_session_attrs") != "primary":  # with another value, a standby would be used after a failover
         required["target_session_attrs"] = "read-write"

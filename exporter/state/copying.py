@@ -16,7 +16,7 @@ from exporter.errors import StateError
 from exporter.state.files import JOURNALS, make_private
 from exporter.state.location import SCHEMES, problem_of_url
 from exporter.state.lock import Lock, RefusedStateError
-from exporter.state.opening import problem
+from exporter.state.opening import problem_of_state
 from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.store import Store
 
@@ -105,8 +105,8 @@ def _created(place: str) -> Iterator[SqlStore]:
     exists = CopyError(f"{path}: exists; name another file, or move this one away")
     if _has_content(path):
         raise exists
-    # A daemon would start with an incomplete copy, and count from a new baseline. If this process is killed, only an
-    # empty file has the name: the lock's.
+    # A daemon must not start with an incomplete copy. So the copy gets its name when it is complete: if this process is
+    # killed before, only the empty file that `Lock` creates has the name.
     unfinished = path.with_name(path.name + ".unfinished")
     with _locked(path):
         if _has_content(path):
@@ -135,7 +135,7 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    if reason := problem(path):
+    if reason := problem_of_state(path):
         raise RefusedStateError(reason)
     lock = Lock(path)
     try:
@@ -148,7 +148,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _database(url: str, *, empty: bool) -> Iterator[SqlStore]:
     if reason := problem_of_url(url):
         raise CopyError(f"the URL {reason}")
-    with import_module("exporter.state.postgres").opened_alone(url, empty=empty) as store:
+    with import_module("exporter.state.postgres").opened_exclusively(url, empty=empty) as store:
         yield store
 
 

@@ -23,7 +23,7 @@ def make_private(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
-class Files:
+class FileIdentities:
     """The identities of a state's files at the time it was opened."""
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class Files:
         parts = (path, *(path.with_name(path.name + ending) for ending in JOURNALS))
         self._known = {part: identity for part in parts if (identity := _identity(part)) is not None}
 
-    def missing(self) -> list[str]:
+    def changed(self) -> list[str]:
         """Return the names of files that were removed or replaced."""
         return [part.name for part, identity in self._known.items() if _identity(part) != identity]
 
@@ -52,22 +52,22 @@ def problem_of(path: Path) -> str:
     """Return why a path cannot be used for a state, and the cure; "" if it can be used. Changes nothing."""
     folder = path.parent
     try:
-        found = stat.S_IFMT(path.stat().st_mode)
+        file_type = stat.S_IFMT(path.stat().st_mode)
     except OSError:
-        found = 0
-    if found == stat.S_IFDIR:
+        file_type = 0
+    if file_type == stat.S_IFDIR:
         return f"is a folder; name a file in it, like {path / 'jobrun-exporter.db'}"
-    if found not in {0, stat.S_IFREG}:
+    if file_type not in {0, stat.S_IFREG}:
         return "is not a file"
-    there = _nearest(folder)
-    if not there.is_dir():
-        return f"{there} is not a folder"
-    if there != folder and _has_access(there, os.X_OK):
+    nearest = _nearest(folder)
+    if not nearest.is_dir():
+        return f"{nearest} is not a folder"
+    if nearest != folder and _has_access(nearest, os.X_OK):
         return (
             f"the folder {folder} does not exist; make it, owned by the user that runs the exporter: mkdir -p {folder}"
         )
     for part, needed in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
-        if (part is folder or found) and not _has_access(part, needed):
+        if (part is folder or file_type) and not _has_access(part, needed):
             return f"{'the folder ' if part is folder else ''}{part} cannot be written: {_reason(part)}"
     return ""
 

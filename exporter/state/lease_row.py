@@ -52,7 +52,7 @@ class Row(msgspec.Struct, frozen=True):
     @property
     def new(self) -> bool:
         """Return whether the source was created in the current history and never read, so nothing can be missing."""
-        # Its first commits may be lost as well, and then its row says that it was created in an older history.
+        # If a failover lost its first commits, the row names an older history: it was created before the failover.
         return self.history == NEW + self.current
 
     @property

@@ -16,10 +16,10 @@ SINCE = f"clock_timestamp() - interval '{TTL} s'"
 UNTIL = f"clock_timestamp() + interval '{TTL} s'"
 
 INTACT = "leases.written = leases.xmin::text::bigint"
-"""SQL condition that the row names the transaction that wrote it. A restored row names another transaction."""
+"""SQL condition that a row has the number of the transaction that wrote it. A row from a dump has another number."""
 
 KEEP = f"history = CASE WHEN {INTACT} THEN leases.history ELSE '' END, written = DEFAULT"
-"""Part of every statement that changes a lease. It clears the history of a restored row, so that it stays visible."""
+"""Part of each statement that changes a lease. It makes INTACT true, so it clears the history of a row from a dump."""
 
 EXTEND = f"""
 UPDATE leases SET {KEEP}, version = leases.version + 1, stamp = ?, until = {UNTIL}, committed = clock_timestamp()
@@ -40,7 +40,7 @@ UPDATE exporter SET history = {HISTORY}, noticed = clock_timestamp() WHERE histo
 """  # noqa: S608  # constants
 """Records that a failover began a new history."""
 
-# A failover may lose renewals and takeovers. A replica that made one may poll for LONGEST_SILENCE until it notices.
+# A failover may lose renewals and takeovers. A replica may still poll with such a lease for LONGEST_SILENCE.
 # `BETWEEN`, because the clock of the new server may be behind.
 SETTLED = f"""
 SELECT history = {HISTORY} AND noticed NOT BETWEEN clock_timestamp() - interval '{LONGEST_SILENCE} s'

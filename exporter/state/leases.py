@@ -148,7 +148,7 @@ class Leases:
                     )
 
     def confirm(self, rows: Iterable[Row]) -> None:
-        """Update the leases to the rows that were loaded together with the records.
+        """Update the leases from rows that were loaded together with the records, and drop lost ones.
 
         The lease of a source whose version went back is dropped, because its poller may remember lost commits.
         """
@@ -224,9 +224,9 @@ class Leases:
 
         Raises StateError if the database does not respond.
         """
-        asked = self._boottime()
+        begun = self._boottime()
         with self._lock:
-            due = sorted(source for source, held in self._fresh().items() if asked - held.renewed >= RENEWAL)
+            due = sorted(source for source, held in self._fresh().items() if begun - held.renewed >= RENEWAL)
         renewed: dict[str, int] = {}
         if due:
             with self._pool.transaction() as session:
@@ -234,17 +234,17 @@ class Leases:
         with self._lock:
             for source, held in self._held.items():
                 if renewed.get(source) == held.fence:
-                    held.renewed = max(asked, held.renewed)
+                    held.renewed = max(begun, held.renewed)
 
     def take(self, sources: Collection[str]) -> bool:
         """Take all leases of sources that share a credential, or none. Return whether they were taken."""
-        asked = self._boottime()
+        begun = self._boottime()
         with self._pool.transaction() as session:
             if len(session.execute(sql.FREE, [sorted(sources), self._history, self._schema])) < len(sources):
                 return False
             taken = session.execute(sql.TAKE, [self.holder, sorted(sources)])
         with self._lock:
-            self._held.update({source: Held(fence, version, asked) for source, fence, version in taken})
+            self._held.update({source: Held(fence, version, begun) for source, fence, version in taken})
         return True
 
     def hand_back(self, sources: Collection[str]) -> None:
@@ -256,7 +256,7 @@ class Leases:
                 session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], self.holder])
 
     def record_history(self, rows: Sequence[Row], history: str) -> None:
-        """Record that polls have read these sources completely in a history of the database: no commit is missing.
+        """Record that no commit is missing: polls have read these sources completely in this history of the database.
 
         A source that has lost commits since its row was read is skipped.
         """
@@ -273,9 +273,9 @@ class Leases:
     # --- other replicas ---
 
     def beat(self, served: Mapping[str, int]) -> list[dict[str, int]]:
-        """Record that this replica is running, and for each of its sources which version scrapes have read from it.
+        """Record that this replica is running, and which version of each source scrapes have read from it.
 
-        Return these records of all running replicas.
+        Return these versions of all running replicas.
         """
         with self._pool.transaction() as session:
             session.execute(sql.BEAT, [self.holder, msgspec.json.encode(served)])

@@ -6,7 +6,7 @@ from importlib import import_module, util
 from pathlib import Path
 
 from exporter.errors import StateError
-from exporter.state.opening import problem
+from exporter.state.opening import problem_of_state
 from exporter.state.sql import SqlStore
 from exporter.state.store import Store
 
@@ -15,7 +15,7 @@ SCHEMES = ("postgresql://", "postgres://")
 
 def problem_of(path: Path, url: str | None) -> str:
     """Return why the location cannot be used for a state; "" if it can. Changes nothing."""
-    return problem(path) if url is None else problem_of_url(url)
+    return problem_of_state(path) if url is None else problem_of_url(url)
 
 
 def problem_of_url(url: str) -> str:

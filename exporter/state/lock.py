@@ -15,7 +15,7 @@ _TRIES = 10
 _ANY_BYTE = 1 << 40
 """Offset of a byte that SQLite never locks. The file may be shorter."""
 
-_OWN_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+_FILE_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 """The command for a lock that belongs to the open file; Linux has it. A lock that belongs to the process would end as
 soon as SQLite closes any connection to the same file."""
 
@@ -50,7 +50,7 @@ class Lock:
             self._lock_state()
         except OSError as error:
             self.release()
-            raise refusal(self._path, error) from error
+            raise lock_error(self._path, error) from error
 
     def _lock_file(self) -> None:
         for _ in range(_TRIES):
@@ -64,11 +64,11 @@ class Lock:
 
     def _lock_state(self) -> None:
         self._held.append(open_private(self._path))
-        if _OWN_LOCK is None:
+        if _FILE_LOCK is None:
             return
         request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _ANY_BYTE, 1, 0)
         try:
-            fcntl.fcntl(self._held[-1], _OWN_LOCK, request)
+            fcntl.fcntl(self._held[-1], _FILE_LOCK, request)
         except BlockingIOError:
             raise
         except OSError:  # the file system has no such locks; the lock file is enough
@@ -87,14 +87,14 @@ class Lock:
         self._take()
 
     def release(self) -> None:
-        """Release the state, and remove the lock file unless it has content."""
+        """Release the state, and remove the lock file. A file with content is another program's, and stays."""
         if self.is_in_place() and not os.fstat(self._held[0]).st_size:
             self.file.unlink(missing_ok=True)
         while self._held:
             os.close(self._held.pop())
 
 
-def refusal(path: Path, error: OSError) -> StateError:
+def lock_error(path: Path, error: OSError) -> StateError:
     """Return the error for a failed attempt to lock."""
     if error.errno in {errno.EWOULDBLOCK, errno.EAGAIN}:
         return LockedStateError(

@@ -123,8 +123,8 @@ def refuse_foreign(path: Path) -> None:
         raise NewerSchemaError(newer(path.absolute(), version))
 
 
-def problem(path: Path) -> str:
-    """Return why `open_state` would not return a store; "" if nothing is known. Changes nothing."""
+def problem_of_state(path: Path) -> str:
+    """Return why a state could not be opened for writing; "" if no reason is known. Changes nothing."""
     if reason := problem_of(path.absolute()):
         return f"{path.absolute()}: {reason}"
     try:

@@ -27,21 +27,21 @@ CREATE_ATTEMPTS = 5
 """Maximum number of attempts to create the tables: replicas that start together may create them together."""
 
 KEY_BITS = 32
-"""Bits of a job's key that number the jobs of a source. The higher bits are the source's key."""
+"""A job's key is its source's key, followed by this many bits with the job's number."""
 
 FETCHED = 5000
 """Number of rows per FETCH when a query is streamed."""
 
-LIVING = f"""
+RUNNING_REPLICAS = f"""
 SELECT name FROM replicas WHERE seen > {SINCE}
 UNION SELECT holder FROM leases WHERE holder <> '' AND until > clock_timestamp() ORDER BY 1
 """  # noqa: S608  # constants
 
-# One snapshot shows all tables or none of them: one transaction creates them. `to_regclass` would use several.
-VISIBLE = "SELECT relname::text FROM pg_class WHERE relname = ANY(?) AND pg_table_is_visible(oid)"
+# One query sees all tables or none, because one transaction creates them. `to_regclass` might see only some.
+FIND_TABLES = "SELECT relname::text FROM pg_class WHERE relname = ANY(?) AND pg_table_is_visible(oid)"
 
-OURS = {"schema_version", "leases", "runs"}
-"""Tables that together no other program has. Some have a `schema_version`."""
+OWN_TABLES = {"schema_version", "leases", "runs"}
+"""Tables that identify the exporter's database. Other programs may have a `schema_version`, but not all three."""
 
 
 class PooledDatabase:
@@ -81,7 +81,7 @@ class PostgresStore(SqlStore):
     Args:
         pool: Connections to the database; closed with the store.
         leases: Sources that this process may write; None for all.
-        migrates: Whether to create or migrate the tables. Commands do not: replicas of an older version may run.
+        migrates: Whether to create or migrate the tables. Commands must not: replicas of an older version may run.
         migrations: Statements that migrate each version of the tables to the next.
 
     Raises:
@@ -89,9 +89,9 @@ class PostgresStore(SqlStore):
         StateError: The database does not respond, or the tables cannot be created.
     """
 
-    AMONG = "= ANY(?)"
-    WHOLE = "trunc({})"
-    SOME_ROWS = "ctid = ANY(ARRAY(SELECT ctid FROM {}))"
+    IN_LIST = "= ANY(?)"
+    TRUNCATED = "trunc({})"
+    IS_ROW_OF = "ctid = ANY(ARRAY(SELECT ctid FROM {}))"
     PUT_JOB = (
         "INSERT INTO jobs (key, source, job_id, record) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
         "SET source = excluded.source, job_id = excluded.job_id, record = excluded.record"
@@ -112,10 +112,10 @@ class PostgresStore(SqlStore):
         self._pool = pool
         self._leases = leases
         self._db = PooledDatabase(pool)
-        self._exporter = self._written = Counted()
+        self._exporter = self._uncommitted = Counted()
         if not migrates:
             require_schema(pool, len(migrations))
-        self.is_new = migrates and migrated(pool, migrations)
+        self.is_new = migrates and migrate(pool, migrations)
         """Whether the state is empty."""
 
     @contextmanager
@@ -160,14 +160,14 @@ class PostgresStore(SqlStore):
                 written = self._leases.extend(session, sources)
             elif self._leases is not None:
                 self._leases.rows(session)
-            self._written = self._exporter
+            self._uncommitted = self._exporter
             yield
-        self._exporter = self._written
+        self._exporter = self._uncommitted
         if self._leases is not None:
             self._leases.committed(written, begun)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive_transaction(self) -> Iterator[None]:
         """Read and write in one transaction while no replica can write, and commit it at the end.
 
         Raises LockedStateError if a replica uses the state.
@@ -177,13 +177,13 @@ class PostgresStore(SqlStore):
                 session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")
             except psycopg.errors.LockNotAvailable as error:
                 raise LockedStateError(
-                    f"{self.name}: in use by a replica or by another copy, perhaps this one"
+                    f"{self.name}: in use by a replica or another copy, or --from and --to name the same database"
                 ) from error
-            if living := [name for (name,) in session.execute(LIVING)]:
+            if living := [name for (name,) in session.execute(RUNNING_REPLICAS)]:
                 raise LockedStateError(f"{self.name}: in use by {', '.join(living)}; stop all replicas first")
             yield
 
-    def holds_anything(self) -> bool:
+    def has_records(self) -> bool:
         """Return whether the state has records."""
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM sources) OR EXISTS (SELECT 1 FROM jobs)")[0][0])
 
@@ -205,9 +205,9 @@ class PostgresStore(SqlStore):
         (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
         total = msgspec.json.decode(record, type=Counted)
         total.raise_to(self._exporter)
-        merge(total, exporter, self._exporter)
+        add_difference(total, exporter, self._exporter)
         super().put_exporter(total)
-        self._written = copy(exporter)
+        self._uncommitted = copy(exporter)
 
     def size(self) -> int:
         """Return the size of the tables and indexes in bytes. Replicas return the size that one of them measured."""
@@ -221,18 +221,18 @@ class PostgresStore(SqlStore):
 
 
 @contextmanager
-def opened_alone(url: str, *, empty: bool) -> Iterator[PostgresStore]:
-    """Open a state in one transaction. `empty`: it must be empty; create its tables.
+def opened_exclusively(url: str, *, empty: bool) -> Iterator[PostgresStore]:
+    """Open a state in one transaction. `empty`: create the tables if necessary, and refuse a state that has records.
 
     Raises RefusedStateError if a replica uses it, or if it is of another version or not empty.
     """
     pool = Pool(url)
     try:
         if empty and not schema_of(pool):
-            migrated(pool)
+            migrate(pool)
         store = PostgresStore(pool, migrates=False)
-        with store.alone():
-            if empty and store.holds_anything():
+        with store.exclusive_transaction():
+            if empty and store.has_records():
                 raise RefusedStateError(f"{pool.name}: already holds a state; name an empty database")
             yield store
     finally:
@@ -253,7 +253,7 @@ def open_shared(pool: Pool, leases: Leases) -> OpenedState:
         return OpenedState(store=None, error=str(error))
 
 
-def merge(total: Counted, counted: Counted, before: Counted) -> None:
+def add_difference(total: Counted, counted: Counted, before: Counted) -> None:
     """Add to `total` the difference between `counted` and `before`."""
     for family, series in counted.counts.items():
         for labels, count in series.items():
@@ -263,16 +263,16 @@ def merge(total: Counted, counted: Counted, before: Counted) -> None:
             merged.released = merged.released or count.released
 
 
-def migrated(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> bool:
+def migrate(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> bool:
     """Create or migrate the tables. Return whether they were created."""
     for _ in range(CREATE_ATTEMPTS - 1):
         try:
-            return _migrate(pool, migrations)
+            return _try_to_migrate(pool, migrations)
         except StateError as error:
             # If two replicas create the same table at once, the second one finds it in its next attempt.
             if not isinstance(error.__cause__, psycopg.errors.UniqueViolation | psycopg.errors.DuplicateTable):
                 raise
-    return _migrate(pool, migrations)
+    return _try_to_migrate(pool, migrations)
 
 
 def schema_of(pool: Pool) -> int:
@@ -284,8 +284,8 @@ def schema_of(pool: Pool) -> int:
         encoding = session.execute("SELECT current_setting('server_encoding')")[0][0]
         if encoding != "UTF8":
             raise RefusedStateError(f"{pool.name}: has the encoding {encoding}; create a database with UTF8")
-        found = {name for (name,) in session.execute(VISIBLE, [[*ALL_TABLES]])}
-        if found and not found >= OURS:
+        found = {name for (name,) in session.execute(FIND_TABLES, [[*ALL_TABLES]])}
+        if found and not found >= OWN_TABLES:
             raise RefusedStateError(
                 f"{pool.name}: holds another program's tables ({', '.join(sorted(found))}); "
                 "give the exporter its own database"
@@ -294,9 +294,9 @@ def schema_of(pool: Pool) -> int:
     return int(rows[0][0]) if rows else 0
 
 
-def rehearse(pool: Pool) -> None:
+def require_usable(pool: Pool) -> None:
     """Raise StateError if a daemon could not use the database. Changes nothing."""
-    with pool.transaction():  # a pooler may allow single statements only
+    with pool.transaction():  # some poolers refuse transactions
         pass
     if (version := schema_of(pool)) > len(MIGRATIONS):
         raise RefusedStateError(newer(pool.name, version, len(MIGRATIONS)))
@@ -316,7 +316,7 @@ def require_schema(pool: Pool, known: int) -> None:
         )
 
 
-def _migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
+def _try_to_migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
     known = len(migrations)
     if schema_of(pool) == known:
         return False
@@ -332,7 +332,7 @@ def _migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
         for statement in (each for script in migrations[version:] for each in script):
             session.execute(statement)
         if version:
-            session.execute(REVOKE)  # with the columns that the new version has
+            session.execute(REVOKE)  # after the migration, because it uses the new columns
         session.execute("UPDATE schema_version SET version = ?", [known])
     return version == 0
 

@@ -71,7 +71,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """ALTER TABLE exporter ADD COLUMN size bigint NOT NULL DEFAULT 0,
             ADD COLUMN measured timestamptz NOT NULL DEFAULT 'epoch'""",
-        # The default is the transaction's number as `xmin` has it.
+        # The default is the transaction's number, cut to 32 bits like `xmin`.
         """ALTER TABLE leases ADD COLUMN written bigint NOT NULL
             DEFAULT (mod(pg_current_xact_id()::text::numeric, 4294967296)::bigint)""",
         "UPDATE leases SET written = DEFAULT",

@@ -29,10 +29,10 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
         origin: Time from which the run's age counts.
         steps: Progress of the run's steps.
         tries: Number of requests for the steps.
-        asked: Number of these requests whose response was incomplete.
+        incomplete: Number of these requests whose response was incomplete.
         due: When the steps are requested next; None if they are not.
         step_results: Counted steps as JSON: `[[name, result, seconds], …]`; None before they are counted.
-        words: Unmapped statuses of the run, one per line.
+        statuses: Unmapped statuses of the run, one per line.
         late: Whether the watermark had passed the run's end before its completion was seen.
     """
 
@@ -41,10 +41,10 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
     origin: float
     steps: StepState = StepState.NONE
     tries: int = 0
-    asked: int = 0
+    incomplete: int = 0
     due: float | None = None
     step_results: str | None = None
-    words: str = ""
+    statuses: str = ""
     late: bool = False
 
     @property
@@ -151,10 +151,10 @@ def to_row(stored: StoredRun) -> tuple[Any, ...]:
         stored.origin,
         int(stored.steps),
         stored.tries,
-        stored.asked,
+        stored.incomplete,
         NULL if stored.due is None else stored.due,
         stored.step_results or NULL,
-        stored.words or NULL,
+        stored.statuses or NULL,
         int(stored.late),
     )
 
@@ -190,9 +190,9 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         origin=origin,
         steps=StepState(steps),
         tries=tries,
-        asked=asked,
+        incomplete=asked,
         due=due,
         step_results=step_results,
-        words=words or "",
+        statuses=words or "",
         late=bool(late),
     )

@@ -17,10 +17,10 @@ Changed = tuple[Collection[str] | None, Collection[str] | None]
 def read(
     database: Database, version: int, wanted: str = "", values: tuple[object, ...] = ()
 ) -> tuple[list[SourceState], set[str]]:
-    """Return the complete records of sources in the order of their keys, and the names of sources to move.
+    """Return the complete records of sources in the order of their keys, and the names of sources to convert.
 
-    A source must be moved if an older version stored its scopes in its record: the next write must write all its scopes
-    and checkpoints as rows. `wanted` is an SQL condition on `key`, with its `values`.
+    An older version stored the scopes of these sources in their records. Their next write must write all scopes and
+    checkpoints as rows. `wanted` is an SQL condition on `key`, with its `values`.
     """
     sources = {
         key: msgspec.json.decode(record, type=SourceState)

@@ -17,7 +17,7 @@ from exporter.state.sql_runs import COMPLETED, OF_SOURCE, CorruptStateError, Sql
 class LoadedState(msgspec.Struct, kw_only=True):
     """All records of a state, and its active runs.
 
-    `behind`: whether the database has lost counts of the exporter that this process knows. `exporter` contains them.
+    `behind`: whether `exporter` has counts that this process knew and the database has lost.
     """
 
     sources: list[SourceState] = []
@@ -62,7 +62,7 @@ class SqlStore(SqlRuns):
         """Close the state."""
 
     def verify(self) -> None:
-        """Raise StateError if writes would be lost. The next call repairs the state if possible."""
+        """Raise StateError if writes would be lost: files were removed. The next call restores them if possible."""
 
     def checkpoint(self) -> None:
         """Free the disk space of large transactions, unless somebody is reading the state."""
@@ -101,7 +101,7 @@ class SqlStore(SqlRuns):
 
     def _among(self, column: str, wanted: object, values: Collection[Any]) -> tuple[str, tuple[object, ...]]:
         """Return a condition that a column has one of these values, and its parameters; empty if `wanted` is None."""
-        return ("", ()) if wanted is None else (f" AND {column} {self.AMONG}", (self._list(values),))
+        return ("", ()) if wanted is None else (f" AND {column} {self.IN_LIST}", (self._list(values),))
 
     def put_source(
         self, source: SourceState, scopes: Collection[str] | None = None, checkpoints: Collection[str] | None = None
@@ -114,7 +114,7 @@ class SqlStore(SqlRuns):
             (self._sources[source.name],) = self._db.execute(new, (source.name, record)).fetchone()
         if source.name in self._embedded:
             scopes = checkpoints = None
-            self._moved.add(source.name)
+            self._converted.add(source.name)
         rows_of_scopes.write(self._db, self._sources[source.name], source, (scopes, checkpoints))
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
@@ -141,7 +141,7 @@ class SqlStore(SqlRuns):
             "AND result IS NOT NULL AND (start IS NULL OR start < ?) LIMIT ?"
         )
         rows = self._db.execute(
-            f"DELETE FROM runs WHERE {self.SOME_ROWS.format(wanted)} RETURNING job, mark, steps",  # noqa: S608  # constants
+            f"DELETE FROM runs WHERE {self.IS_ROW_OF.format(wanted)} RETURNING job, mark, steps",  # noqa: S608  # constants
             (source, before, before, limit),
         ).fetchall()
         lost = sum(mark == CountState.COUNTED and steps == StepState.PENDING for _, mark, steps in rows)
@@ -150,7 +150,7 @@ class SqlStore(SqlRuns):
     def without_runs(self, jobs: Collection[int]) -> list[int]:
         """Return the keys of those jobs that have no runs."""
         query = (
-            f"SELECT key FROM jobs WHERE key {self.AMONG} "  # noqa: S608  # constants
+            f"SELECT key FROM jobs WHERE key {self.IN_LIST} "  # noqa: S608  # constants
             "AND NOT EXISTS (SELECT 1 FROM runs WHERE job = jobs.key AND mark <> 0) "
             "AND NOT EXISTS (SELECT 1 FROM runs WHERE mark = 0 AND job = jobs.key)"
         )

@@ -18,7 +18,7 @@ OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = ?)"
 """SQL condition for the runs of a source. It uses the index by job and end."""
 
 COMPLETED = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE})"
-"""SQL condition for runs that completed and have not expired. `mark <> 0` is the text of the indexes."""
+"""SQL condition for runs that completed and have not expired. `mark <> 0` is there for the indexes, which have it."""
 
 
 class CorruptStateError(StateError):
@@ -28,22 +28,22 @@ class CorruptStateError(StateError):
 class SqlRuns(ABC):
     """Rows of runs in a database. Not thread-safe: the ledger holds its lock during every use."""
 
-    AMONG: ClassVar[str]
+    IN_LIST: ClassVar[str]
     """SQL condition that a value is in a list. The list is one parameter: see `_list`."""
 
-    WHOLE: ClassVar[str]
+    TRUNCATED: ClassVar[str]
     """SQL function that truncates a number to an integer."""
 
-    SOME_ROWS: ClassVar[str]
-    """SQL condition that selects rows by a table with conditions, which replaces `{}`."""
+    IS_ROW_OF: ClassVar[str]
+    """SQL condition that a row is one of those that `{}` selects: a table, WHERE and LIMIT."""
 
     _db: Database
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._sources: dict[str, int] = {}
-        self._embedded: set[str] = set()
-        self._moved: set[str] = set()
+        self._embedded: set[str] = set()  # sources whose record on disk still contains their scopes
+        self._converted: set[str] = set()  # those whose scopes this transaction writes as rows
         self._columns = COLUMNS
         self._version = len(MIGRATIONS)
 
@@ -57,7 +57,7 @@ class SqlRuns(ABC):
 
     @contextmanager
     def _translate_decode_errors(self) -> Iterator[None]:
-        """Raise CorruptStateError for a record that cannot be decoded. Databases check only their own structure."""
+        """Raise CorruptStateError for a record that cannot be decoded. Databases do not check what records contain."""
         try:
             yield
         except (ValueError, TypeError, KeyError, RecursionError) as error:  # DecodeErrors are ValueErrors
@@ -65,7 +65,9 @@ class SqlRuns(ABC):
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         """Return the rows of these runs by ID, without unknown IDs."""
-        rows = self._select(f"WHERE source = ? AND run_id {self.AMONG}", self._sources.get(source), self._list(run_ids))
+        rows = self._select(
+            f"WHERE source = ? AND run_id {self.IN_LIST}", self._sources.get(source), self._list(run_ids)
+        )
         return {row.run.run_id: row for row in rows}
 
     def _select(self, where: str, *arguments: object) -> list[StoredRun]:
@@ -79,7 +81,7 @@ class SqlRuns(ABC):
             return self._db.execute(query, arguments).fetchall()
 
     def every_run(self) -> Iterator[tuple[int, StoredRun]]:
-        """Yield all rows with the keys of their sources, in the order in which they were written."""
+        """Yield all rows in the order in which they were written, each with the key of its source."""
         with self._translate_errors(), self._translate_decode_errors():
             for source, *row in self._stream(f"SELECT source, {self._columns} FROM runs ORDER BY rowid"):  # noqa: S608  # constants
                 yield source, to_stored(row)
@@ -108,14 +110,14 @@ class SqlRuns(ABC):
 
     def streak(self, job: int) -> Streak:
         """Return a job's streak, counted from its rows."""
-        words = ", ".join(f"'{result}'" for result in sorted(FAILING))
+        failing = ", ".join(f"'{result}'" for result in sorted(FAILING))
         success = self._all(
             f"SELECT max({ENDED}) FROM runs WHERE job = ? AND {COMPLETED} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
             job,
         )[0][0]
         failures, since = self._all(
             f"SELECT count(*), min({ENDED}) FROM runs "  # noqa: S608  # constants
-            f"WHERE job = ? AND {COMPLETED} AND result IN ({words}) AND {ENDED} > ?",
+            f"WHERE job = ? AND {COMPLETED} AND result IN ({failing}) AND {ENDED} > ?",
             job,
             -math.inf if success is None else success,
         )[0]
@@ -135,16 +137,17 @@ class SqlRuns(ABC):
         return rows[0] if rows else None
 
     def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
-        """Return at most `limit` runs whose steps are due: failed runs first, baseline runs last, newest first."""
-        # Runs whose steps were requested without success come last, so that they do not delay all others.
+        """Return at most `limit` runs whose steps are due, the most urgent first."""
+        # Runs whose requests always fail must not delay others, so runs without a failed request come first. In both
+        # groups counted runs precede baseline runs, failed ones precede others, and newer ones precede older ones.
         found: list[StoredRun] = []
         if not self.count_pending_steps(source):
-            return found  # most polls find nothing new, and this takes one query instead of four
+            return found  # as in most polls, which then need one query instead of five
         for tried, first in (("tries = 0", ""), ("tries > 0", "tries, ")):
-            for mark in (StepState.PENDING, StepState.BASELINE):
+            for steps in (StepState.PENDING, StepState.BASELINE):
                 # The index has the same order, so that only the returned rows are read.
                 found += self._select(
-                    f"WHERE source = ? AND steps = {mark} AND steps IN (1, 2) AND mark <> 0 AND due <= ? AND {tried} "
+                    f"WHERE source = ? AND steps = {steps} AND steps IN (1, 2) AND mark <> 0 AND due <= ? AND {tried} "
                     f'ORDER BY {first}{FAILED} DESC NULLS LAST, "end" DESC NULLS LAST LIMIT ?',
                     self._sources.get(source),
                     due,
@@ -153,7 +156,7 @@ class SqlRuns(ABC):
         return found
 
     def count_pending_steps(self, source: str, ended: float | None = None) -> int:
-        """Return the number of runs whose steps are pending. `ended`: only of runs that ended until then."""
+        """Return the number of runs whose steps are pending. `ended`: count only runs that ended up to this time."""
         query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepState.PENDING}, {StepState.BASELINE})"  # noqa: S608  # constants
         if ended is None:
             return int(self._all(query, self._sources.get(source))[0][0])
@@ -165,7 +168,7 @@ class SqlRuns(ABC):
         query = "SELECT job, count(*) FROM runs WHERE source = ? GROUP BY job"
         return dict(self._all(query, self._sources.get(source)))
 
-    def past(self, job: int, limit: int) -> list[PastRun]:
+    def past_runs(self, job: int, limit: int) -> list[PastRun]:
         """Return the last completed runs of a job, newest first."""
         columns, wanted = 'start, "end", duration, result', "WHERE job = ? AND mark <> 0"
         rows = self._all(f"SELECT {columns} FROM runs {wanted} ORDER BY {ENDED} DESC LIMIT ?", job, limit)  # noqa: S608  # constants
@@ -174,8 +177,8 @@ class SqlRuns(ABC):
     def activity(self, job: int, since: float, grain: float) -> list[float]:
         """Return the first completion of a job's runs in each interval of `grain` seconds."""
         ended = f"mark <> 0 AND mark <> {CountState.EXPIRED} AND result IS NOT NULL"
-        stretches = f"GROUP BY {self.WHOLE.format(f'{ENDED} / ?')} ORDER BY 1"
-        query = f"SELECT min({ENDED}) FROM runs WHERE job = ? AND {ended} AND {ENDED} >= ? {stretches}"  # noqa: S608  # constants
+        per_interval = f"GROUP BY {self.TRUNCATED.format(f'{ENDED} / ?')} ORDER BY 1"
+        query = f"SELECT min({ENDED}) FROM runs WHERE job = ? AND {ended} AND {ENDED} >= ? {per_interval}"  # noqa: S608  # constants
         return [end for (end,) in self._all(query, job, since, grain)]
 
     def baseline_runs(self, source: str) -> list[StoredRun]:

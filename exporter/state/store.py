@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from exporter.errors import StateError
-from exporter.state.files import JOURNALS, Files, make_private
+from exporter.state.files import JOURNALS, FileIdentities, make_private
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, columns, to_row
 from exporter.state.sql import SqlStore
@@ -62,9 +62,9 @@ class Store(SqlStore):
         StateError: The file cannot be opened or created.
     """
 
-    AMONG = "IN (SELECT value FROM json_each(?))"
-    WHOLE = "CAST({} AS INTEGER)"
-    SOME_ROWS = "rowid IN (SELECT rowid FROM {})"
+    IN_LIST = "IN (SELECT value FROM json_each(?))"
+    TRUNCATED = "CAST({} AS INTEGER)"
+    IS_ROW_OF = "rowid IN (SELECT rowid FROM {})"
     PUT_JOB = "INSERT OR REPLACE INTO jobs (key, source, job_id, record) VALUES (?, ?, ?, ?)"
     PUT_EXPORTER = "INSERT OR REPLACE INTO exporter (id, record) VALUES (1, ?)"
 
@@ -84,7 +84,7 @@ class Store(SqlStore):
         super().__init__(self.path)
         self._connect = connect
         self._lock = lock
-        self._files: Files | None = None
+        self._files: FileIdentities | None = None
         self._removal_reported = False
         self.is_new = False
         """Whether the state is empty."""
@@ -100,7 +100,7 @@ class Store(SqlStore):
                 self._db.close()
                 raise
         if named and not read_only:
-            self._files = Files(Path(self.path))
+            self._files = FileIdentities(Path(self.path))
 
     def _prepare(self, *, read_only: bool) -> None:
         self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
@@ -120,8 +120,8 @@ class Store(SqlStore):
         self._columns = columns(version)
         self._version = version
 
-    def _pragma(self, words: str) -> Any:  # noqa: ANN401  # pragmas have values of many types
-        return self._db.execute(f"PRAGMA {words}").fetchone()[0]
+    def _pragma(self, pragma: str) -> Any:  # noqa: ANN401  # pragmas have values of many types
+        return self._db.execute(f"PRAGMA {pragma}").fetchone()[0]
 
     def _migrate(self, version: int) -> None:
         """Migrate the tables in one transaction, so that a full disk does not leave a half-migrated state."""
@@ -188,7 +188,7 @@ class Store(SqlStore):
             self._restore()
 
     def _removed(self) -> list[str]:
-        removed = self._files.missing() if self._files is not None else []
+        removed = self._files.changed() if self._files is not None else []
         return removed + ([self._lock.file.name] if self._lock is not None and not self._lock.is_in_place() else [])
 
     def _restore(self) -> None:
@@ -196,7 +196,7 @@ class Store(SqlStore):
         path = Path(self.path)
         with self._translate_errors():
             try:
-                if self._files is not None and self._files.missing():
+                if self._files is not None and self._files.changed():
                     self._copy_to(path)
                 if self._lock is not None:
                     self._lock.renew()
@@ -221,16 +221,16 @@ class Store(SqlStore):
             spare.replace(path)
         removed, self._db = self._db, self._connect(self.path, check_same_thread=False, isolation_level=None)
         self._prepare(read_only=False)
-        self._files = Files(path)
+        self._files = FileIdentities(path)
         removed.close()
 
     @contextmanager
     def transaction(self, *_sources: str) -> Iterator[None]:
         """Commit everything that is written inside, or nothing."""
-        self._moved.clear()
+        self._converted.clear()
         with self._translate_errors(), self._transaction():
             yield
-        self._embedded -= self._moved
+        self._embedded -= self._converted
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
         """Write rows of a source. Its record must have been written before."""
@@ -242,7 +242,7 @@ class Store(SqlStore):
             sorted(((key, *to_row(run)) for run in runs), key=itemgetter(1)),
         )
 
-    def moments(self, source: str) -> Iterator[tuple[float, int, str]]:
+    def events(self, source: str) -> Iterator[tuple[float, int, str]]:
         """Yield the events of a source's runs in order: time, kind (0 created, 1 started, 2 completed) and run."""
         wanted = "FROM runs WHERE source = :source AND"
         query = (

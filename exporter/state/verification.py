@@ -8,7 +8,7 @@ import psycopg
 
 from exporter.errors import StateError
 from exporter.state.connections import Pool, describe_url, parameters
-from exporter.state.postgres import rehearse
+from exporter.state.postgres import require_usable
 from exporter.state.postgres_schema import ALL_TABLES
 
 OLDEST = 13
@@ -43,19 +43,19 @@ def verify(url: str) -> Iterator[tuple[bool, str]]:
     try:
         settings = _ask(url)
     except psycopg.Error as error:
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        yield False, f"{describe_url(url)}: {words[0]}"
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        yield False, f"{describe_url(url)}: {lines[0]}"
     else:
         found = [*problems(settings)]
         yield from found
         if all(harmless for harmless, _ in found):
-            yield from _rehearsed(url)
+            yield from _usage_problem(url)
 
 
-def _rehearsed(url: str) -> Iterator[tuple[bool, str]]:
+def _usage_problem(url: str) -> Iterator[tuple[bool, str]]:
     with closing(Pool(url)) as pool:
         try:
-            rehearse(pool)
+            require_usable(pool)
         except StateError as error:
             yield False, str(error)
 

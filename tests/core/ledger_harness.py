@@ -24,7 +24,7 @@ def rules(**changes):
         "name": "s",
         "identity": "api one",
         "results": RESULTS,
-        "attempts": False,
+        "has_attempts": False,
         "steps": "all",
         "reopens": False,
         "max_run_age": 7 * 86400.0,
@@ -36,7 +36,7 @@ def rules(**changes):
         "max_series": 100_000,
         "series_of": lambda job, _steps: 0 if job.gone or job.folded else sum(map(len, job.counts.values())),
         "run_buckets": lambda _job: BUCKETS,
-        "never_expires": lambda _job: False,
+        "has_objective": lambda _job: False,
         **changes,
     }
     return SourceRules(**fields)

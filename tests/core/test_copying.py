@@ -53,7 +53,7 @@ def content(store):
     loaded = store.load()
     names = {job.key: (job.source, job.job.job_id) for job in loaded.jobs}
     jobs = [{"counts": job.counts, "buckets": job.distributions, "of": names[job.key]} for job in loaded.jobs]
-    transaction = store.alone() if isinstance(store, PostgresStore) else nullcontext()
+    transaction = store.exclusive_transaction() if isinstance(store, PostgresStore) else nullcontext()
     with transaction:
         rows = [(names[each.job], each.run, each.mark, each.steps) for _, each in store.every_run()]
     return loaded.sources, jobs, sorted(rows, key=repr), loaded.exporter
@@ -185,7 +185,7 @@ def test_one_state_is_not_copied_onto_itself(path, url):
     refused(path, path.parent / "." / path.name, "name the same state")
     refused(url, url, "name the same state")
     copy_state(str(path), url)
-    refused(url, f"{url}?application_name=other", "in use by a replica or by another copy, perhaps this one")
+    refused(url, f"{url}?application_name=other", "or --from and --to name the same database")
 
 
 def test_a_copy_that_differs_is_rolled_back(path, url):

@@ -193,7 +193,7 @@ def test_error_types_are_bounded_and_their_sum_is_right():
     state = job()
     for number in range(MAX_ERROR_TYPES + 20):
         run = Run(run_id=str(number), job_id="j", result=Result.FAILURE, end=1.0, error_type=f"type {number}")
-        counters.count_completion(state, run, attempts=False)
+        counters.count_completion(state, run, has_attempts=False)
     found = state.counts["jobrun_run_errors_total"]
     assert len(found) == MAX_ERROR_TYPES + 1
     assert sum(count.value for count in found.values()) == MAX_ERROR_TYPES + 20
@@ -206,7 +206,7 @@ def test_a_completion_updates_all_its_series():
         run_id="r", job_id="j", result=Result.SUCCESS, end=9.0, duration=20.0, queue_duration=3.0, retries=2,
         recovered=True, error_type="of an attempt that failed",
     )  # fmt: skip
-    counters.count_completion(state, run, attempts=True)
+    counters.count_completion(state, run, has_attempts=True)
     counters.observe_duration(state, run, BOUNDS)
     counters.observe_queue(state, run, BOUNDS)
     assert {family: sum(c.value for c in series.values()) for family, series in state.counts.items()} == {

@@ -19,7 +19,7 @@ from exporter.sources import KNOWN_NAMES
 from exporter.state.connections import Pool
 from exporter.state.lease_statements import LONGEST_SILENCE
 from exporter.state.leases import LeaseLostError
-from exporter.state.postgres import migrated
+from exporter.state.postgres import migrate
 from exporter.state.postgres_schema import MIGRATIONS
 from tests.core.replica_harness import ReplicaLedger, expire, rewind, saved
 
@@ -164,7 +164,7 @@ def test_leases_are_taken_although_the_clock_of_the_new_primary_is_behind(replic
 
 def test_a_migrated_state_has_no_failover_to_wait_for(replica, admin, url):
     with closing(Pool(url)) as pool:
-        assert migrated(pool, MIGRATIONS[:2])
+        assert migrate(pool, MIGRATIONS[:2])
     assert replica("one").take("s")
     assert admin.execute("SELECT version FROM schema_version").fetchone() == (len(MIGRATIONS),)
 

@@ -698,7 +698,7 @@ def test_a_scope_missing_once_keeps_its_baseline_and_its_watermark(harness):
 def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is_listed(harness):
     harness.read(ended("a", job_id="plain"), ended("b", job_id="wanted"), opened("c", job_id="busy"))
     harness.poll(Batch(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))
-    harness.configure(never_expires=lambda job: job.name == "wanted")
+    harness.configure(has_objective=lambda job: job.name == "wanted")
     harness.now = BASELINE + 100 + 91 * DAY
     for scope in ("", "x"):
         harness.ledger.commit("s", Batch(scope=scope, through=harness.now), harness.poll_context)
@@ -787,7 +787,7 @@ def test_steps_are_requested_until_complete_and_then_counted_as_unknown(harness)
     half = [Step(name="s", result=Result.SUCCESS), Step(name="t", state=State.EXECUTING)]
     for tries in range(4):
         (row,) = harness.ledger.pending_steps("s", harness.now, 10)
-        assert row.asked == tries
+        assert row.incomplete == tries
         harness.begin()
         harness.ledger.commit_steps("s", row, half, harness.poll_context)
         assert harness.ledger.pending_steps("s", harness.started, 10) == []
@@ -906,7 +906,7 @@ def test_statuses_that_never_stop_changing_are_limited_per_run_and_counted_once_
     counts = harness.ledger.source("s").counts["jobrun_source_unmapped_status_total"]
     assert sum(count.value for count in counts.values()) == MAX_UNMAPPED + 1
     assert counts["a b"].value == 1
-    assert len(harness.row().words) < 20 * MAX_UNMAPPED
+    assert len(harness.row().statuses) < 20 * MAX_UNMAPPED
 
 
 def test_a_run_whose_id_another_scope_has_is_reported_as_invalid(harness):

@@ -237,7 +237,7 @@ def test_no_lock_file_is_left_behind(path):
     ],
 )
 def test_the_reason_why_a_state_cannot_be_locked_is_reported(path, number, kind, words):
-    error = lock_module.refusal(path, OSError(number, os.strerror(number)))
+    error = lock_module.lock_error(path, OSError(number, os.strerror(number)))
     assert type(error) is kind
     assert str(error).startswith(f"{path}: {words}")
     assert isinstance(error, RefusedStateError) is (number == errno.EWOULDBLOCK)

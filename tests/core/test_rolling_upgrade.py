@@ -9,7 +9,7 @@ from exporter.errors import StateError
 from exporter.state.connections import Pool
 from exporter.state.leases import LeaseLostError, SupersededError
 from exporter.state.lock import RefusedStateError
-from exporter.state.postgres import PostgresStore, migrated, schema_of
+from exporter.state.postgres import PostgresStore, migrate, schema_of
 from exporter.state.postgres_schema import MIGRATIONS
 from tests.core.replica_harness import Member, ReplicaLedger
 
@@ -42,7 +42,7 @@ def test_the_newer_version_takes_over_at_once_and_continues_counting(url):
 
 
 def test_an_older_replica_commits_nothing_after_the_migration(older, url, pool):
-    migrated(pool, NEXT)
+    migrate(pool, NEXT)
     with pytest.raises(LeaseLostError):
         older.poll("3", now=1010.0)
     with pytest.raises(SupersededError, match="upgrade or stop this replica"):
@@ -52,7 +52,7 @@ def test_an_older_replica_commits_nothing_after_the_migration(older, url, pool):
 
 
 def test_an_older_replica_takes_no_lease_and_loads_nothing_after_the_migration(older, pool):
-    migrated(pool, NEXT)
+    migrate(pool, NEXT)
     assert not older.leases.take(["s"])
     with pytest.raises(SupersededError, match=f"to schema {len(NEXT)}, this version knows {len(MIGRATIONS)}"):
         older.store.load()
@@ -63,7 +63,7 @@ def test_an_older_replica_ends_its_polls_and_says_why_it_serves_nothing(url, poo
     member = Member(url, "older")
     assert member.replica.owned == {"s"}
     assert member.replica.stale() == ""
-    migrated(pool, NEXT)
+    migrate(pool, NEXT)
     member.tick()
     assert member.replica.owned == frozenset()
     assert "a newer version has migrated the state" in member.replica.stale()
@@ -76,7 +76,7 @@ def test_an_older_replica_ends_its_polls_and_says_why_it_serves_nothing(url, poo
 
 
 def test_an_older_version_that_starts_after_the_migration_is_refused(older, url, pool):
-    migrated(pool, NEXT)
+    migrate(pool, NEXT)
     with closing(Pool(url)) as another, pytest.raises(RefusedStateError, match="Run that version, or restore"):
         PostgresStore(another, older.leases)
 
@@ -85,11 +85,11 @@ def test_a_migration_waits_for_a_transaction_in_progress_and_fails_without_a_tra
     with psycopg.connect(url) as writing:
         writing.execute("SELECT 1 FROM leases WHERE source = 's' FOR UPDATE")
         with pytest.raises(StateError, match="lock timeout"):
-            migrated(pool, NEXT)
+            migrate(pool, NEXT)
     assert schema_of(pool) == len(MIGRATIONS)
     older.poll("3", now=1010.0)
     assert older.successes() == 3
-    assert not migrated(pool, NEXT)
+    assert not migrate(pool, NEXT)
     assert schema_of(pool) == len(NEXT)
 
 
@@ -102,10 +102,10 @@ def test_a_command_of_the_newer_version_does_not_migrate_the_state(pool):
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
 def test_a_state_of_each_older_version_is_migrated_and_its_leases_are_taken_away(url, pool, version):
-    migrated(pool, MIGRATIONS[:version])
+    migrate(pool, MIGRATIONS[:version])
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("INSERT INTO leases (source, holder, fence) VALUES ('s', 'older', 7)")
-        assert not migrated(pool)
+        assert not migrate(pool)
         assert schema_of(pool) == len(MIGRATIONS)
         found = connection.execute("SELECT holder, fence, history FROM leases").fetchall()
     assert found == [("", 8, "new")]

@@ -306,7 +306,7 @@ def test_a_source_keeps_its_key_no_matter_how_often_it_is_written(store):
 
 def test_a_source_that_was_never_written_has_no_runs(store):
     fill(store, s=[row("r", end=1, mark=CountState.BASELINE)])
-    assert (store.count_runs("nobody"), store.baseline_runs("nobody"), list(store.moments("nobody"))) == ({}, [], [])
+    assert (store.count_runs("nobody"), store.baseline_runs("nobody"), list(store.events("nobody"))) == ({}, [], [])
     with pytest.raises(KeyError):
         store.put_runs("nobody", [row("r")])
 
@@ -332,13 +332,13 @@ def test_the_history_of_a_job_is_its_completed_runs_newest_first(store):
         row("of another job", job=2, start=1, end=99),
     ]
     fill(store, s=rows)
-    found = [(past.start, past.end, past.duration, past.result) for past in store.past(1, 10)]
+    found = [(run.start, run.end, run.duration, run.result) for run in store.past_runs(1, 10)]
     assert found == [
         (5, 15, 10, Result.FAILURE),
         (2, 12, None, Result.UNKNOWN),
         (1, 11, 10, Result.SUCCESS),
     ]
-    assert [past.end for past in store.past(1, 2)] == [15, 12]
+    assert [run.end for run in store.past_runs(1, 2)] == [15, 12]
 
 
 def test_the_activity_of_a_job_is_the_first_completion_of_each_bucket(store):
@@ -367,7 +367,7 @@ def test_times_of_a_source_are_ordered(store):
         row("given up", start=6, end=7, mark=CountState.EXPIRED, result=None),
     ]
     fill(store, s=rows, other=[row("of another", job=3, created=0, start=1, end=2)])
-    assert sorted(store.moments("s")) == [
+    assert sorted(store.events("s")) == [
         (1, 0, "a"),
         (2, 1, "c"),
         (3, 1, "a"),
@@ -376,9 +376,7 @@ def test_times_of_a_source_are_ordered(store):
         (5, 2, "a"),
         (6, 1, "given up"),
     ]
-    assert [poll_context[:2] for poll_context in store.moments("s")] == sorted(
-        poll_context[:2] for poll_context in store.moments("s")
-    )
+    assert [event[:2] for event in store.events("s")] == sorted(event[:2] for event in store.events("s"))
 
 
 def test_the_size_is_that_of_the_file_after_the_journal_is_merged(path):

@@ -226,10 +226,10 @@ def test_a_run_is_read_back_unchanged_whether_it_is_full_or_empty(store):
         origin=2.0,
         steps=StepState.COUNTED,
         tries=2,
-        asked=1,
+        incomplete=1,
         due=0.0,
         step_results="[]",
-        words="HALTED",
+        statuses="HALTED",
     )
     nothing = StoredRun(run=run("nothing"), mark=CountState.OPEN, job=1, seen=900.0, origin=0.0)
     fill(store, s=[everything, nothing])

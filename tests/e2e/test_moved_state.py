@@ -10,7 +10,7 @@ import yaml
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.state.connections import Pool
-from exporter.state.postgres import PostgresStore, migrated
+from exporter.state.postgres import PostgresStore, migrate
 from exporter.state.postgres_schema import MIGRATIONS
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
 from tests.e2e.processes import Daemon, eventually, free_port, run_command
@@ -154,7 +154,7 @@ def test_a_replica_answers_503_and_says_why_after_a_newer_version_has_migrated_t
     replica: Daemon, tmp_path
 ) -> None:
     with closing(Pool(url_of(tmp_path))) as pool:
-        migrated(pool, (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN color text",)))
+        migrate(pool, (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN color text",)))
     status, _, body = eventually(lambda: fetch(replica.port), lambda answer: answer[0] == 503)
     assert (status, b"upgrade or stop this replica" in body) == (503, True), body
     assert fetch(replica.port, "/-/ready")[0] == 503

@@ -94,7 +94,7 @@ class PastReader:
         self._await_settled(name, client.now())
         start = client.now() - self.assembly.configured[name].settings.lookback
         self._ledger.start_poll(name, start)
-        wanted = self._rules[name].wants
+        wanted = self._rules[name].includes
         view = DeepView(ledger=self._ledger, source=name, clock=client.now, wanted=wanted, start=start)
         for number in range(MAX_POLLS):
             if number:

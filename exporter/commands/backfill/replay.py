@@ -114,7 +114,7 @@ class Replay:
         """Return a job's record with its series at 0."""
         record = without_counters(job)
         if not job.folded:
-            seed(record, self._source_rules.results, attempts=self._source_rules.attempts)
+            seed(record, self._source_rules.results, has_attempts=self._source_rules.has_attempts)
             record.expose()
         return record
 
@@ -126,7 +126,7 @@ class Replay:
     def play(self) -> int:
         """Replay all runs. Return the number of completed runs."""
         completed = 0
-        events = self._past.store.moments(self._past.name)
+        events = self._past.store.events(self._past.name)
         for minute, group in groupby(events, key=lambda event: math.ceil(event[0] / RESOLUTION) * RESOLUTION):
             completed += self._replay_minute(minute, list(group))
         self._ledger.close()

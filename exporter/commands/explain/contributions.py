@@ -37,7 +37,7 @@ def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
         elif row.mark is not CountState.OPEN:
             word = clean(row.run.error_type)
             run = counters.as_counted(row, word if word in error_types else OTHER)
-            counters.count_completion(record, run, attempts=True)
+            counters.count_completion(record, run, has_attempts=True)
             if run.duration is not None:
                 counters.observe_duration(record, run, bounds)
             if run.queue_duration is not None:
@@ -49,7 +49,7 @@ def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
 
 ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] = {
     STEPS_LOST: lambda row: [()] if row.steps is StepState.LOST and row.mark is CountState.COUNTED else [],
-    UNMAPPED: lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
+    UNMAPPED: lambda row: [(clean(word)[:60],) for word in row.statuses.split("\n") if word],
 }
 """Functions that return the series of a source's counter to which a run adds 1, as values of the family's labels."""
 

@@ -235,7 +235,7 @@ TYPE = SourceType(
     access=_access,
     identity=lambda settings: f"northflank {settings.base_url} team {settings.team_id or ''}".strip(),
     results=(Result.SUCCESS, Result.FAILURE, Result.UNKNOWN),
-    attempts=True,
+    has_attempts=True,
     endpoints=(PROJECTS, JOBS, JOB, RUNS, RUN),
     reach=REACH,
 )

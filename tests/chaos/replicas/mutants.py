@@ -92,9 +92,9 @@ def _fence_outside() -> None:
             with self._pool.session() as session:
                 written = self._leases.extend(session, sources)
         with self._translate_errors(), self._db.within(self._pool.transaction()):
-            self._written = self._exporter
+            self._uncommitted = self._exporter
             yield
-        self._exporter = self._written
+        self._exporter = self._uncommitted
         if self._leases is not None:
             self._leases.committed(written, begun)
 
