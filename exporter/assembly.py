@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import httpx
 import msgspec
@@ -173,7 +173,9 @@ class Assembly:
             return before
         return self._new_account(settings, before)
 
-    def _new_account(self, settings: tuple[SourceSettings, ...], before: _Account | None) -> _Account:
+    def _new_account(
+        self, settings: tuple[SourceSettings, ...], before: _Account | None, request_ages: Sequence[float] = ()
+    ) -> _Account:
         stopping = threading.Event()
         budget = Budget(
             min(each.requests_per_minute for each in settings),
@@ -183,6 +185,7 @@ class Assembly:
             stopping=lambda: stopping.is_set() or not all(self._ledger.owns(each.name) for each in settings),
             before=before.budget if before else None,
         )
+        budget.add_requests(request_ages)
         return _Account(settings, budget, stopping)
 
     def configure(self) -> None:
@@ -209,11 +212,14 @@ class Assembly:
             if any(each.name in names for each in account.settings):
                 account.stopping.set()
 
-    def replace_sources(self, names: Collection[str]) -> list[ScheduledSource]:
-        """Replace sources that another replica has polled in the meantime. Return the new ones."""
+    def replace_sources(self, names: Collection[str], request_ages: Sequence[float]) -> list[ScheduledSource]:
+        """Replace sources of one credential that another replica has polled in the meantime. Return the new ones.
+
+        `request_ages`: seconds since each request of that replica that still uses the credential's budget.
+        """
         for credential, account in list(self._accounts.items()):
             if any(each.name in names for each in account.settings):
-                self._accounts[credential] = self._new_account(account.settings, account)
+                self._accounts[credential] = self._new_account(account.settings, account, request_ages)
         for name in names:
             self.sources[name].close()
         new = {name: self._build(self.configured[name]) for name in names}

@@ -3,7 +3,7 @@
 import platform
 import sqlite3
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -195,13 +195,18 @@ class Daemon:
         handlers = Handlers(
             groups=lambda: self._assembly.groups(),  # noqa: PLW0108  # a reload replaces the assembly
             identities=lambda: {name: each.rules.identity for name, each in self._assembly.configured.items()},
-            taken=lambda names: self._schedule.add(self._assembly.replace_sources(names)),
+            request_ages=self._request_ages,
+            taken=lambda names, ages: self._schedule.add(self._assembly.replace_sources(names, ages)),
             lost=self._end_polls,
             is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.scheduled),
             publish=self._publisher.publish,
             generation=lambda: -1 if self._exposition.page is None else self._exposition.page.generation,
         )
         self._publisher.ownership = shared.join(self._ledger, self._pending_series, handlers).ownership
+
+    def _request_ages(self, source: str) -> Sequence[float]:
+        client = self._assembly.clients.get(source)
+        return () if client is None else client.request_ages()
 
     def _end_polls(self, names: Collection[str]) -> None:
         self._assembly.interrupt_sources(names)

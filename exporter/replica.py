@@ -51,7 +51,8 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         groups: Returns the sources in groups that share a credential and so a request budget.
         identities: Returns the API of each configured source.
-        taken: Starts the polls of sources.
+        request_ages: Returns the seconds since each request that still uses the budget of a source's credential.
+        taken: Starts the polls of sources. The second argument has the request ages of the former owner.
         lost: Ends the polls of sources.
         is_idle: Returns whether no poll of a source is running.
         publish: Renders the records in memory.
@@ -60,7 +61,8 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
 
     groups: Callable[[], Sequence[Group]]
     identities: Callable[[], dict[str, str]]
-    taken: Callable[[Collection[str]], None]
+    request_ages: Callable[[str], Sequence[float]]
+    taken: Callable[[Collection[str], Sequence[float]], None]
     lost: Callable[[Collection[str]], None]
     is_idle: Callable[[str], bool]
     publish: Callable[[], None]
@@ -92,6 +94,7 @@ class Replica:
         self._zero_first = zero_first
         self._boottime = boottime
         self._handlers = handlers
+        leases.request_ages = handlers.request_ages
         self._polled: set[str] = set()
         self._configured: set[str] = set()
         self._last_beat = float("-inf")
@@ -306,7 +309,7 @@ class Replica:
             self._polled |= group & self._leases.held
             self.taken.update(group)
             self._log.info("sources taken", sources=sorted(group))
-            self._handlers.taken(group)
+            self._handlers.taken(group, self._leases.former_request_ages(group))
 
     def _let_go(self) -> None:
         """Hand back one idle group if this replica has more than its share, so that another replica can take it."""

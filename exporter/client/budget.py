@@ -8,7 +8,7 @@ import contextvars
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from exporter.errors import RateLimitedError
 
@@ -67,6 +67,16 @@ class Pace:
         self._by_people.extend(by_people)
         self._blocked_since, self._blocked_until = before._blocked_since, before._blocked_until  # noqa: SLF001
         self._spacing, self._spaced_until = before._spacing, before._spaced_until  # noqa: SLF001
+
+    def recent(self, now: float) -> list[float]:
+        """Return the times of the requests that still use the budget, oldest first."""
+        return [time for time in self._taken if time > now - self.period]
+
+    def add_requests(self, times: Iterable[float], now: float) -> None:
+        """Record requests that another process sent, unless more are known: it knew the earlier ones, too."""
+        sent = sorted(times)[-self.size :]
+        if len(sent) > len(self.recent(now)):
+            self._taken = deque(sent, maxlen=self.size)
 
     def earliest(self, now: float) -> float:
         """Return the first time, `now` or later, at which a request may be sent."""
@@ -153,6 +163,18 @@ class Budget:
     def period(self) -> float:
         """Return the seconds in which the whole budget can be used once."""
         return self._pace.period
+
+    def add_requests(self, request_ages: Iterable[float]) -> None:
+        """Record requests that another process sent. `request_ages`: the seconds since each of them."""
+        with self._lock:
+            now = self._monotonic()
+            self._pace.add_requests([now - age for age in request_ages], now)
+
+    def request_ages(self) -> list[float]:
+        """Return the seconds since each request that still uses the budget."""
+        with self._lock:
+            now = self._monotonic()
+            return [now - time for time in self._pace.recent(now)]
 
     def acquire(self, deadline: float, waited: Callable[[float], None] | None = None) -> float:
         """Wait until a request may be sent, and take it from the budget. Return the seconds waited.

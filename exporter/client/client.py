@@ -133,6 +133,10 @@ class Client:
         """Return the seconds until the budget allows the next request, as of now."""
         return self._budget.wait()
 
+    def request_ages(self) -> list[float]:
+        """Return the seconds since each request that still uses the budget of the credential."""
+        return self._budget.request_ages()
+
     def now(self) -> float:
         """Return the current time by the API's clock, which its responses show."""
         return self._clock.now()

@@ -30,9 +30,11 @@ RETURNING leases.source, leases.version, extract(epoch FROM committed)
 """  # noqa: S608  # constants
 
 RENEW = f"""
-UPDATE leases SET {KEEP}, until = {UNTIL} WHERE source IN
+UPDATE leases SET {KEEP}, until = {UNTIL}, request_ages = mine.request_ages, recorded_at = clock_timestamp()
+FROM unnest(?::text[], ?::text[]) AS mine (source, request_ages)
+WHERE leases.source = mine.source AND leases.source IN
 (SELECT source FROM leases WHERE source = ANY(?) AND holder = ? ORDER BY source FOR UPDATE SKIP LOCKED)
-RETURNING source, fence
+RETURNING leases.source, leases.fence
 """  # noqa: S608  # constants
 
 NOTICE = f"""
@@ -55,12 +57,14 @@ ORDER BY source FOR UPDATE SKIP LOCKED
 
 TAKE = f"""
 UPDATE leases SET {KEEP}, holder = ?, fence = fence + 1, until = {UNTIL}
-WHERE source = ANY(?) RETURNING source, fence, version
+WHERE source = ANY(?)
+RETURNING source, fence, version, request_ages, extract(epoch FROM clock_timestamp() - recorded_at)
 """  # noqa: S608  # constants
 
 HAND_BACK = f"""
-UPDATE leases SET {KEEP}, holder = '', until = clock_timestamp()
-FROM unnest(?::text[], ?::bigint[]) AS mine (source, fence)
+UPDATE leases SET {KEEP}, holder = '', until = clock_timestamp(), request_ages = mine.request_ages,
+recorded_at = clock_timestamp()
+FROM unnest(?::text[], ?::bigint[], ?::text[]) AS mine (source, fence, request_ages)
 WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
 """  # noqa: S608  # constants
 

@@ -8,6 +8,7 @@ replica may take over.
 import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import inf
 
 import msgspec
 
@@ -40,11 +41,15 @@ class Held(msgspec.Struct):
         fence: Number of times that the holder changed.
         version: Version of the records in memory.
         renewed: Last renewal, by `boottime`.
+        inherited: Seconds since each of the former holder's requests, when the lease was taken.
+        recorded: When request ages were last recorded, by `boottime`.
     """
 
     fence: int
     version: int
     renewed: float
+    inherited: Sequence[float] = ()
+    recorded: float = -inf
 
 
 class Leases:
@@ -67,6 +72,8 @@ class Leases:
         self._rewound: set[str] = set()
         self._doubtful: set[str] = set()
         self._history = ""
+        self.request_ages: Callable[[str], Sequence[float]] = lambda _source: ()
+        """Returns the seconds since each request that still uses the budget of a source's credential."""
         self.seen: dict[str, Row] = {}
         """The lease of each source when its records were last loaded or written."""
 
@@ -220,21 +227,29 @@ class Leases:
             self._history = found
 
     def renew(self) -> None:
-        """Renew due leases. A locked row is renewed later, or by the transaction that locks it.
+        """Renew due leases, and those whose credential was used, so that the next holder knows how much budget is left.
 
-        Raises StateError if the database does not respond.
+        A locked row is renewed later, or by the transaction that locks it. Raises StateError if the database does not
+        respond.
         """
         begun = self._boottime()
         with self._lock:
-            due = sorted(source for source, held in self._fresh().items() if begun - held.renewed >= RENEWAL)
+            fresh = self._fresh()
+        request_ages = {source: self.request_ages(source) for source in fresh}
+        due = sorted(
+            source
+            for source, held in fresh.items()
+            if begun - held.renewed >= RENEWAL or min(request_ages[source], default=inf) < begun - held.recorded
+        )
         renewed: dict[str, int] = {}
         if due:
             with self._pool.transaction() as session:
-                renewed = dict(session.execute(sql.RENEW, [due, self.holder]))
+                columns = [due, [_as_json(request_ages[source]) for source in due]]
+                renewed = dict(session.execute(sql.RENEW, [*columns, due, self.holder]))
         with self._lock:
             for source, held in self._held.items():
                 if renewed.get(source) == held.fence:
-                    held.renewed = max(begun, held.renewed)
+                    held.renewed, held.recorded = max(begun, held.renewed), begun
 
     def take(self, sources: Collection[str]) -> bool:
         """Take all leases of sources that share a credential, or none. Return whether they were taken."""
@@ -244,16 +259,25 @@ class Leases:
                 return False
             taken = session.execute(sql.TAKE, [self.holder, sorted(sources)])
         with self._lock:
-            self._held.update({source: Held(fence, version, begun) for source, fence, version in taken})
+            for source, fence, version, request_ages, elapsed in taken:
+                inherited = [age + float(elapsed) for age in msgspec.json.decode(request_ages, type=list[float])]
+                self._held[source] = Held(fence, version, begun, inherited)
         return True
+
+    def former_request_ages(self, sources: Collection[str]) -> Sequence[float]:
+        """Return the seconds since each request of the former holder, for sources that share a credential."""
+        with self._lock:
+            found = [self._held[source].inherited for source in sources if source in self._held]
+        return max(found, key=len, default=())
 
     def hand_back(self, sources: Collection[str]) -> None:
         """Free the leases of these sources at once for other replicas. Their polls must have ended."""
         with self._lock:
             mine = {source: self._held.pop(source).fence for source in sorted(sources) if source in self._held}
         if mine:
+            request_ages = [_as_json(self.request_ages(source)) for source in mine]
             with self._pool.transaction() as session:
-                session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], self.holder])
+                session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], request_ages, self.holder])
 
     def record_history(self, rows: Sequence[Row], history: str) -> None:
         """Record that no commit is missing: polls have read these sources completely in this history of the database.
@@ -288,3 +312,7 @@ class Leases:
         """Record that this replica stops."""
         with self._pool.session() as session:
             session.execute("DELETE FROM replicas WHERE name = ?", [self.holder])
+
+
+def _as_json(request_ages: Sequence[float]) -> str:
+    return msgspec.json.encode([round(age, 2) for age in request_ages]).decode()

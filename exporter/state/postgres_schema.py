@@ -81,6 +81,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """ALTER TABLE exporter ADD COLUMN history text NOT NULL DEFAULT '',
             ADD COLUMN noticed timestamptz NOT NULL DEFAULT 'epoch'""",
         f"UPDATE exporter SET history = {HISTORY}",  # noqa: S608  # constants
+        # Seconds since each request that used the credential's budget, as JSON, and when that was written.
+        """ALTER TABLE leases ADD COLUMN request_ages text NOT NULL DEFAULT '[]',
+            ADD COLUMN recorded_at timestamptz NOT NULL DEFAULT 'epoch'""",
     ),
 )
 """Statements that migrate each version of the schema to the next. The table `schema_version` has the version."""

@@ -42,6 +42,19 @@ def test_a_budget_of_60_sends_60_at_once_and_then_waits_for_the_minute_to_pass(m
     assert budget.acquire(EVER) == 60.0
 
 
+def test_requests_of_another_process_use_the_budget_until_they_are_a_minute_old(moved):
+    first, second = make_budget(moved, 3.0), make_budget(moved, 3.0)
+    for _ in range(3):
+        first.acquire(EVER)
+    moved.sleep(20.0)
+    second.acquire(EVER)
+    assert second.wait() == 0.0
+    second.add_requests(first.request_ages())
+    assert second.wait() == 40.0
+    moved.sleep(40.0)
+    assert (first.request_ages(), second.wait()) == ([], 0.0)
+
+
 def test_half_a_request_per_minute_is_one_every_two_minutes(moved):
     budget = make_budget(moved, 0.5)
     budget.acquire(EVER)

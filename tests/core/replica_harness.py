@@ -81,7 +81,8 @@ class Member:
         handlers = Handlers(
             groups=lambda: [frozenset({each}) for each in self.groups],
             identities=lambda: dict.fromkeys(sources, api),
-            taken=lambda _names: None,
+            request_ages=lambda _name: (),
+            taken=lambda _names, _ages: None,
             lost=lambda _names: None,
             is_idle=lambda _name: True,
             publish=lambda: None,

@@ -169,6 +169,40 @@ def test_a_migrated_state_has_no_failover_to_wait_for(replica, admin, url):
     assert admin.execute("SELECT version FROM schema_version").fetchone() == (len(MIGRATIONS),)
 
 
+def test_the_next_holder_learns_of_the_requests_that_the_former_one_sent_until_it_was_killed(replica, admin):
+    first, second = replica("a"), replica("b")
+    first.leases.request_ages = lambda _source: [7.0, 2.0]
+    first.take("s", "other")
+    first.leases.renew()
+    first.time += 1.0
+    first.leases.request_ages = lambda _source: [8.0, 3.0, 0.5]
+    first.leases.renew()  # the lease is not due, but its credential was used
+    expire(admin)
+    second.take("s", "other")
+    assert second.leases.former_request_ages(["s", "other"]) == pytest.approx([8.0, 3.0, 0.5], abs=1.0)
+
+
+def test_the_next_holder_learns_of_the_requests_before_a_lease_was_handed_back(replica):
+    first, second = replica("a"), replica("b")
+    first.take("s")
+    first.leases.request_ages = lambda _source: [7.0]
+    first.leases.hand_back(["s"])
+    second.take("s")
+    assert second.leases.former_request_ages(["s"]) == pytest.approx([7.0], abs=1.0)
+    assert second.leases.former_request_ages(["other"]) == ()
+
+
+def test_a_lease_whose_credential_is_not_used_is_renewed_only_when_due(replica, admin):
+    only = replica("a")
+    only.take("s")
+    only.leases.request_ages = lambda _source: [7.0 + only.time]
+    only.leases.renew()
+    before = admin.execute("SELECT until FROM leases WHERE source = 's'").fetchone()
+    only.time += 1.0
+    only.leases.renew()
+    assert admin.execute("SELECT until FROM leases WHERE source = 's'").fetchone() == before
+
+
 def test_no_request_is_sent_without_a_lease_whatever_the_database_does(replica):
     one, sent = replica("one"), []
 

@@ -25,7 +25,8 @@ def test_leases_are_renewed_while_a_page_takes_long(url, admin):
     handlers = Handlers(
         groups=lambda: [frozenset({"s"})],
         identities=lambda: {"s": "api"},
-        taken=lambda _names: None,
+        request_ages=lambda _name: (),
+        taken=lambda _names, _ages: None,
         lost=lambda _names: None,
         is_idle=lambda _name: True,
         publish=publish,

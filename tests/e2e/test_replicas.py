@@ -35,7 +35,7 @@ TAKE_OVER = 30.0
 class Fleet:
     """Replicas behind one address, and a scraper of it."""
 
-    def __init__(self, folder: Path, url: str, size: int = 3, zero_first: str = "0s") -> None:
+    def __init__(self, folder: Path, url: str, size: int = 3, zero_first: str = "0s", **of_sources: object) -> None:
         self.worlds = [LiveWorld(seed).start() for seed in range(len(SOURCES))]
         self.simulators = [SnowplowSimulator(world).__enter__() for world in self.worlds]
         self.url = url
@@ -43,7 +43,7 @@ class Fleet:
         self.configs = []
         for number in range(size):
             (folder / str(number)).mkdir()
-            named = [source(each, name) for each, name in zip(self.simulators, SOURCES, strict=True)]
+            named = [source(each, name, **of_sources) for each, name in zip(self.simulators, SOURCES, strict=True)]
             settings = {"sources": named, "state": {"url": url}, "metrics": {"zero_first": zero_first}}
             self.configs.append(written(folder / str(number), settings))
         self.daemons = [self.start(number) for number in range(size)]
@@ -189,6 +189,24 @@ def test_increases_in_prometheus_are_true_while_replicas_die_and_return(tmp_path
         assert scraped["value"][1] == "1"  # one target, so one `instance`
     finally:
         server.end()
+        fleet.end()
+
+
+def test_a_credential_has_one_budget_no_matter_which_replica_uses_it(tmp_path, postgres_server):
+    fleet = Fleet(tmp_path, postgres_server.new_database(), requests_per_minute=12)
+    try:
+        assert eventually(fleet.all_polled, seconds=30), fleet.story()
+        for end in (Daemon.terminate, Daemon.kill, Daemon.terminate):
+            fleet.scrape_for(5)
+            victim = fleet.busiest()
+            end(fleet.daemons[victim])
+            assert eventually(fleet.all_polled, seconds=TAKE_OVER), fleet.story()
+            fleet.restart(victim)
+        for simulator in fleet.simulators:
+            times = [line.time for line in simulator.log.lines()]
+            most = max(sum(first <= each < first + 59 for each in times) for first in times)
+            assert most in {11, 12}, (times, fleet.story())
+    finally:
         fleet.end()
 
 
