@@ -196,8 +196,8 @@ class Daemon:
             groups=lambda: self._assembly.groups(),  # noqa: PLW0108  # a reload replaces the assembly
             identities=lambda: {name: each.rules.identity for name, each in self._assembly.configured.items()},
             request_ages=self._request_ages,
-            taken=lambda names, ages: self._schedule.add(self._assembly.replace_sources(names, ages)),
-            lost=self._end_polls,
+            start_polls=lambda names, ages: self._schedule.add(self._assembly.replace_sources(names, ages)),
+            end_polls=self._end_polls,
             is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.scheduled),
             publish=self._publisher.publish,
             generation=lambda: -1 if self._exposition.page is None else self._exposition.page.generation,

@@ -52,8 +52,8 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         groups: Returns the sources in groups that share a credential and so a request budget.
         identities: Returns the API of each configured source.
         request_ages: Returns the seconds since each request that still uses the budget of a source's credential.
-        taken: Starts the polls of sources. The second argument has the request ages of the former owner.
-        lost: Ends the polls of sources.
+        start_polls: Starts the polls of sources. The second argument has the request ages of the former owner.
+        end_polls: Ends the polls of sources.
         is_idle: Returns whether no poll of a source is running.
         publish: Renders the records in memory.
         generation: Returns the generation of the served page.
@@ -62,8 +62,8 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     groups: Callable[[], Sequence[Group]]
     identities: Callable[[], dict[str, str]]
     request_ages: Callable[[str], Sequence[float]]
-    taken: Callable[[Collection[str], Sequence[float]], None]
-    lost: Callable[[Collection[str]], None]
+    start_polls: Callable[[Collection[str], Sequence[float]], None]
+    end_polls: Callable[[Collection[str]], None]
     is_idle: Callable[[str], bool]
     publish: Callable[[], None]
     generation: Callable[[], int]
@@ -107,14 +107,14 @@ class Replica:
         self._generation = -1
         # Versions of this replica's sources on each page that no scrape may have read, by generation.
         self._pages: dict[int, dict[str, int]] = {}
-        # Until when runs ended whose steps must be read again after a failover, by source.
+        # By source: after a failover the steps of runs that ended up to this time must be read again.
         self._steps_until: dict[str, float] = {}
         # Sources whose version went back, until all replicas know it.
         self._went_back: set[str] = set()
         self._lock = threading.Lock()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0
-        # What each running replica has in its config, with the version that a scrape read from it.
+        # The sources in the config of each running replica, with the versions that scrapes have read from it.
         self._peers: list[dict[str, int]] = []
         self.replicas = 1
         """Number of replicas that share the state."""
@@ -219,7 +219,7 @@ class Replica:
             self.hand_back(self._polled - whole)
 
     def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
-        """Drop the leases that this replica no longer has in the database. `before`: versions before it was read."""
+        """Drop leases that the database says this replica lost. `before`: versions before the database was read."""
         gone = {
             name
             for name, version in before.items()
@@ -237,7 +237,7 @@ class Replica:
             self._log.warning("leases lost", sources=sorted(lost))
             self._leases.drop(lost)
             self._polled -= lost
-            self._handlers.lost(lost)
+            self._handlers.end_polls(lost)
 
     def _load_changes(self, rows: Mapping[str, Row]) -> None:
         """Load the commits of other replicas."""
@@ -275,7 +275,7 @@ class Replica:
             if all(scraped.get(name, -1) >= version for name, version in versions.items()):
                 self._zero_first.scraped(generation)
                 del self._pages[generation]
-        self._let_go()
+        self._hand_back_surplus()
 
     def _candidates(self, group: Group) -> int:
         """Return how many replicas can poll a group: during a rollout, not every config has all sources."""
@@ -309,9 +309,9 @@ class Replica:
             self._polled |= group & self._leases.held
             self.taken.update(group)
             self._log.info("sources taken", sources=sorted(group))
-            self._handlers.taken(group, self._leases.former_request_ages(group))
+            self._handlers.start_polls(group, self._leases.former_request_ages(group))
 
-    def _let_go(self) -> None:
+    def _hand_back_surplus(self) -> None:
         """Hand back one idle group if this replica has more than its share, so that another replica can take it."""
         mine = self._mine()
         idle = [g for g in mine if self._candidates(g) > 1 and all(map(self._handlers.is_idle, g))]
@@ -322,7 +322,7 @@ class Replica:
         """Free the leases of these sources, by default of all, for other replicas. Their polls must have ended."""
         given = frozenset(self._polled if sources is None else sources)
         self._polled -= given
-        self._handlers.lost(given)
+        self._handlers.end_polls(given)
         with self._ledger.lock:
             self._leases.hand_back(given)
 
@@ -338,7 +338,7 @@ class Replica:
         polled = [rows[name] for name in sorted((self._polled - self._ledger.starting) & rows.keys())]
         unread, store = self._ledger.unread, self._ledger.store()
         older = [row for row in polled if row.history != row.current and not (row.rewound and row.source in unread)]
-        # A busy source always has runs whose steps are pending. The steps of later runs were never served.
+        # Steps of later runs were never served, so do not wait for them: a busy source always has some pending.
         ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in older}
         self._steps_until = {name: self._steps_until.get(name, end) for name, end in ends.items()}
         for row in older:

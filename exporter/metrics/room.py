@@ -1,4 +1,4 @@
-"""Computes how many series of `metrics.max_series` a job uses, including series that it will probably get."""
+"""Computes how many series of a job count against `metrics.max_series`, including those that it will probably get."""
 
 import functools
 from collections.abc import Collection, Sequence
@@ -42,8 +42,8 @@ def series_needed(
 
     `excluded`: families that are not served, and so need no room.
     """
-    # Before its first run completes, a job already counts with its gauges, with durations of EXPECTED_RESULTS, and with
-    # `__other__` steps and error types. So a job that gets its own series can keep them.
+    # Gauges, durations of EXPECTED_RESULTS, and `__other__` steps and error types count even before the first run. So a
+    # job that gets its own series has room for those that follow.
     if not view.counted:
         return 0
     counts, distributions = view.state.counts, view.state.distributions

@@ -10,7 +10,7 @@ from exporter.counting.names import RUN_DURATION, RUNS
 Owner = tuple[str] | tuple[str, int] | tuple[str, str]
 """Owner of a series: ("job", key), ("source", name) or ("exporter",).
 
-("unobserved", name) stands for a source's pending unobserved seconds: they wait like a series, but are none.
+("unobserved", name) stands for a source's pending unobserved seconds: they wait like a series, but are not one.
 """
 
 Series = tuple[Owner, str, str]

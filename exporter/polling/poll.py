@@ -188,7 +188,7 @@ class Poller:
             source=name,
             clock=self._clock.now,
             sweep_due=sweep,
-            wanted=self._rules.includes,
+            includes=self._rules.includes,
             out_of_time=lambda: self._monotonic() - begun > POLL_TIME_FRACTION * self._rules.poll_interval,
         )
         error = self._commit_all(view, result)

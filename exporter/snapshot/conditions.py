@@ -26,11 +26,11 @@ MANY_JOBS, MANY_SHARE, MANY_WITHIN = 10, 0.3, 900
 STEP_RUNS, STEP_SHARE = 3, 0.1
 """Number and fraction of a day's runs in which the same step must fail first to be a problem."""
 RATIO_RUNS, RATIO = 20, 0.05
-"""Fraction of a day's runs above which failures are a problem, and the number of runs from which it is computed."""
+"""Number of runs per day from which on a fraction of failures is a problem, and that fraction."""
 BUSY_RUNS_PER_HOUR = 12
 """Completed runs per hour above which a single failure is not reported on its own."""
 RECOVERY_REPORTED = 3600
-"""Seconds for which a failure is reported although a later run succeeded, counted from its end."""
+"""Seconds after the end of a failed run in which it is reported although a later run succeeded."""
 DEFAULT_RUN_LIMIT, MIN_RUN_LIMIT = 86400, 600
 """Limit of a run's duration: the default, and the minimum of a limit that is derived from the schedule."""
 STUCK_TIMES, SLOW_TIMES, SLOW_MORE = 3, 1.5, 30
@@ -48,7 +48,7 @@ NEARLY_FULL = 0.9
 GAP_SHOWN, TRUNCATED_SHOWN, UNMAPPED_SHOWN, COLD_START_SHOWN, COMMIT_ERRORS_SHOWN = 86400, 3600, 21600, 3600, 900
 """How long each of these events is reported after it happened."""
 RECOVERED_SHOWN = RECOVERY_REPORTED + 600
-"""Seconds after another alert about failures for which a recovered failure is not reported."""
+"""Seconds after another alert about failures in which a recovered failure is not reported."""
 
 SEVERITIES = ("critical", "warning", "info", "none")
 
@@ -233,7 +233,7 @@ def are_many_failing(since: Iterable[float], known: int) -> bool:
     """
     began = sorted(since)
     least = math.ceil(max(MANY_JOBS, MANY_SHARE * known))
-    # The rule differs in how it ends: when fewer jobs fail, whenever these started.
+    # The rule ends differently: when fewer jobs fail, no matter when they started to.
     return any(last - first < MANY_WITHIN for first, last in zip(began, began[least - 1 :], strict=False))
 
 

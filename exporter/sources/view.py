@@ -17,7 +17,7 @@ class View:
     Attributes:
         clock: Returns the time of the API's clock.
         sweep_due: Whether this poll also reads the sweep window.
-        wanted: Returns whether the config includes a job of this name. Excluded jobs need no requests.
+        includes: Returns whether the config includes a job of this name. Excluded jobs need no requests.
         out_of_time: Returns whether this poll has used up its interval. The next poll then does less urgent work.
     """
 
@@ -25,7 +25,7 @@ class View:
     source: str
     clock: Callable[[], float]
     sweep_due: bool = False
-    wanted: Callable[[str], bool]
+    includes: Callable[[str], bool]
     out_of_time: Callable[[], bool] = lambda: False
 
     @property
@@ -63,7 +63,7 @@ class View:
         """Return the active runs of a scope, or of all scopes, oldest first. Runs of excluded jobs are omitted."""
         jobs = self.ledger.committed.jobs
         runs = self.ledger.open_runs(self.source, scope)
-        return [run for run in runs if self.wanted(label_of(jobs[run.job].job))]
+        return [run for run in runs if self.includes(label_of(jobs[run.job].job))]
 
     def started_between(self, start: float, end: float) -> frozenset[str]:
         """Return the IDs of known runs that started between two times."""

@@ -74,8 +74,8 @@ def test_a_poll_that_cannot_be_written_has_failed(harness):
 
 
 def test_what_the_api_reports_of_its_limit_and_of_the_credential_is_recorded_with_the_poll(harness):
-    harness.poller._requests.limits(100, 7, STARTED + 60)
-    harness.poller._requests.credential_expiry(STARTED + 3600)
+    harness.poller._requests.set_limits(100, 7, STARTED + 60)
+    harness.poller._requests.set_credential_expiry(STARTED + 3600)
     harness.poll(BATCH)
     assert harness.status.rate_limit == RateLimit(limit=100, remaining=7, reset=STARTED + 60)
     assert harness.status.credential_expiry == STARTED + 3600
@@ -296,7 +296,7 @@ def test_a_source_sees_only_its_own_part_of_the_state():
     seen = []
 
     def read_again(view):
-        seen.append((view.now, view.first_poll, view.wanted("nightly"), view.wanted("daily"), view.out_of_time()))
+        seen.append((view.now, view.first_poll, view.includes("nightly"), view.includes("daily"), view.out_of_time()))
 
     harness.clock.passes(5)
     harness.poll(read_again, later(harness, 0.8 * INTERVAL), read_again, later(harness, 1), read_again)

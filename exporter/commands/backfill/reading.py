@@ -94,8 +94,8 @@ class PastReader:
         self._await_settled(name, client.now())
         start = client.now() - self.assembly.configured[name].settings.lookback
         self._ledger.start_poll(name, start)
-        wanted = self._rules[name].includes
-        view = DeepView(ledger=self._ledger, source=name, clock=client.now, wanted=wanted, start=start)
+        includes = self._rules[name].includes
+        view = DeepView(ledger=self._ledger, source=name, clock=client.now, includes=includes, start=start)
         for number in range(MAX_POLLS):
             if number:
                 self._report(f"{name}: not everything is read yet; continuing in {POLL_PAUSE:.0f} s")

@@ -119,7 +119,7 @@ class Project(msgspec.Struct, kw_only=True):
 
     def included(self, view: View) -> list[TrackedJob]:
         """Return the jobs that the config includes."""
-        return [job for job in self.jobs.values() if view.wanted(job.row.name)]
+        return [job for job in self.jobs.values() if view.includes(job.row.name)]
 
 
 def checkpoint_key(job_id: str) -> str:

@@ -192,7 +192,7 @@ class RunReader:
         """Return whether a list shows a run of this time that the burst did not have when it was read."""
         rows = [row for row in self._latest.created_at(time) if row.id not in self._committed]
         jobs = {row.id: self._catalog.get(row.job) for row in rows}
-        wanted = [run_id for run_id, job in jobs.items() if job is None or view.wanted(job.name)]
+        wanted = [run_id for run_id, job in jobs.items() if job is None or view.includes(job.name)]
         return len(view.known(wanted)) < len(wanted)
 
     def _read_burst(self, time: datetime, burst: Burst, view: View) -> Iterator[Batch]:

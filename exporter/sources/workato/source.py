@@ -256,7 +256,7 @@ class WorkatoSource(Source):
         """Return the IDs of the recipes to read: recipes that have waited longest first, unreadable recipes last."""
         recipes, marks = listed.recipes, listed.marks
         active = dict.fromkeys(split_job_id(job_id)[1] for job_id in listed.open_runs)
-        included = {key: None for key, recipe in recipes.items() if view.wanted(recipe.name or key)}
+        included = {key: None for key, recipe in recipes.items() if view.includes(recipe.name or key)}
         changed = [key for key in included if key not in active and needs_read(marks.get(key), recipes[key])]
         return sorted(
             [*(key for key in active if key in included or key not in recipes), *changed],

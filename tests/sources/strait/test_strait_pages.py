@@ -95,7 +95,7 @@ def test_unchanged_rows_are_not_recorded_again(world, clock, exporter):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
     exporter.poll()
     exporter.poll(60)
-    view = View(ledger=exporter.ledger, source="strait", clock=clock, wanted=lambda _: True)
+    view = View(ledger=exporter.ledger, source="strait", clock=clock, includes=lambda _: True)
     batches = list(exporter.source.fetch(view))
     assert sum(batch.unchanged for batch in batches) == 50
     assert not any(batch.runs for batch in batches)
