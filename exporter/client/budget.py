@@ -17,7 +17,7 @@ MAX_BLOCK = 3600.0
 RESERVED_SHARE = 0.1
 """Fraction of the server's limit that is left to other clients of the same account."""
 REQUESTS_PER_PAGE_REQUEST = 4
-"""At most one in this many requests is for a page."""
+"""Of this many requests, at most one is for a page."""
 # Seconds after which one request is sent during a block, because the server may recover early.
 PROBE_INTERVAL = 300.0
 # Maximum seconds per sleep. After each sleep the wait is computed again, and the metric of waiting is updated.
@@ -73,7 +73,7 @@ class Pace:
         return [time for time in self._taken if time > now - self.period]
 
     def add_requests(self, times: Iterable[float], now: float) -> None:
-        """Record requests that another process sent, unless more are known: it knew the earlier ones, too."""
+        """Record all recent requests of another process. If this one knows of more, its own remain."""
         sent = sorted(times)[-self.size :]
         if len(sent) > len(self.recent(now)):
             self._taken = deque(sent, maxlen=self.size)
