@@ -7,11 +7,11 @@ from dashboards.model import Dashboard, Json, Row
 from dashboards.page import ANY, SOME, annotations, datasource_variable, label_variable, scrape_variable
 from dashboards.panels import Column, Tile, listed, over_time, panel, sort_by, tiles, timestamp
 from dashboards.sources import (
-    ASKED,
     DAY,
     INSTANCE,
     OUTCOMES,
     SOURCE,
+    WINDOW,
     exporter_rise,
     of_exporter,
     of_process,
@@ -229,7 +229,7 @@ COVERAGE = Row(
             "Rows read, by disposition",
             "New and updated rows change the numbers. Not shown: duplicates from overlapping polls, and baseline runs.",
             over_time(
-                f"sum by (disposition) ({rise('jobrun_source_runs_fetched_total', ASKED, 'disposition', more=FEW)})",
+                f"sum by (disposition) ({rise('jobrun_source_runs_fetched_total', WINDOW, 'disposition', more=FEW)})",
                 "{{disposition}}",
             ),
             size=(12, 8),
@@ -253,7 +253,7 @@ COVERAGE = Row(
         ),
     ),
 )
-IN_STEP = window_of(ASKED)
+IN_STEP = window_of(WINDOW)
 TAKEOVERS = f"max by (job, instance, source) (increase(jobrun_source_ownership_changes_total{{{SOURCE}}}{IN_STEP}))"
 LEASES_LOST = f"max by (job, instance) (increase(jobrun_exporter_lease_lost_total{{{INSTANCE}}}{IN_STEP}))"
 ENDPOINTS = panel(
@@ -300,7 +300,7 @@ API = Row(
             "Answers by code",
             "Requests by the code of the response. 429: the rate limit was reached.",
             over_time(
-                f"sum by (code) (round({rise('jobrun_source_api_requests_total', ASKED, 'endpoint', 'code')}))",
+                f"sum by (code) (round({rise('jobrun_source_api_requests_total', WINDOW, 'endpoint', 'code')}))",
                 "{{code}}",
             ),
             size=(8, 8),
@@ -318,7 +318,7 @@ API = Row(
             "Errors of polls by reason",
             "Why polls could not read everything. An empty graph is the ideal.",
             over_time(
-                f"sum by (reason) (round({rise('jobrun_source_poll_errors_total', ASKED, 'reason')})) > 0"
+                f"sum by (reason) (round({rise('jobrun_source_poll_errors_total', WINDOW, 'reason')})) > 0"
                 f' or label_replace(0 * count({of_source("jobrun_source_up")}), "reason", "none", "", "")',
                 "{{reason}}",
             ),
@@ -343,7 +343,7 @@ API = Row(
             "Waiting for the request limit",
             "Fraction of the time that requests waited to stay within the budget.",
             over_time(
-                f"max by (job, source) (rate(jobrun_source_rate_limit_wait_seconds_total{{{SOURCE}}}[{ASKED}]))",
+                f"max by (job, source) (rate(jobrun_source_rate_limit_wait_seconds_total{{{SOURCE}}}[{WINDOW}]))",
                 "{{source}}",
             ),
             size=(8, 8),
@@ -380,7 +380,7 @@ COST = Row(
             "lines",
             "CPU",
             "Cores that the exporter uses.",
-            over_time(of_process(f"rate(process_cpu_seconds_total{{{INSTANCE}}}[{ASKED}])"), "{{instance}}"),
+            over_time(of_process(f"rate(process_cpu_seconds_total{{{INSTANCE}}}[{WINDOW}])"), "{{instance}}"),
             size=(6, 5),
         ),
         panel(

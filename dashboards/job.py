@@ -4,25 +4,25 @@ from typing import Final
 
 from alerting.promql import JOB
 from dashboards import alerts
-from dashboards.jobs import furthest
+from dashboards.jobs import newest
 from dashboards.model import Dashboard, Json, Row
 from dashboards.one_job import (
     BUDGET,
     ENABLED,
     EXPECTED,
     FRESH,
-    GRAVE,
     JOBS,
     KNOWN_JOB,
     LAST_DURATION,
     LIMITS,
+    OUTDATED,
     OVERDUE,
+    PAGED,
     PAGES,
     PAGING,
     RUN_DURATION,
     RUNNING_FOR,
     SOURCE,
-    STALE,
     STEP_DURATION,
     STREAK_NOW,
     STUCK,
@@ -77,7 +77,7 @@ NOT_GIVEN: Final[Json] = {"noValue": "no data from vendor"}
 WHOLE = "$__range"
 ROOT_FAILURES = JOBS.series("jobrun_step_root_failures_total")
 EVER_FAILED: Final = f"max by ({JOB}, step_name) (increase({ROOT_FAILURES}[{WHOLE}] @ end() offset -$__interval))"
-"""Steps that failed first in the range. Their zeros stay, because Grafana draws a bar without neighbors very wide."""
+"""Steps that failed first in the range. Zeros are kept: Grafana draws a bar without neighbors very wide."""
 AGE_IS_CRITICAL: Final[Json] = {
     "matcher": {"id": "byFrameRefID", "options": "A"},
     "properties": [{"id": "thresholds", "value": known(GOOD, (NEARLY, NOTICE), (1, BAD))}],
@@ -87,14 +87,14 @@ AGE_IS_CRITICAL: Final[Json] = {
 
 def last_results() -> list[Json]:
     """Return texts and colors of the codes of `last_result`: a failure is a warning, many in a row are critical."""
-    texts = [(0.0, "none yet", QUIET), (float(STALE), "none yet", QUIET)]
+    texts = [(0.0, "none yet", QUIET), (float(OUTDATED), "none yet", QUIET)]
     for each in RESULTS:
         failed = each.word in FAILED.split("|")
         texts += [
             (each.code, each.word, WARNING if failed else each.color),
-            (each.code + GRAVE, each.word, BAD if failed else each.color),
-            (each.code + STALE, each.word, QUIET),
-            (each.code + STALE + GRAVE, each.word, QUIET),
+            (each.code + PAGED, each.word, BAD if failed else each.color),
+            (each.code + OUTDATED, each.word, QUIET),
+            (each.code + OUTDATED + PAGED, each.word, QUIET),
         ]
     return [text_of(*texts)]
 
@@ -106,9 +106,9 @@ NOW = Row(
     panels=(
         tiles(
             "Status",
-            "All runs that completed longer ago than the age of the data are counted. While the source cannot be read, "
-            "the others are grey. Failures are orange, and red if the job fails so often in a row that it pages. "
-            "Canceled, skipped and unknown runs are ignored.",
+            "With data 2 minutes old, all runs that completed more than 2 minutes ago are counted. While the source "
+            "cannot be read, all other tiles are grey. Failures are orange, and red if they page. Canceled, "
+            "skipped and unknown runs are ignored.",
             Tile(
                 name="Age of the data",
                 expression=f"(time() - {of_source('jobrun_source_watermark_timestamp_seconds')}) and {KNOWN_JOB}"
@@ -195,7 +195,7 @@ NOW = Row(
         panel(
             "stat",
             "Open the run that failed last",
-            "When a run last failed, the start of its ID, its failed step and error type. A click opens its page.",
+            "When a run last failed, its shortened ID, its failed step and error type. A click opens its page.",
             timestamp(
                 f"1000 * {SHORT_ID} * on ({JOB}) group_left () {JOBS.each('jobrun_last_failure_timestamp_seconds')}",
                 "{{run}} {{failed_step}} {{error_type}}",
@@ -226,7 +226,7 @@ NOW = Row(
             "gauges",
             "How much of each limit is used",
             "Used fraction of the freshness objective, the duration budget, and an error budget of 1 % in 30 days. "
-            "Blue from 80 %, orange or red from 100 %. Limits without an objective are not shown.",
+            "Blue from 80 %, orange or red from 100 %. Without an objective, a limit is not shown.",
             *(timestamp(f"{expression} and {FRESH}", name) for name, expression in LIMITS.items()),
             size=(10, 6),
             unit="percentunit",
@@ -263,7 +263,7 @@ HISTORY = Row(
             "bars",
             "Completed runs by result",
             "Number of completed runs, each counted once. Each diamond is a run and links to its page.",
-            over_time(JOBS.endings("$__rate_interval"), "{{result}}", exemplars=True),
+            over_time(JOBS.completed("$__rate_interval"), "{{result}}", exemplars=True),
             size=(12, 8),
             overrides=painted(RESULTS),
             interval="2m",
@@ -355,7 +355,7 @@ STEPS = Row(
         ),
     ),
 )
-REST = Row(
+MORE = Row(
     title="More: durations, waiting times, retries, types of errors",
     collapsed=True,
     panels=(
@@ -366,7 +366,7 @@ REST = Row(
             "jobs with many runs.",
             buckets(
                 f"sum by (le) (round({JOBS.rise(f'{RUN_DURATION}_bucket', '$__rate_interval', 'le', 'result')}))"
-                f"\nor on () {furthest(JOBS.series(RUN_DURATION), '$__rate_interval')}"
+                f"\nor on () {newest(JOBS.series(RUN_DURATION), '$__rate_interval')}"
             ),
             size=(24, 8),
             unit="s",
@@ -428,5 +428,5 @@ JOB_DASHBOARD = Dashboard(
         ),
     ),
     annotations=annotations(SOURCE),
-    rows=(NOW, HISTORY, STEPS, REST),
+    rows=(NOW, HISTORY, STEPS, MORE),
 )

@@ -177,7 +177,7 @@ class Jobs(msgspec.Struct, frozen=True):
     def _of_enough(self, name: str) -> str:
         return f"({self.recorded(name)} and on ({JOB}) {self.enough_runs})"
 
-    def endings(self, window: str, more: str = "") -> str:
+    def completed(self, window: str, more: str = "") -> str:
         """Return the number of completed runs in a window, by result.
 
         Counters increase by whole runs, so rounding removes the extrapolation of `increase`.
@@ -220,10 +220,10 @@ def quantile(  # noqa: PLR0913  # each is a part of the expression
     by = ", ".join(labels)
     each = ", ".join(dict.fromkeys(["le", *of.split(", "), *labels]))
     of_buckets = f"sum by ({', '.join(('le', *labels))}) (max by ({each}) (increase({classic}{window_of(window)})))"
-    return f"histogram_quantile({share}, {of_buckets})\nor histogram_quantile({share}, {furthest(native, window, by)})"
+    return f"histogram_quantile({share}, {of_buckets})\nor histogram_quantile({share}, {newest(native, window, by)})"
 
 
-def furthest(native: str, window: str, by: str = "") -> str:
+def newest(native: str, window: str, by: str = "") -> str:
     """Return the increase of a native histogram, from the exporter with the newest watermark."""
     best = f"topk by ({SOURCE}) (1, jobrun_source_watermark_timestamp_seconds)"
     return f"sum by ({by}) (increase({native}{window_of(window)}) and on (job, instance, source) {best})"

@@ -70,8 +70,8 @@ LIMITS: Final = {
     "error budget, 30 days": f"max({JOBS.errors_used})",
 }
 """What is measured, and the fraction of its limit that is used."""
-GRAVE, STALE = 50, 100
-"""Added to the code of the last result. GRAVE: the failures page. STALE: the source is down or the job is disabled."""
+PAGED, OUTDATED = 50, 100
+"""Added to the code of the last result. PAGED: failures page. OUTDATED: the source is down or the job is disabled."""
 
 
 KNOWN_JOB = f"on () {one('jobrun_job_info')}"
@@ -92,10 +92,10 @@ def is_status(word: Word) -> str:
 
 
 def last_result() -> str:
-    """Return the code of the last result, plus GRAVE and STALE."""
+    """Return the code of the last result, plus PAGED and OUTDATED."""
     series = (
         f"{each.code} * max by (status) ({JOBS.series('jobrun_last_run_status', is_status(each))})" for each in RESULTS
     )
-    grave = f"{GRAVE} * (0 * {PAGING} + 1 or 0 * {UP})"
+    paging = f"{PAGED} * (0 * {PAGING} + 1 or 0 * {UP})"
     down, off = f"({UP} == bool 0)", f"({ENABLED} == bool 0 or 0 * {UP})"
-    return f"max({' or '.join(series)}) + {grave} + {STALE} * clamp_max({down} + {off}, 1)"
+    return f"max({' or '.join(series)}) + {paging} + {OUTDATED} * clamp_max({down} + {off}, 1)"

@@ -302,7 +302,7 @@ HISTORY = Row(
             "bars",
             "Completed runs by result",
             "Number of completed runs, each counted once. Ranges above two days are sums of recorded hours.",
-            over_time(JOBS.endings("$__rate_interval", IS_SHORT), "{{result}}"),
+            over_time(JOBS.completed("$__rate_interval", IS_SHORT), "{{result}}"),
             over_time(JOBS.endings_of_hours("$__interval"), "{{result}}", interval="1h"),
             size=(12, 9),
             overrides=painted(RESULTS),

@@ -9,12 +9,12 @@ SCRAPE = 'job=~"$job"'
 SOURCE = 'job=~"$job", source=~"$source"'
 INSTANCE = 'job=~"$job", instance=~"$instance"'
 DAY: Final = "1d"
-ASKED = "$__rate_interval"
+WINDOW = "$__rate_interval"
 POLLS: Final = "jobrun_source_polls_total"
 
 
 def of_source(metric: str, *labels: str, more: str = "") -> str:
-    """Return a gauge of the selected sources, one series per source and these labels, from any exporter."""
+    """Return a gauge of the selected sources, by source and these labels. Several exporters give one series."""
     return f"max by ({', '.join(('job', 'source', *labels))}) ({metric}{{{SOURCE}{', ' if more else ''}{more}}})"
 
 
@@ -26,11 +26,11 @@ def rise(metric: str, window: str, *labels: str, more: str = "") -> str:
 
 def per_minute(metric: str, *labels: str) -> str:
     """Return the rate per minute of a counter of the selected sources."""
-    return f"60 * max by ({', '.join(('job', 'source', *labels))}) (rate({metric}{{{SOURCE}}}[{ASKED}]))"
+    return f"60 * max by ({', '.join(('job', 'source', *labels))}) (rate({metric}{{{SOURCE}}}[{WINDOW}]))"
 
 
-def quantile(share: float, metric: str, *labels: str, window: str = ASKED) -> str:
-    """Return a quantile of a histogram of the selected sources, one series per source and these labels."""
+def quantile(share: float, metric: str, *labels: str, window: str = WINDOW) -> str:
+    """Return a quantile of a histogram of the selected sources, by source and these labels."""
     classic, native = (f"{name}{{{SOURCE}}}" for name in (f"{metric}_bucket", metric))
     return jobs.quantile(share, classic, native, window, ("job", "source", *labels), of=jobs.SOURCE)
 
@@ -65,6 +65,6 @@ def outcome_is(word: Word) -> str:
 
 
 def worst_outcome() -> str:
-    """Return the code of the worst outcome of a source's polls within a step."""
-    codes = (f"({rise(POLLS, ASKED, 'outcome', more=outcome_is(each))} > bool 0.5) * {each.code}" for each in OUTCOMES)
+    """Return the code of the worst outcome of a source's polls within a step of the graph."""
+    codes = (f"({rise(POLLS, WINDOW, 'outcome', more=outcome_is(each))} > bool 0.5) * {each.code}" for each in OUTCOMES)
     return f"max by (job, source) ({' or '.join(codes)}) > 0"

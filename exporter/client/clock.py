@@ -55,6 +55,6 @@ class ServerClock:
             return None
         date += parse_age(response.headers.get("age", ""))
         # `Date` may be any time between request and response, so a slow response does not prove a wrong clock.
-        ahead, behind = date - self.local(), date - sent
-        skew = ahead if ahead > 0 else min(behind, 0.0)
+        ahead_of_now, ahead_of_request = date - self.local(), date - sent
+        skew = ahead_of_now if ahead_of_now > 0 else min(ahead_of_request, 0.0)
         return 0.0 if abs(skew) < MIN_SKEW else skew

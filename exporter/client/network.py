@@ -1,6 +1,6 @@
 """Connections with a deadline per exchange of request and response, not only per read.
 
-A socket's timeout starts again with every byte. Here every wait ends at the latest at the deadline of the exchange:
+A socket's timeout starts again with every byte. Here no wait lasts beyond the deadline of the exchange:
 `request.extensions["deadline"]`, a time of the monotonic clock.
 """
 
@@ -36,17 +36,17 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 class DeadlineStream(httpcore.NetworkStream):
     """A connection whose waits end at the thread's deadline."""
 
-    def __init__(self, inner: httpcore.NetworkStream, left: Callable[[float | None], float | None]) -> None:
+    def __init__(self, inner: httpcore.NetworkStream, limit: Callable[[float | None], float | None]) -> None:
         self._inner = inner
-        self._left = left
+        self._limit = limit
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read at most `max_bytes` bytes."""
-        return self._inner.read(max_bytes, self._left(timeout))
+        return self._inner.read(max_bytes, self._limit(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send all bytes."""
-        self._inner.write(buffer, self._left(timeout))
+        self._inner.write(buffer, self._limit(timeout))
 
     def close(self) -> None:
         """Close the connection."""
@@ -56,7 +56,7 @@ class DeadlineStream(httpcore.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
         """Return the same connection, encrypted."""
-        return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, self._left(timeout)), self._left)
+        return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, self._limit(timeout)), self._limit)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401  # the type of the interface
         """Return information about the inner connection."""
@@ -80,14 +80,14 @@ class DeadlineBackend(httpcore.NetworkBackend):
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect to a host."""
-        stream = self._inner.connect_tcp(host, port, self._left(timeout), local_address, socket_options)
-        return DeadlineStream(stream, self._left)
+        stream = self._inner.connect_tcp(host, port, self._limit(timeout), local_address, socket_options)
+        return DeadlineStream(stream, self._limit)
 
     def set_deadline(self, deadline: float | None) -> None:
         """Set the deadline of this thread's exchange; None for no deadline."""
         self._thread.deadline = deadline
 
-    def _left(self, timeout: float | None) -> float | None:
+    def _limit(self, timeout: float | None) -> float | None:
         """Return the shorter of a timeout and the time until the deadline."""
         deadline: float | None = getattr(self._thread, "deadline", None)
         if deadline is None:
@@ -161,7 +161,7 @@ class NetworkTransport(httpx.BaseTransport):
             try:
                 pool = make_pool(self._settings, self._backend)
             except (OSError, ValueError) as error:
-                # A file may be half written, or only the certificate or only the key may be replaced so far.
+                # A file may be half written, or the certificate may be replaced and the key not yet, or vice versa.
                 self._refused = versions
                 _log.warning("tls files changed but cannot be used; old files stay in use", error=error)
                 return self._pool

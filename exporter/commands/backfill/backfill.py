@@ -15,7 +15,7 @@ from exporter import logs
 from exporter.assembly import Clocks
 from exporter.commands.backfill.cutoff import cutoff_of_state
 from exporter.commands.backfill.options import BackfillOptions
-from exporter.commands.backfill.reading import SINGLE_POLL_INTERVAL, PastReader, Report
+from exporter.commands.backfill.reading import SINGLE_POLL_INTERVAL, PastReader, ReportLine
 from exporter.commands.backfill.replay import Replay
 from exporter.commands.backfill.samples import Samples
 from exporter.config import Config, load, secrets
@@ -46,7 +46,7 @@ class BackfillError(JobrunError):
     """An option is invalid, or the output cannot be written."""
 
 
-class Written(msgspec.Struct, kw_only=True):
+class Totals(msgspec.Struct, kw_only=True):
     """Totals of the output. `size`: in bytes."""
 
     jobs: int = 0
@@ -55,7 +55,7 @@ class Written(msgspec.Struct, kw_only=True):
     size: int = 0
 
 
-def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report: Report) -> Written:
+def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report: ReportLine) -> Totals:
     """Write the past of all sources, as far back as their APIs show runs.
 
     Raises:
@@ -73,14 +73,14 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
     with closing(Samples(options.labels)) as samples:
         with (
             cutoff_of_state(Path(config.state.path), config.state.database(), options.until) as cutoff,
-            closing(PastReader(_with_deep_sources(config), cutoff, clocks, report)) as reader,
+            closing(PastReader(_with_full_depth(config), cutoff, clocks, report)) as reader,
         ):
-            written = Written()
+            written = Totals()
             for name in reader.assembly.sources:
                 past = reader.read(name)
                 replay = Replay(reader.config, reader.assembly.configured[name], past, samples)
                 written.runs += replay.play()
-                written.jobs += replay.jobs
+                written.jobs += replay.job_count
         report(f"writing {written.runs} completed runs of {written.jobs} jobs")
         try:
             written.samples, written.size = samples.write(options.output)
@@ -89,14 +89,14 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
     return written
 
 
-def _with_deep_sources(config: Config) -> Config:
+def _with_full_depth(config: Config) -> Config:
     """Return the config with sources that read as far back as they can, with a part of their request budget."""
     return config.model_copy(
-        update={"sources": tuple(_with_full_depth(settings, config.state.retention) for settings in config.sources)}
+        update={"sources": tuple(_deepened(settings, config.state.retention) for settings in config.sources)}
     )
 
 
-def _with_full_depth(settings: SourceSettings, retention: float) -> SourceSettings:
+def _deepened(settings: SourceSettings, retention: float) -> SourceSettings:
     depth = max(settings.lookback, min(SOURCES[settings.type].reach, retention))
     share = BUDGET_FRACTION * settings.requests_per_minute
     return settings.model_copy(

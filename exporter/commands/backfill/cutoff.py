@@ -19,7 +19,7 @@ class Cutoff:
 
     Args:
         store: The daemon's state, open for reading; None if there is none.
-        until: Maximum of all cutoffs; None if only the baselines decide.
+        until: Latest time that a cutoff may have; None to use the baselines alone.
     """
 
     def __init__(self, store: SqlStore | None, until: float | None) -> None:
@@ -33,13 +33,13 @@ class Cutoff:
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raise StateError if the baseline of a source is unknown, or if the state belongs to another API."""
         for name, source_rules in rules.items():
-            known = self._sources.get(name)
-            if known is not None and known.identity != source_rules.identity:
+            state = self._sources.get(name)
+            if state is not None and state.identity != source_rules.identity:
                 raise IdentityError(
-                    f"source {name}: the state has the runs of {known.identity}, but the configuration names "
+                    f"source {name}: the state has the runs of {state.identity}, but the configuration names "
                     f"{source_rules.identity}"
                 )
-            if self._until is None and (known is None or known.baseline is None):
+            if self._until is None and (state is None or state.baseline is None):
                 raise StateError(
                     f"source {name}: the state has no baseline, because the source was never polled; "
                     "run the daemon first, or give --until"
@@ -51,23 +51,23 @@ class Cutoff:
 
     def latest(self, source: str) -> float | None:
         """Return the latest cutoff of a source's jobs; None if unknown."""
-        known = self._sources.get(source)
-        since = [job.baseline for job in self.jobs if job.source == source]
-        if known is not None:
-            since += [scope.baseline for scope in known.scopes.values()]
-            since += [] if known.baseline is None else [known.baseline]
-        return min((time for time in (self._until, max(since, default=None)) if time is not None), default=None)
+        state = self._sources.get(source)
+        baselines = [job.baseline for job in self.jobs if job.source == source]
+        if state is not None:
+            baselines += [scope.baseline for scope in state.scopes.values()]
+            baselines += [] if state.baseline is None else [state.baseline]
+        return min((time for time in (self._until, max(baselines, default=None)) if time is not None), default=None)
 
     def _counted_since(self, source: str, job_id: str, scope: str) -> float | None:
-        job, known = self._jobs_by_id.get((source, job_id)), self._sources.get(source)
+        job, state = self._jobs_by_id.get((source, job_id)), self._sources.get(source)
         if job is not None:
             return job.baseline
-        if known is None:
+        if state is None:
             return None
-        return known.scopes[scope].baseline if scope in known.scopes else known.baseline
+        return state.scopes[scope].baseline if scope in state.scopes else state.baseline
 
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
-        """Return which of these runs the daemon counts or will count. Some may have completed before the cutoff."""
+        """Return which of these runs the daemon counts or will count, even if they completed before the cutoff."""
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 

@@ -38,7 +38,7 @@ BATCH = 500
 MAX_STEP_ERRORS = 3
 """Consecutive failed requests after which the remaining steps are skipped."""
 
-Report = Callable[[str], object]
+ReportLine = Callable[[str], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class PastReader:
         report: Receives lines about the progress.
     """
 
-    def __init__(self, config: Config, cutoff: Cutoff, clocks: Clocks, report: Report) -> None:
+    def __init__(self, config: Config, cutoff: Cutoff, clocks: Clocks, report: ReportLine) -> None:
         self.config, self._cutoff = config, cutoff
         self._clocks, self._report = clocks, report
         self._sleep = clocks.sleep or time.sleep
@@ -113,7 +113,7 @@ class PastReader:
             store=self._store,
             jobs=jobs,
             steps=steps,
-            until={job.key: self._cutoff.of_job(name, job.job.job_id, job.job.scope) for job in jobs},
+            cutoffs={job.key: self._cutoff.of_job(name, job.job.job_id, job.job.scope) for job in jobs},
             counted=lambda run_ids: self._cutoff.counted(name, run_ids),
             clock_ahead=max(0.0, client.skew),
         )
@@ -165,7 +165,7 @@ class PastReader:
 
     def _fetch_steps(self, past: Past, source: Source, now: float) -> None:
         """Fetch the steps of the runs to write, the latest runs first. Skip steps that cannot be fetched."""
-        waiting = past.completed(self._ledger.pending_steps(past.name, now + SINGLE_POLL_INTERVAL, -1))
+        waiting = past.runs_to_write(self._ledger.pending_steps(past.name, now + SINGLE_POLL_INTERVAL, -1))
         pending = [row for row in waiting if row.run.run_id not in past.steps]
         errors = 0
         if pending:

@@ -39,7 +39,7 @@ OMITTED_FAMILIES = frozenset(
         "jobrun_job_next_run_expected_timestamp_seconds",
     }
 )
-"""Families of jobs that have no samples in the past."""
+"""Job families that are not written, because their past values are unknown or would overlap."""
 
 WRITTEN_FAMILIES = tuple(
     family for family in FAMILIES if family.level is Level.JOB and family.name not in OMITTED_FAMILIES
@@ -56,8 +56,8 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
         store: Its runs.
         jobs: Its jobs.
         steps: Steps of completed runs, by run ID.
-        until: Cutoff of each job, by the job's key. Only runs that completed up to it are written.
-        counted: Returns which of these runs the daemon counts. They are not written.
+        cutoffs: Cutoff of each job, by the job's key. Only runs that completed up to it are written.
+        counted: Returns those of the given run IDs that the daemon counts. They are not written.
         clock_ahead: Seconds by which the API's clock is ahead of the local clock. No sample may be in the future.
     """
 
@@ -65,13 +65,13 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     store: Store
     jobs: Sequence[JobState]
     steps: dict[str, Sequence[Step]]
-    until: Mapping[int, float]
+    cutoffs: Mapping[int, float]
     counted: Callable[[Collection[str]], frozenset[str]]
     clock_ahead: float = 0.0
 
-    def completed(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
+    def runs_to_write(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
         """Return the rows of runs to write: they completed up to the cutoff, and the daemon does not count them."""
-        early = [row for row in rows if row.run.end is not None and row.run.end <= self.until[row.job]]
+        early = [row for row in rows if row.run.end is not None and row.run.end <= self.cutoffs[row.job]]
         counted = self.counted([row.run.run_id for row in early])
         return [row for row in early if row.run.result is not None and row.run.run_id not in counted]
 
@@ -98,7 +98,7 @@ class Replay:
         self._source_rules, self._past, self._samples = configured.rules, past, samples
         self._rules = msgspec.structs.replace(counting_rules(config), zero_first=False)
         self._views = ViewBuilder(config, {past.name: configured})
-        self._written = [family for family in WRITTEN_FAMILIES if family.name not in config.metrics.exclude]
+        self._families = [family for family in WRITTEN_FAMILIES if family.name not in config.metrics.exclude]
         store = Store("")
         store.load()
         loaded = LoadedState(jobs=[self._at_zero(job) for job in past.jobs])
@@ -106,7 +106,7 @@ class Replay:
         self._ledger.load()
         self._ledger.configure({past.name: configured.rules}, self._rules, config.metrics.step_histograms)
         self._ledger.start_poll(past.name, 0.0)
-        self._latest = max(past.until.values(), default=0.0)
+        self._latest = max(past.cutoffs.values(), default=0.0)
         self._active: dict[int, dict[str, tuple[State, float]]] = {}
         self._recorded: dict[int, Mapping[SeriesGroup, bytes]] = {}
 
@@ -119,7 +119,7 @@ class Replay:
         return record
 
     @property
-    def jobs(self) -> int:
+    def job_count(self) -> int:
         """Return the number of jobs with runs to write."""
         return len(self._recorded)
 
@@ -137,19 +137,19 @@ class Replay:
         due_events = [
             (event_kind, rows[run_id])
             for timestamp, event_kind, run_id in events
-            if timestamp <= self._past.until[rows[run_id].job]
+            if timestamp <= self._past.cutoffs[rows[run_id].job]
         ]
         for key in {row.job for _, row in due_events} - self._recorded.keys():
             self._record_changes(key, minute - RESOLUTION)
         for event_kind, row in due_events:
             self._update_active(event_kind, row)
         ended = self._count(minute, [row for event_kind, row in due_events if event_kind == ENDED])
-        for key in {row.job for _, row in due_events} | self._overflowing(ended):
+        for key in {row.job for _, row in due_events} | self._overflow_keys(ended):
             self._record_changes(key, minute)
         return ended
 
-    def _overflowing(self, ended: int) -> set[int]:
-        """Return the key of the job `__other__`, which changes if any run completes."""
+    def _overflow_keys(self, ended: int) -> set[int]:
+        """Return the key of the job `__other__` if a run completed: it also counts the runs of jobs without series."""
         jobs = self._ledger.committed.jobs.values()
         return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
@@ -164,7 +164,7 @@ class Replay:
 
     def _count(self, minute: float, rows: Sequence[StoredRun]) -> int:
         """Count completed runs. Return their number."""
-        past = self._past.completed(rows)
+        past = self._past.runs_to_write(rows)
         scopes: dict[str, list[StoredRun]] = {}
         for row in past:
             scopes.setdefault(self._ledger.committed.jobs[row.job].job.scope, []).append(row)
@@ -179,7 +179,7 @@ class Replay:
 
     def _record_changes(self, key: int, timestamp: float) -> None:
         """Record the samples of a job that have changed since the last call."""
-        until = self._past.until.get(key, self._latest) - self._past.clock_ahead
+        until = self._past.cutoffs.get(key, self._latest) - self._past.clock_ahead
         timestamp = min(timestamp, until)
         before, now = self._recorded.get(key, {}), dict(self._lines(self._ledger.committed.jobs[key]))
         for group in before.keys() - now.keys():
@@ -195,14 +195,14 @@ class Replay:
     def _lines(self, job: JobState) -> Iterator[tuple[SeriesGroup, bytes]]:
         view = self._view(job)
         prefix = prefix_of(Level.JOB, (job.source, job.project, job.name))
-        for family in self._written:
+        for family in self._families:
             for lines in _lines_by_series(family, block_of(family, self._samples.prefix(prefix), view).plain):
                 yield SeriesGroup.of(family, lines), lines
 
     def _view(self, job: JobState) -> JobView:
         view = self._views.job(job, step_histograms=self._ledger.counting.step_histograms)
         active = _active_by_state(self._active.get(job.key, {}).values())
-        # Links to single runs and expected runs of the past are unknown.
+        # Unknown for the past: links to runs, and when the next run was expected.
         return msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
 
 
@@ -214,7 +214,7 @@ def _active_by_state(active: Iterable[tuple[State, float]]) -> dict[State, tuple
 
 
 def _lines_by_series(family: Family, block: bytes) -> Iterator[bytes]:
-    """Yield the lines of each series: several of a histogram, one of other kinds."""
+    """Yield the lines of each series: one line, or several for a histogram."""
     # The last line of a histogram series is its count.
     last = f"{family.name}_count{{".encode() if family.kind is Kind.HISTOGRAM else b""
     lines_of_group: list[bytes] = []

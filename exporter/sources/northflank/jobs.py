@@ -99,7 +99,7 @@ class Project(msgspec.Struct, kw_only=True):
         due: Time from which its jobs are listed again.
         failed: Whether the last list of its jobs failed.
         readable: Whether the credential may list its jobs.
-        known: Whether the list of projects shows it.
+        listed: Whether the list of projects shows it.
         missing_jobs: IDs of jobs that have active runs but are not in the list, with the time since when.
     """
 
@@ -109,7 +109,7 @@ class Project(msgspec.Struct, kw_only=True):
     due: float = 0.0
     failed: bool = False
     readable: bool = True
-    known: bool = True
+    listed: bool = True
     missing_jobs: dict[str, float] = {}
 
     @property

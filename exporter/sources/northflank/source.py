@@ -38,13 +38,13 @@ from exporter.sources.rest import bearer_access, path, status_table
 from exporter.sources.source import Access, Source, SourceType
 from exporter.sources.view import View
 
-# If this many parts fail and none was read, the list of projects is requested, to find out whether the API responds.
+# After this many failures and no success in a poll, the list of projects is requested, to see whether the API responds.
 FAILURES_BEFORE_CHECK = 3
 
 # Consecutive failed parts after which all others wait for the next poll.
 MAX_FAILURES = 10
 
-# Maximum fraction of the budget for lists. Schedules have the same maximum.
+# Maximum fraction of the budget for lists. Requests for the schedules of jobs have another such fraction.
 LISTS_SHARE = 0.05
 
 # Seconds after which the checkpoint of a job that is no longer listed is deleted.
@@ -58,7 +58,7 @@ class NorthflankSource(Source):
         super().__init__(client)
         self._settings = settings
         self._api = NorthflankApi(client, status_table(STATUSES, settings.status_map), settings.poll_interval)
-        self._jobs = JobReader(settings, self._api, self._failing)
+        self._reader = JobReader(settings, self._api, self._failing)
         self._projects: dict[str, Project] = {}
         self._projects_due = 0.0
         self._listing: Listing | None = None
@@ -75,7 +75,7 @@ class NorthflankSource(Source):
         if (wait := self._client.wait()) > spacing(PollTier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
         self._failing.start_poll()
-        any_read, tried, failures = False, False, 0
+        responds, tried, failures = False, False, 0
         for request in self._requests(view):
             if not self._api.may_send(view):
                 break
@@ -87,20 +87,20 @@ class NorthflankSource(Source):
             if request.part in self._failing.errors:
                 failures += 1
             else:
-                any_read, failures = True, 0
-            if failures == FAILURES_BEFORE_CHECK and not any_read:
+                responds, failures = True, 0
+            if failures == FAILURES_BEFORE_CHECK and not responds:
                 self._list_projects(view)
-                any_read = True
+                responds = True
             if failures == MAX_FAILURES:
                 break
-        if self._failing.errors and tried and not any_read:
+        if self._failing.errors and tried and not responds:
             self._list_projects(view)
         yield from self._unreadable_projects(view)
         self._failing.raise_errors((project.part for project in self._projects.values()), view.now)
 
     def _requests(self, view: View) -> Iterator[ScheduledRequest]:
         """Yield the requests of this poll one after the other. Lists that failed last time come last."""
-        self._jobs.urgent.clear()
+        self._reader.urgent.clear()
         longest = self._lists_spacing()
         failed = [each for each in self._projects.values() if each.failed and not is_due(each.due, view.now, longest)]
         if is_due(self._projects_due, view.now, longest):
@@ -115,8 +115,8 @@ class NorthflankSource(Source):
         yield from (ScheduledRequest(part=each.part, send=partial(self._list_jobs, each)) for each in failed)
 
     def _urgent(self) -> Iterator[ScheduledRequest]:
-        while self._jobs.urgent:
-            yield self._jobs.urgent.pop()
+        while self._reader.urgent:
+            yield self._reader.urgent.pop()
 
     def _job_requests(self, view: View) -> list[ScheduledRequest]:
         open_runs: dict[str, dict[str, OpenRun]] = {}
@@ -126,12 +126,12 @@ class NorthflankSource(Source):
         tiers: list[PollTier] = []
         readable = [project for project in self._projects.values() if project.readable]
         jobs = [(project, job) for project in readable for job in project.included(view)]
-        self._jobs.schedule_spacing = self._affordable_spacing(sum(bool(job.row.cron) for _, job in jobs))
+        self._reader.schedule_spacing = self._affordable_spacing(sum(bool(job.row.cron) for _, job in jobs))
         for project, job in jobs:
             active = open_runs.get(job.row.job_id, {})
-            requests += self._jobs.requests(project, job, active, view.now)
+            requests += self._reader.requests(project, job, active, view.now)
             tiers += [PollTier.FAST] * len(job.unlisted_open_runs)
-            tiers.append(self._jobs.tier(job, active, view.now))
+            tiers.append(self._reader.tier(job, active, view.now))
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
         self._round_seconds = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
         return requests
@@ -139,7 +139,7 @@ class NorthflankSource(Source):
     # --- lists ---
 
     def _list_projects(self, view: View) -> Sequence[Batch]:
-        """Read the list of projects. It needs no batch."""
+        """Read the list of projects. Return no batches: the list alone commits nothing."""
         requested = view.now
         rows = self._api.list(PROJECTS, "projects")
         names = usable(rows, parse_project, "a project")
@@ -148,7 +148,7 @@ class NorthflankSource(Source):
         all_names = dict.fromkeys([*names, *sorted(view.scopes)])
         self._projects = {name: self._projects.get(name) or Project(name=name) for name in all_names}
         for project in self._projects.values():
-            project.known = project.name in names
+            project.listed = project.name in names
         self._projects_due = view.now + self._lists_spacing()
         return ()
 
@@ -160,7 +160,7 @@ class NorthflankSource(Source):
             raws = self._api.list(JOBS, "jobs", projectId=project.name)
         except (ForbiddenError, NotFoundError) as error:
             project.readable, project.last_listed, project.failed = False, None, False
-            gone = isinstance(error, NotFoundError) and not project.known
+            gone = isinstance(error, NotFoundError) and not project.listed
             yield Batch(scope=project.name, readable=False, exists=not gone, listing=self._listing)
             return
         rows = {row.slug: row for row in usable(raws, lambda raw: parse_job(raw, project.name), "a job")}
@@ -169,14 +169,14 @@ class NorthflankSource(Source):
             job.missing_since = now if job.missing_since is None else job.missing_since
         project.jobs = {slug: self._track(project, row, view) for slug, row in rows.items()} | missing
         project.readable, project.failed = True, False
-        self._jobs.request_runs_of_missing_jobs(project, view)
+        self._reader.request_runs_of_missing_jobs(project, view)
         yield Batch(
             scope=project.name,
             jobs=[job.job() for job in project.jobs.values() if job.exists],
             catalog=True,
             listing=self._listing,
             invalid=len(raws) - len(rows),
-            through=self._jobs.read_through(project, view, listed_at=now),
+            through=self._reader.read_through(project, view, listed_at=now),
             checkpoints=self._expired_checkpoints(view),
         )
         project.last_listed = now
@@ -185,7 +185,7 @@ class NorthflankSource(Source):
         return self._affordable_spacing(1 + len(self._projects))
 
     def _affordable_spacing(self, requests: int) -> float:
-        """Return the seconds between two rounds of requests: as for an idle job, or longer if the budget is small."""
+        """Return the seconds between two rounds of requests: those of the slow tier, or more if the budget is small."""
         slow = spacing(PollTier.SLOW, self._settings.poll_interval)
         return max(slow, min(HOUR, 60 * requests / (LISTS_SHARE * self._settings.requests_per_minute)))
 
@@ -210,7 +210,7 @@ class NorthflankSource(Source):
 
     def _unreadable_projects(self, view: View) -> Iterator[Batch]:
         for project in self._projects.values():
-            if project.readable and self._jobs.is_unreadable(project, view):
+            if project.readable and self._reader.is_unreadable(project, view):
                 yield Batch(scope=project.name, readable=False, listing=self._listing)
 
     # --- other commands ---
