@@ -185,7 +185,7 @@ class Jobs(msgspec.Struct, frozen=True):
         runs = self.rise("jobrun_runs_total", window, "result", more=more)
         return f"sum by (result) (round({self.chosen(runs)}))"
 
-    def endings_of_hours(self, window: str) -> str:
+    def completed_in_hours(self, window: str) -> str:
         """Return the number of completed runs, by result, as the sum of recorded hours, for windows of whole hours.
 
         The window is shifted by a second, so that three hours have exactly three samples, whether or not Prometheus

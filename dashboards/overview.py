@@ -303,7 +303,7 @@ HISTORY = Row(
             "Completed runs by result",
             "Number of completed runs, each counted once. Ranges above two days are sums of recorded hours.",
             over_time(JOBS.completed("$__rate_interval", IS_SHORT), "{{result}}"),
-            over_time(JOBS.endings_of_hours("$__interval"), "{{result}}", interval="1h"),
+            over_time(JOBS.completed_in_hours("$__interval"), "{{result}}", interval="1h"),
             size=(12, 9),
             overrides=painted(RESULTS),
             interval="2m",
