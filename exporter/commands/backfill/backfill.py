@@ -46,7 +46,7 @@ class BackfillError(JobrunError):
     """An option is invalid, or the output cannot be written."""
 
 
-class Totals(msgspec.Struct, kw_only=True):
+class WrittenTotals(msgspec.Struct, kw_only=True):
     """Totals of the output. `size`: in bytes."""
 
     jobs: int = 0
@@ -55,7 +55,7 @@ class Totals(msgspec.Struct, kw_only=True):
     size: int = 0
 
 
-def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report: ReportLine) -> Totals:
+def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report: ReportLine) -> WrittenTotals:
     """Write the past of all sources, as far back as their APIs show runs.
 
     Raises:
@@ -75,7 +75,7 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
             cutoff_of_state(Path(config.state.path), config.state.database(), options.until) as cutoff,
             closing(PastReader(_with_full_depth(config), cutoff, clocks, report)) as reader,
         ):
-            written = Totals()
+            written = WrittenTotals()
             for name in reader.assembly.sources:
                 past = reader.read(name)
                 replay = Replay(reader.config, reader.assembly.configured[name], past, samples)
