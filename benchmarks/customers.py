@@ -45,7 +45,7 @@ class View(SimpleNamespace):
     def open_runs(self, scope=None):  # noqa: ARG002  # the type that a view uses
         return self.open
 
-    def wanted(self, name):  # noqa: ARG002  # the type that a view uses
+    def includes(self, name):  # noqa: ARG002  # the type that a view uses
         return True
 
     def out_of_time(self):
