@@ -18,7 +18,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
 from exporter.state.lease_row import STEPS, Row
-from exporter.state.leases import RENEWAL, Leases, SupersededError
+from exporter.state.leases import RENEWAL, Leases, RequestAges, SupersededError
 
 INTERVAL = 0.5
 """Seconds between two checks of the versions."""
@@ -61,7 +61,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
 
     groups: Callable[[], Sequence[Group]]
     identities: Callable[[], dict[str, str]]
-    request_ages: Callable[[str], Sequence[float]]
+    request_ages: RequestAges
     start_polls: Callable[[Collection[str], Sequence[float]], None]
     end_polls: Callable[[Collection[str]], None]
     is_idle: Callable[[str], bool]
@@ -70,7 +70,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replica:
-    """One of many replicas. One thread calls `tick` twice per second; any thread may call `stale`.
+    """One of many replicas. One thread calls `tick` twice per second, another `renew`; any may call `stale`.
 
     Args:
         ledger: Has the records of all sources.
@@ -94,7 +94,6 @@ class Replica:
         self._zero_first = zero_first
         self._boottime = boottime
         self._handlers = handlers
-        leases.request_ages = handlers.request_ages
         self._polled: set[str] = set()
         self._configured: set[str] = set()
         self._last_beat = float("-inf")
@@ -201,6 +200,11 @@ class Replica:
             self._last_beat = started
             self._beat()
 
+    def renew(self) -> None:
+        """Renew leases. It runs in its own thread, because a page may take longer to render than a lease lasts."""
+        with suppress(StateError):  # the next tick reports it
+            self._leases.renew(self._handlers.request_ages)
+
     def _create_sources(self) -> None:
         """Create records and leases of new sources in the config."""
         identities = self._handlers.identities()
@@ -299,7 +303,8 @@ class Replica:
         only_here = sum(self._candidates(group) == 1 for group in free)
         for group in free[: max(only_here, room)]:
             with self._ledger.lock:  # no other replica may write between reading the lease and its records
-                if not self._leases.take(group):
+                request_ages = self._leases.take(group)
+                if request_ages is None:
                     continue
                 try:
                     self._ledger.reload(group)
@@ -309,12 +314,13 @@ class Replica:
             self._polled |= group & self._leases.held
             self.taken.update(group)
             self._log.info("sources taken", sources=sorted(group))
-            self._handlers.start_polls(group, self._leases.former_request_ages(group))
+            self._handlers.start_polls(group, request_ages)
 
     def _hand_back_surplus(self) -> None:
         """Hand back one idle group if this replica has more than its share, so that another replica can take it."""
         mine = self._mine()
-        idle = [g for g in mine if self._candidates(g) > 1 and all(map(self._handlers.is_idle, g))]
+        wanted = [group for group in mine if self._candidates(group) > 1]
+        idle = [group for group in wanted if all(map(self._handlers.is_idle, group))]
         if len(mine) > self._share() and idle:
             self.hand_back(max(reversed(idle), key=self._candidates))
 
@@ -324,7 +330,7 @@ class Replica:
         self._polled -= given
         self._handlers.end_polls(given)
         with self._ledger.lock:
-            self._leases.hand_back(given)
+            self._leases.hand_back(given, self._handlers.request_ages)
 
     def leave(self) -> None:
         """Hand all sources back, and stop being a replica."""

@@ -4,9 +4,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
-from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.queries.shared_reader import SharedReader
@@ -49,18 +47,13 @@ class Shared:
 
     def start(self, guarded: Callable[[Callable[[], None]], None]) -> None:
         """Start the threads that run the replica and renew its leases. `guarded` catches errors of their tasks."""
-        # Rendering many changed sources may take longer than a lease lasts, so leases are renewed in a separate thread.
-        for name, task in (("replica", self.replica.tick), ("leases", self._renew)):
+        for name, task in (("replica", self.replica.tick), ("leases", self.replica.renew)):
             self._threads.append(threading.Thread(target=self._repeat, args=(guarded, task), name=name, daemon=True))
             self._threads[-1].start()
 
     def _repeat(self, guarded: Callable[[Callable[[], None]], None], task: Callable[[], None]) -> None:
         while not self._ended.wait(INTERVAL):
             guarded(task)
-
-    def _renew(self) -> None:
-        with suppress(StateError):  # the replica reports it
-            self._leases.renew()
 
     def stop(self, grace: float) -> None:
         """Stop the threads, so that no more leases are taken."""

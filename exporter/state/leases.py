@@ -25,6 +25,9 @@ RENEWAL = 5.0
 Written = tuple[str, int, float]
 """A source, its new version, and when that was written, by the database's clock."""
 
+RequestAges = Callable[[str], Sequence[float]]
+"""Returns the seconds since each request that still uses the budget of a source's credential."""
+
 
 class LeaseLostError(StateError):
     """This replica may not write for a source, or its records in memory are not those of the state."""
@@ -41,14 +44,12 @@ class Held(msgspec.Struct):
         fence: Number of times that the holder changed.
         version: Version of the records in memory.
         renewed: Last renewal, by `boottime`.
-        inherited: Seconds since each of the former holder's requests, when the lease was taken.
         recorded: When request ages were last recorded, by `boottime`.
     """
 
     fence: int
     version: int
     renewed: float
-    inherited: Sequence[float] = ()
     recorded: float = -inf
 
 
@@ -72,8 +73,6 @@ class Leases:
         self._rewound: set[str] = set()
         self._doubtful: set[str] = set()
         self._history = ""
-        self.request_ages: Callable[[str], Sequence[float]] = lambda _source: ()
-        """Returns the seconds since each request that still uses the budget of a source's credential."""
         self.seen: dict[str, Row] = {}
         """The lease of each source when its records were last loaded or written."""
 
@@ -226,7 +225,7 @@ class Leases:
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
             self._history = found
 
-    def renew(self) -> None:
+    def renew(self, request_ages: RequestAges) -> None:
         """Renew due leases, and those whose credential was used, so that the next holder knows how much budget is left.
 
         A locked row is renewed later, or by the transaction that locks it. Raises StateError if the database does not
@@ -235,49 +234,47 @@ class Leases:
         begun = self._boottime()
         with self._lock:
             fresh = self._fresh()
-        request_ages = {source: self.request_ages(source) for source in fresh}
+        ages = {source: request_ages(source) for source in fresh}
         due = sorted(
             source
             for source, held in fresh.items()
-            if begun - held.renewed >= RENEWAL or min(request_ages[source], default=inf) < begun - held.recorded
+            if begun - held.renewed >= RENEWAL or min(ages[source], default=inf) < begun - held.recorded
         )
         renewed: dict[str, int] = {}
         if due:
             with self._pool.transaction() as session:
-                columns = [due, [_as_json(request_ages[source]) for source in due]]
-                renewed = dict(session.execute(sql.RENEW, [*columns, due, self.holder]))
+                recorded = [_as_json(ages[source]) for source in due]
+                renewed = dict(session.execute(sql.RENEW, [due, recorded, due, self.holder]))
         with self._lock:
             for source, held in self._held.items():
                 if renewed.get(source) == held.fence:
                     held.renewed, held.recorded = max(begun, held.renewed), begun
 
-    def take(self, sources: Collection[str]) -> bool:
-        """Take all leases of sources that share a credential, or none. Return whether they were taken."""
+    def take(self, sources: Collection[str]) -> list[float] | None:
+        """Take all leases of sources that share a credential, or none.
+
+        Return the seconds since each request that the former holder recorded; None if a lease is not free.
+        """
         begun = self._boottime()
         with self._pool.transaction() as session:
             if len(session.execute(sql.FREE, [sorted(sources), self._history, self._schema])) < len(sources):
-                return False
+                return None
             taken = session.execute(sql.TAKE, [self.holder, sorted(sources)])
+        recorded = []
         with self._lock:
-            for source, fence, version, request_ages, elapsed in taken:
-                inherited = [age + float(elapsed) for age in msgspec.json.decode(request_ages, type=list[float])]
-                self._held[source] = Held(fence, version, begun, inherited)
-        return True
+            for source, fence, version, ages, elapsed in taken:
+                self._held[source] = Held(fence, version, begun)
+                recorded.append([age + float(elapsed) for age in msgspec.json.decode(ages, type=list[float])])
+        return max(recorded, key=len)  # a new source of the group has none
 
-    def former_request_ages(self, sources: Collection[str]) -> Sequence[float]:
-        """Return the seconds since each request of the former holder, for sources that share a credential."""
-        with self._lock:
-            found = [self._held[source].inherited for source in sources if source in self._held]
-        return max(found, key=len, default=())
-
-    def hand_back(self, sources: Collection[str]) -> None:
+    def hand_back(self, sources: Collection[str], request_ages: RequestAges) -> None:
         """Free the leases of these sources at once for other replicas. Their polls must have ended."""
         with self._lock:
             mine = {source: self._held.pop(source).fence for source in sorted(sources) if source in self._held}
         if mine:
-            request_ages = [_as_json(self.request_ages(source)) for source in mine]
+            ages = [_as_json(request_ages(source)) for source in mine]
             with self._pool.transaction() as session:
-                session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], request_ages, self.holder])
+                session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], ages, self.holder])
 
     def record_history(self, rows: Sequence[Row], history: str) -> None:
         """Record that no commit is missing: polls have read these sources completely in this history of the database.

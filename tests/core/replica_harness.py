@@ -1,7 +1,5 @@
 """Replicas on one PostgreSQL without daemons: their ledgers and leases, and failures of the database."""
 
-from contextlib import suppress
-
 import msgspec
 
 from exporter.counting.counters import CountingRules
@@ -42,6 +40,7 @@ class ReplicaLedger:
     def __init__(self, url, name, sources=("s", "other"), *, migrations=MIGRATIONS, steps="off", api="api"):
         self.pool = LosingPool(url)
         self.time = 0.0
+        self.request_ages = []
         self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
         self.store = PostgresStore(self.pool, self.leases, migrations=migrations)
         self.leases.create((each, msgspec.json.encode(SourceState(name=each, identity=api))) for each in sources)
@@ -54,10 +53,16 @@ class ReplicaLedger:
         self.ledger.reload(sources)
 
     def take(self, *sources):
-        taken = self.leases.take(sources)
-        if taken:
+        self.inherited_ages = self.leases.take(sources)
+        if self.inherited_ages is not None:
             self.ledger.reload(sources)
-        return taken
+        return self.inherited_ages is not None
+
+    def renew(self):
+        self.leases.renew(lambda _source: self.request_ages)
+
+    def hand_back(self, *sources):
+        self.leases.hand_back(sources, lambda _source: self.request_ages)
 
     def poll(self, *ids, source="s", now=1000.0, end=20.0, result=Result.SUCCESS, started=0.0, through=None):
         self.ledger.start_poll(source, started)
@@ -95,8 +100,7 @@ class Member:
 
     def tick(self):
         self.parts.time += 5.0
-        with suppress(StateError):
-            self.leases.renew()
+        self.replica.renew()
         self.replica.tick()
 
     def series(self):

@@ -45,7 +45,7 @@ def test_a_source_has_one_owner_until_its_lease_ends_or_is_handed_back(replica, 
     assert (first.leases.held, second.leases.held) == ({"s"}, frozenset())
     expire(admin)
     assert second.take("other", "s")
-    second.leases.hand_back(["s", "other"])
+    second.hand_back("s", "other")
     assert first.take("s")
 
 
@@ -53,7 +53,7 @@ def test_a_replica_continues_from_the_counts_of_the_previous_owner(replica):
     first, second = replica("a"), replica("b")
     first.take("s")
     first.poll("1", "2")
-    first.leases.hand_back(["s"])
+    first.hand_back("s")
     second.take("s")
     second.poll("2", "3")
     first.ledger.reload(["s"])
@@ -99,7 +99,7 @@ def test_a_replica_that_could_not_renew_for_long_stops_by_itself(replica):
     only = replica("a")
     only.take("s")
     only.time += LONGEST_SILENCE - 1
-    only.leases.renew()
+    only.renew()
     only.time += LONGEST_SILENCE - 1
     assert only.leases.held == {"s"}
     only.time += 1
@@ -171,35 +171,37 @@ def test_a_migrated_state_has_no_failover_to_wait_for(replica, admin, url):
 
 def test_the_next_holder_learns_of_the_requests_that_the_former_one_sent_until_it_was_killed(replica, admin):
     first, second = replica("a"), replica("b")
-    first.leases.request_ages = lambda _source: [7.0, 2.0]
+    first.request_ages = [7.0, 2.0]
     first.take("s", "other")
-    first.leases.renew()
+    first.renew()
     first.time += 1.0
-    first.leases.request_ages = lambda _source: [8.0, 3.0, 0.5]
-    first.leases.renew()  # the lease is not due, but its credential was used
+    first.request_ages = [8.0, 3.0, 0.5]
+    first.renew()  # the lease is not due, but its credential was used
     expire(admin)
     second.take("s", "other")
-    assert second.leases.former_request_ages(["s", "other"]) == pytest.approx([8.0, 3.0, 0.5], abs=1.0)
+    assert second.inherited_ages == pytest.approx([8.0, 3.0, 0.5], abs=1.0)
 
 
 def test_the_next_holder_learns_of_the_requests_before_a_lease_was_handed_back(replica):
     first, second = replica("a"), replica("b")
     first.take("s")
-    first.leases.request_ages = lambda _source: [7.0]
-    first.leases.hand_back(["s"])
+    first.request_ages = [7.0]
+    first.hand_back("s")
     second.take("s")
-    assert second.leases.former_request_ages(["s"]) == pytest.approx([7.0], abs=1.0)
-    assert second.leases.former_request_ages(["other"]) == ()
+    assert second.inherited_ages == pytest.approx([7.0], abs=1.0)
+    second.take("other")
+    assert second.inherited_ages == []
 
 
 def test_a_lease_whose_credential_is_not_used_is_renewed_only_when_due(replica, admin):
     only = replica("a")
     only.take("s")
-    only.leases.request_ages = lambda _source: [7.0 + only.time]
-    only.leases.renew()
+    only.request_ages = [7.0]
+    only.renew()
     before = admin.execute("SELECT until FROM leases WHERE source = 's'").fetchone()
     only.time += 1.0
-    only.leases.renew()
+    only.request_ages = [8.0]
+    only.renew()
     assert admin.execute("SELECT until FROM leases WHERE source = 's'").fetchone() == before
 
 
@@ -233,7 +235,7 @@ def test_a_locked_row_keeps_only_its_own_source_from_being_renewed(replica, url)
     with psycopg.connect(url) as locking:
         locking.execute("SELECT 1 FROM leases WHERE source = 's' FOR UPDATE")
         only.time += LONGEST_SILENCE - 1
-        only.leases.renew()
+        only.renew()
         only.time += 2
         assert only.leases.held == {"other"}
         only.poll("1", source="other")

@@ -51,7 +51,7 @@ def _no_version() -> None:
 class _Fenceless(Leases):
     """Takes every lease that it once had for its own."""
 
-    def renew(self) -> None:
+    def renew(self, _request_ages: leases.RequestAges) -> None:
         with self._lock:
             for held in self._held.values():
                 held.renewed = self._boottime()
