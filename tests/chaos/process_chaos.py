@@ -8,9 +8,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+from exporter.counting.classify import CountState
 from exporter.simulators.disruptions import (
     Disruption,
     Drop,
@@ -27,6 +28,7 @@ from exporter.simulators.disruptions import (
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.world import MARK
+from exporter.state.store import Store
 from tests.chaos.crashable import copied
 from tests.chaos.scenario import ScenarioOutcome
 from tests.chaos.scenario_harness import secrets_of
@@ -38,6 +40,9 @@ from tests.e2e.vendor_settings import simulators
 
 OVERLAP = "60s"
 """Seconds. Every wrong answer ends sooner."""
+
+NEAR = 60.0
+"""Seconds around the baseline. Runs that ended in them are listed with a discrepancy."""
 
 QUIET = 90.0
 """Seconds after which an uncounted run is lost: some jobs are read every tenth poll only."""
@@ -189,12 +194,12 @@ class ProcessChaos:
         eventually(lambda: all(self.counted().values()), seconds=QUIET)
         expected = self.truth()
         seen = self._at_rest(expected)
-        self.wrong += [
-            f"{word}: {series} is {seen[word][series]}, not {counts[series]}"
-            for word, counts in expected.items()
-            for series in sorted(counts | seen[word])
-            if seen[word][series] != counts[series]
-        ]
+        for each in self._vendors:
+            counts, shown = expected[each.vendor], seen[each.vendor]
+            different = [series for series in sorted(counts | shown) if shown[series] != counts[series]]
+            self.wrong += [f"{each.vendor}: {series} is {shown[series]}, not {counts[series]}" for series in different]
+            if different:
+                self.wrong += self._rows(each)
         if daemon.terminate() != 0:
             self.wrong.append("the last daemon did not exit with 0")
         self._rescrape()
@@ -211,6 +216,20 @@ class ProcessChaos:
             if seen == before:
                 break
         return seen
+
+    def _rows(self, each: Simulator) -> Iterator[str]:
+        """Describe the records of a vendor's runs that differ from the truth or ended near the baseline."""
+        since = baseline(self.state, each.vendor)
+        ends = {run.run_id: run.end or 0.0 for run in each.truth().endings}
+        with closing(Store(self.state, read_only=True)) as store:
+            store.load()
+            rows = store.runs(each.vendor, list(ends))
+        yield f"{each.vendor}: the baseline is {since}"
+        for run_id, end in ends.items():
+            row = rows.get(run_id)
+            counted = row is not None and row.mark is CountState.COUNTED
+            if counted != (end > since) or abs(end - since) < NEAR:
+                yield f"{each.vendor}: run {run_id} ended at {end}, recorded as {row}"
 
     def _search(self, log: str) -> None:
         """Find secrets, customer data and tracebacks."""
@@ -244,5 +263,5 @@ def run_process_chaos(seed: str, kills: int) -> ScenarioOutcome:
         scrapes=scrapes,
         troubles=dict(chaos.tally),
         discrepancies=len(chaos.wrong),
-        findings=chaos.wrong[:20],
+        findings=chaos.wrong[:200],
     )
