@@ -24,8 +24,7 @@ from exporter.state.store import Connect
 from exporter.supervision import Manager
 from exporter.web.address import Address
 from exporter.web.application import RELOAD_INTERVAL
-from exporter.web.connections import raise_open_file_limit
-from exporter.web.server import ListenError
+from exporter.web.server import ListenError, raise_open_file_limit
 
 if TYPE_CHECKING:
     from exporter.web.file import WebFile

@@ -12,7 +12,7 @@ from exporter import logs
 from exporter.config import ConfigError, ConfigProblem
 from exporter.config.secret import Version, version_of
 from exporter.web.config import PATHS, WebConfig, load_web
-from exporter.web.tls import CurrentContext, server_context
+from exporter.web.tls import server_context
 
 RETRY_INTERVAL = 5.0
 """Seconds between two attempts to load an invalid file. A missing certificate may appear later."""
@@ -55,9 +55,9 @@ class WebFile:
             self._log.warning("basic auth without TLS: passwords cross the network in clear text")
 
     @property
-    def tls(self) -> ssl.SSLContext | None:
-        """Return a TLS context that follows changes of the file; None for plain HTTP."""
-        return None if self._active.tls is None else CurrentContext.of(self._current_context)
+    def tls(self) -> Callable[[], ssl.SSLContext] | None:
+        """Return a function that returns the current TLS context; None for plain HTTP."""
+        return None if self._active.tls is None else self._current_context
 
     def _current_context(self) -> ssl.SSLContext:
         context = self.current().tls

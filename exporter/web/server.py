@@ -1,10 +1,13 @@
-"""Serves an ASGI application in a separate thread."""
+"""Serves an ASGI application in a separate thread, with limits for connections and requests."""
 
 import asyncio
+import contextlib
 import functools
+import resource
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +17,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exporter.web.address import Address
 from exporter.web.application import ABORT
-from exporter.web.connections import Acceptor, ClientConnection, Connections, connection_limit
 
 KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than the usual scrape interval."""
@@ -25,49 +27,133 @@ HEAD_LIMIT = 64 * 1024
 HEAD_TIMEOUT = 10.0
 """Seconds that a client may take for a request's line and headers, and for the TLS handshake."""
 
+MAX_CONNECTIONS = 512
+"""Maximum number of open connections. It is lower if the process may not open enough files."""
+
+FILES_PER_CONNECTION = 4
+"""Minimum number of allowed open files per connection. The state and the requests to APIs need files too."""
+
+BACKLOG = 64
+"""Maximum number of connections that wait to be accepted, and that are accepted before open ones are served again."""
+
+
+def raise_open_file_limit() -> None:
+    """Raise the soft limit of open files to the hard limit, if the system allows it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # if it stays low, fewer connections are allowed
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def connection_limit() -> int:
+    """Return the maximum number of open connections under the current limit of open files."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(8, min(MAX_CONNECTIONS, files // FILES_PER_CONNECTION))
+
 
 class ListenError(Exception):
     """The address cannot be bound."""
 
 
-class _Protocol(HttpToolsProtocol, ClientConnection):
+class Connections(dict["_Connection", None]):
+    """Open connections, at most `limit`. The first one has been idle longest. Not thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def add(self, connection: "_Connection") -> None:
+        """Add a connection. At the limit, first abort the one that has been idle longest, or, if all are busy, one."""
+        while len(self) >= self._limit:
+            aborted = next((each for each in self if not each.busy), None) or next(iter(self))
+            del self[aborted]
+            aborted.abort()
+        self[connection] = None
+
+    def touch(self, connection: "_Connection") -> None:
+        """Move a connection that is in use to the end."""
+        if connection in self:
+            del self[connection]
+            self[connection] = None
+
+
+class _Connection(HttpToolsProtocol):
     """A connection of uvicorn that limits the size of a request's head (line and headers) and the wait for it."""
 
     # uvicorn limits bodies (64 KiB in memory) and closes idle connections, but accepts endless and slow heads. It has
     # no public interface for this, so pyproject.toml has an upper bound for its version.
 
     _head_size = 0
-    """Bytes of the head after its first chunk."""
-    _began = False
-    """Whether a request began in the latest chunk."""
-    _body_size = 0
-    """Bytes of the body in the latest chunk."""
+    """Bytes since the chunk in which the request began, or since its body."""
+    _early_data = b""
+    """What the client sent together with the end of the TLS handshake."""
     _deadline: asyncio.TimerHandle | None = None
     """Closes the connection if the head takes too long; None while no head is expected."""
 
-    def __init__(self, *args: Any, head_timeout: float, connections: Connections, **more: Any) -> None:  # noqa: ANN401  # those of the base class
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401  # as in the base class
+        connections: Connections,
+        tls: Callable[[], ssl.SSLContext] | None,
+        head_timeout: float,
+        **more: Any,  # noqa: ANN401  # as above
+    ) -> None:
         super().__init__(*args, **more)
-        self._head_timeout = head_timeout
         self._connections = connections
+        self._tls = tls
+        self._head_timeout = head_timeout
 
     @property
     def busy(self) -> bool:
         """Return whether a request is in progress."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._socket_transport.abort()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        # asyncio could do the TLS handshake before it calls this. But then nothing could abort the handshake.
+        self._socket_transport = transport
+        self._connections.add(self)
+        if self._tls is None:
+            self._begin(transport)
+        else:
+            self._handshake = self.loop.create_task(self._shake_hands(transport, self._tls()))
+
+    async def _shake_hands(self, transport: asyncio.Transport, context: ssl.SSLContext) -> None:
+        secured = None
+        with contextlib.suppress(OSError):  # not logged, because clients must not fill the log
+            secured = await self.loop.start_tls(
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=self._head_timeout,
+                ssl_shutdown_timeout=self._head_timeout,
+            )
+        if secured is None:
+            self._connections.pop(self, None)
+            return
+        self._begin(secured)
+        if self._early_data:
+            self.data_received(self._early_data)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._cancel_deadline()
         self._connections.pop(self, None)
+        if self.transport is not None:
+            super().connection_lost(exc)
+            self._cancel_deadline()
 
     def on_message_begin(self) -> None:
-        self._began = True
+        self._head_size = 0  # httptools does not report where in the chunk the request began; asyncio limits the chunk
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # our own extension
+        self.scope["extensions"] = {ABORT: self.abort}  # type: ignore[dict-item]  # our own extension
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -79,17 +165,18 @@ class _Protocol(HttpToolsProtocol, ClientConnection):
         self._connections.touch(self)
 
     def on_body(self, body: bytes) -> None:
-        self._body_size += len(body)
+        self._head_size = 0
         super().on_body(body)
 
     def data_received(self, data: bytes) -> None:
-        self._began, self._body_size = False, 0
+        if self.transport is None:
+            self._early_data += data
+            return
+        self._head_size += len(data)
         super().data_received(data)
-        # The first chunk is not counted: httptools does not report where in it the request began. asyncio limits it.
-        self._head_size = 0 if self._began else self._head_size + len(data) - self._body_size
         if self._head_size > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
-        if self.cycle is None or self.cycle.response_complete:
+        if not self.busy:
             self._expect_head()
 
     def _expect_head(self) -> None:
@@ -106,31 +193,19 @@ class _Protocol(HttpToolsProtocol, ClientConnection):
 
 
 class _Server(uvicorn.Server):
-    """A server of uvicorn that limits its connections. Its shutdown also aborts connections that do not end in time."""
+    """A server of uvicorn whose shutdown also aborts connections that do not end in time."""
 
-    def __init__(self, config: uvicorn.Config, connections: Connections, tls_timeout: float) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self._connections = connections
-        self._tls_timeout = tls_timeout
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        def new_connection() -> ClientConnection:
-            connection: ClientConnection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]  # `_Protocol`
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return connection
-
-        self.servers = [
-            Acceptor(listener, new_connection, self._connections, tls=self.config.ssl, tls_timeout=self._tls_timeout)  # type: ignore[misc]  # both have `close`
-            for listener in sockets or []
-        ]
-        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self._connections):
+            if connection.transport is None:  # uvicorn would wait for the handshake
+                connection.abort()
         await super().shutdown(sockets)
-        for connection in list(self.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
+        for connection in list(self._connections):
+            connection.abort()
         await asyncio.sleep(0)  # the event loop closes them in its next iteration
 
 
@@ -141,7 +216,7 @@ class WebServer:
         app: The application.
         host: Host to listen on; "" for all interfaces.
         port: Port to listen on; 0 for any free port. After the start, the attribute `port` has the actual one.
-        tls: The TLS context; None for plain HTTP.
+        tls: Returns the TLS context of a new connection; None for plain HTTP.
         head_timeout: See HEAD_TIMEOUT.
         max_connections: Maximum number of open connections; None for `connection_limit()`.
     """
@@ -151,7 +226,7 @@ class WebServer:
         app: ASGIApp,
         host: str,
         port: int,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
         *,
         head_timeout: float = HEAD_TIMEOUT,
         max_connections: int | None = None,
@@ -162,7 +237,7 @@ class WebServer:
         self._config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=functools.partial(_Protocol, head_timeout=head_timeout, connections=connections),  # type: ignore[arg-type]  # uvicorn only calls it
+            http=functools.partial(_Connection, connections=connections, tls=tls, head_timeout=head_timeout),  # type: ignore[arg-type]  # uvicorn only calls it
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -170,9 +245,9 @@ class WebServer:
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE,
+            backlog=BACKLOG,
         )
-        self._tls = tls
-        self._server = _Server(self._config, connections, head_timeout)
+        self._server = _Server(self._config, connections)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -182,8 +257,6 @@ class WebServer:
         # asyncio sets it only for sockets with an explicit protocol. Connections inherit it from the listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
-        self._config.load()
-        self._config.ssl = self._tls
         # As a daemon thread, it does not keep the process alive if a client never reads.
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="web", daemon=True)
         self._thread.start()

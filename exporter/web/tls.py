@@ -2,7 +2,6 @@
 
 import ipaddress
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 from exporter.config import ConfigError, ConfigProblem
@@ -92,29 +91,3 @@ def _shortest_address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return text
-
-
-class CurrentContext(ssl.SSLContext):
-    """A TLS context that asks for the current context at each connection."""
-
-    # One context cannot be updated instead, because a trusted CA cannot be removed from it.
-
-    _current: Callable[[], ssl.SSLContext]
-
-    @classmethod
-    def of(cls, current: Callable[[], ssl.SSLContext]) -> "CurrentContext":
-        """Return a context. `current`: called at each connection."""
-        context = cls(ssl.PROTOCOL_TLS_SERVER)
-        context._current = current  # not an argument, because the base class has `__new__` and no `__init__`
-        return context
-
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool = False,  # noqa: FBT001, FBT002  # as in the base class
-        server_hostname: str | bytes | None = None,
-        session: ssl.SSLSession | None = None,
-    ) -> ssl.SSLObject:
-        """Return a connection; asyncio calls this."""
-        return self._current().wrap_bio(incoming, outgoing, server_side, server_hostname, session)

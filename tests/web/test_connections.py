@@ -1,32 +1,28 @@
 """Connections are bounded, and a new one is always accepted."""
 
-import asyncio
 import contextlib
-import errno
 import http.client
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from exporter.web.application import application
-from exporter.web.connections import MAX_CONNECTIONS, Acceptor, ClientConnection, Connections, connection_limit
-from exporter.web.server import WebServer
+from exporter.web.server import MAX_CONNECTIONS, Connections, WebServer, connection_limit
 from tests.web.certificates import AUTHORITY, client_context
 
 MOST = 8
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Fake(ClientConnection):
+class FakeConnection:
     """A connection that records its end."""
 
-    busy = False
-
-    def __init__(self, *, busy=False):
+    def __init__(self, busy):
         self.busy = busy
         self.aborted = False
 
@@ -34,8 +30,12 @@ class Fake(ClientConnection):
         self.aborted = True
 
 
+def fake(*, busy=False) -> Any:
+    return FakeConnection(busy)
+
+
 def test_the_connection_idle_longest_is_closed_for_a_new_one():
-    first, second, third = Fake(), Fake(), Fake()
+    first, second, third = fake(), fake(), fake()
     connections = Connections(2)
     connections.add(first)
     connections.add(second)
@@ -46,23 +46,23 @@ def test_the_connection_idle_longest_is_closed_for_a_new_one():
 
 
 def test_a_busy_connection_stays_while_another_is_idle():
-    busy, idle = Fake(busy=True), Fake()
+    busy, idle = fake(busy=True), fake()
     connections = Connections(2)
-    for connection in (busy, idle, Fake()):
+    for connection in (busy, idle, fake()):
         connections.add(connection)
     assert (busy.aborted, idle.aborted) == (False, True)
 
 
 def test_if_all_are_busy_the_oldest_is_closed():
-    oldest, other = Fake(busy=True), Fake(busy=True)
+    oldest, other = fake(busy=True), fake(busy=True)
     connections = Connections(2)
-    for connection in (oldest, other, Fake()):
+    for connection in (oldest, other, fake()):
         connections.add(connection)
     assert (oldest.aborted, other.aborted) == (True, False)
 
 
 def test_a_closed_connection_does_not_count():
-    first, second = Fake(), Fake()
+    first, second = fake(), fake()
     connections = Connections(1)
     connections.add(first)
     connections.pop(first)
@@ -75,7 +75,7 @@ def limit_under(files):
     """Return the limit of connections in a process that may open this many files."""
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
-        "from exporter.web.connections import connection_limit; print(connection_limit())"
+        "from exporter.web.server import connection_limit; print(connection_limit())"
     )
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)  # noqa: S603  # runs this Python
 
@@ -88,7 +88,7 @@ def test_connections_use_at_most_a_quarter_of_the_open_files():
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200));"
-        "from exporter.web.connections import raise_open_file_limit; raise_open_file_limit();"
+        "from exporter.web.server import raise_open_file_limit; raise_open_file_limit();"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)  # noqa: S603  # as above
@@ -106,7 +106,7 @@ def small(exporter):
 def small_with_tls(exporter):
     exporter.exposition.publish()
     context = serving()
-    with WebServer(application(exporter.answers()), "127.0.0.1", 0, context, max_connections=MOST) as server:
+    with WebServer(application(exporter.answers()), "127.0.0.1", 0, lambda: context, max_connections=MOST) as server:
         yield server
 
 
@@ -150,17 +150,38 @@ def test_unfinished_handshakes_are_bounded_too(small_with_tls, caplog):
         for _ in range(10 * MOST):
             stack.enter_context(connected(small_with_tls, hello))
         assert scraped(small_with_tls, client_context()) == 200
-        assert len(small_with_tls._server.servers[0]._connections) <= MOST
+        assert len(small_with_tls._server._connections) <= MOST
     assert caplog.messages == []
 
 
 def test_a_stalled_handshake_is_closed(exporter):
     context = serving()
     with (
-        WebServer(application(exporter.answers()), "127.0.0.1", 0, context, head_timeout=0.3) as server,
+        WebServer(application(exporter.answers()), "127.0.0.1", 0, lambda: context, head_timeout=0.3) as server,
         connected(server, b"\x16") as connection,
     ):
         assert connection.recv(1) == b""
+
+
+def test_a_request_may_arrive_together_with_the_end_of_the_handshake(small_with_tls):
+    received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context().wrap_bio(received, to_send, server_hostname="localhost")
+    with connected(small_with_tls, b"") as connection:
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+                break
+            connection.sendall(to_send.read())
+            received.write(connection.recv(65536))
+        client.write(HEALTHY)
+        connection.sendall(to_send.read())
+        answer = b""
+        while b"well" not in answer:
+            received.write(connection.recv(65536))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                while True:
+                    answer += client.read()
+    assert answer.startswith(b"HTTP/1.1 200")
 
 
 def test_a_used_connection_outlives_idle_ones(small):
@@ -176,7 +197,7 @@ def test_a_used_connection_outlives_idle_ones(small):
 
 def test_stop_closes_handshakes_in_progress(exporter):
     context = serving()
-    server = WebServer(application(exporter.answers()), "127.0.0.1", 0, context)
+    server = WebServer(application(exporter.answers()), "127.0.0.1", 0, lambda: context)
     server.start()
     with connected(server, b"\x16") as connection:
         time.sleep(0.05)  # the handshake has begun
@@ -184,53 +205,3 @@ def test_stop_closes_handshakes_in_progress(exporter):
         assert connection.recv(1) == b""
     assert server._thread is not None
     assert not server._thread.is_alive()
-
-
-class Exhausted(socket.socket):
-    """A listener that finds no free file descriptor the first few times."""
-
-    failures = 3
-
-    def accept(self):
-        if self.failures:
-            self.failures -= 1
-            raise OSError(errno.EMFILE, "Too many open files")
-        return super().accept()
-
-
-async def answer_of(listener, connections):
-    """Returns what a client gets that connects while the system has no file left."""
-    acceptor = Acceptor(listener, lambda: Greeting(connections), connections, tls=None, tls_timeout=10)
-    reader, writer = await asyncio.open_connection(*listener.getsockname())
-    greeting = await reader.read(5)
-    writer.close()
-    acceptor.close()
-    await acceptor.wait_closed()
-    return greeting
-
-
-class Greeting(ClientConnection):
-    """Says hello."""
-
-    transport = None  # type: ignore[assignment]  # nothing is sent
-    busy = False
-
-    def __init__(self, connections):
-        self.connections = connections
-
-    def connection_made(self, transport):
-        self.transport = transport
-        transport.write(b"hello")
-
-    def connection_lost(self, _):
-        self.connections.remove(self)
-
-
-def test_without_free_files_the_idlest_connection_is_closed_for_a_new_one():
-    idle, connections = [Fake() for _ in range(5)], Connections(100)
-    for connection in idle:
-        connections.add(connection)
-    with Exhausted() as listener:
-        listener.bind(("127.0.0.1", 0))
-        assert asyncio.run(answer_of(listener, connections)) == b"hello"
-    assert [connection.aborted for connection in idle] == [True, True, True, False, False]
