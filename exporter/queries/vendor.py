@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from exporter.client.budget import Stopped, for_a_person
 from exporter.errors import NotFoundError, RateLimitedError, SourceError
@@ -33,6 +33,8 @@ MAX_CACHED = 200
 Response = TypeVar("Response")
 Key = tuple[str, str]
 """Name of a source, and ID of a run."""
+CachedSteps = tuple[float, Sequence[Step]]
+"""Until when the steps of a run are cached, and the steps."""
 
 
 class VendorQueries:
@@ -48,44 +50,39 @@ class VendorQueries:
         self._monotonic, self._waiting = monotonic, waiting
         self._steps_seconds = steps_seconds
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="vendor")
-        self._lock = threading.RLock()
-        self._running: dict[Key, Future[Sequence[Step]]] = {}
+        self._lock = threading.Lock()
+        self._steps: dict[Key, Future[CachedSteps]] = {}
         self._logs: set[Future[StepLog]] = set()
-        self._cached: dict[Key, tuple[float, Sequence[Step]]] = {}
 
     def steps(self, name: str, source: Source, run: Run) -> Sequence[Step]:
         """Return the steps of a run. Simultaneous calls share one request. Raises QueryError."""
         key = (name, run.run_id)
         with self._lock:
-            until, steps = self._cached.get(key, (float("-inf"), ()))
-            if self._monotonic() < until:
-                return steps
-            future = self._running.get(key)
-            if future is None:
-                _check_limit(len(self._running), MAX_STEPS)
-                future = self._running[key] = self._threads.submit(_query, source.steps, run)
-                # If the query has ended already, the callback runs in this thread, so the lock must be reentrant.
-                future.add_done_callback(lambda done: self._cache_result(key, run, done))
+            future = self._steps.pop(key, None)
+            if future is None or not self._is_usable(future):
+                _check_limit(self._steps.values(), MAX_STEPS)
+                future = self._threads.submit(self._query_steps, source, run)
+            self._steps[key] = future
+            if len(self._steps) > MAX_CACHED:
+                del self._steps[next(iter(self._steps))]
         with self._waiting():
-            return _result(future, self._steps_seconds)
+            return _result(future, self._steps_seconds)[1]
 
-    def _cache_result(self, key: Key, run: Run, future: Future[Sequence[Step]]) -> None:
-        with self._lock:
-            self._running.pop(key, None)
-            if not future.cancelled() and future.exception() is None:
-                seconds = CACHE_SECONDS if run.result is not None else ACTIVE_CACHE_SECONDS
-                self._cached.pop(key, None)
-                self._cached[key] = (self._monotonic() + seconds, future.result())
-                while len(self._cached) > MAX_CACHED:
-                    del self._cached[next(iter(self._cached))]
+    def _is_usable(self, future: Future[CachedSteps]) -> bool:
+        if not future.done():
+            return True
+        return not future.cancelled() and future.exception() is None and self._monotonic() < future.result()[0]
+
+    def _query_steps(self, source: Source, run: Run) -> CachedSteps:
+        steps = _query(source.steps, run)
+        return self._monotonic() + (ACTIVE_CACHE_SECONDS if run.result is None else CACHE_SECONDS), steps
 
     def log(self, source: Source, run: Run, step: str) -> StepLog:
         """Return the output of a step. Raises QueryError."""
         with self._lock:
-            _check_limit(len(self._logs), MAX_LOGS)
+            _check_limit(self._logs, MAX_LOGS)
             future = self._threads.submit(_query, source.log, run, step)
-            self._logs.add(future)
-            future.add_done_callback(self._logs.discard)
+            self._logs = {future, *(each for each in self._logs if not each.done())}
         with self._waiting():
             return _result(future, LOG_SECONDS)
 
@@ -93,11 +90,12 @@ class VendorQueries:
         """Start no more queries. Return whether all have ended."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            return not (self._running or self._logs)
+            queries: list[Future[Any]] = [*self._steps.values(), *self._logs]
+        return all(each.done() for each in queries)
 
 
-def _check_limit(running: int, limit: int) -> None:
-    if running >= limit:
+def _check_limit(futures: Iterable[Future[Any]], limit: int) -> None:
+    if sum(not each.done() for each in futures) >= limit:
         raise QueryError(503, "too many requests to the vendors' APIs at once")
 
 

@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -51,8 +51,7 @@ class RequestPool:
         # Only one handler computes at a time. All threads of Python share one core, so several handlers would take most
         # of it from the thread that serves scrapes.
         self._computing = threading.Lock()
-        self._busy = 0
-        self._closed = False
+        self._running: set[Future[Response]] = set()
         self._tokens, self._filled = self._bounds.burst, monotonic()
         self._log = structlog.get_logger()
 
@@ -100,15 +99,14 @@ class RequestPool:
         self._filled = now
         if self._tokens < 1:
             raise QueryError(429, "too many requests")
-        if self._closed or self._busy >= bounds.workers + bounds.queue:
+        if len(self._running) >= bounds.workers + bounds.queue:
             raise QueryError(503, "too many requests at once")
         self._tokens -= 1
 
     async def _run(self, handler: Handler, request: Request) -> Response:
         future = self._threads.submit(self._handle, handler, request)
-        self._busy += 1
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _call_in(loop, self._done))
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
         try:
             async with asyncio.timeout(self._bounds.timeout):
                 return await asyncio.shield(asyncio.wrap_future(future))
@@ -119,14 +117,10 @@ class RequestPool:
         with self._computing:
             return handler(request)
 
-    def _done(self) -> None:
-        self._busy -= 1
-
     def close(self) -> bool:
         """Start no more handlers. Return whether all have ended."""
-        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
-        return self._busy == 0
+        return not self._running
 
 
 def segments(request: Request, root: str = "") -> list[str]:
@@ -134,8 +128,3 @@ def segments(request: Request, root: str = "") -> list[str]:
     # The path is split before it is decoded, because an ID may contain an encoded slash.
     raw = request.scope.get("raw_path") or request.url.path.encode()
     return [unquote(part) for part in raw.decode("latin-1").removeprefix(root + "/").split("/")]
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    with contextlib.suppress(RuntimeError):  # the event loop has ended
-        loop.call_soon_threadsafe(call)
