@@ -106,8 +106,10 @@ class Reader:
 
     def run(self, source: str, run_id: str) -> StoredRun | None:
         """Return a run; None if the state does not have it."""
-        found = self.runs(RunSelection(sources=[source], run_id=run_id), 1)
-        return found[0].row if found else None
+        query = f"SELECT {COLUMNS} FROM runs WHERE source = (SELECT key FROM sources WHERE name = ?) AND run_id = ?"  # noqa: S608  # constants
+        with self._view() as database:
+            row = database.execute(query, (source, run_id)).fetchone()
+        return None if row is None else to_stored(row)
 
     def recent(self, jobs: Collection[int], limit: int) -> dict[int, tuple[CompletedRun, ...]]:
         """Return the latest completed runs of each job, oldest first, by the job's key."""

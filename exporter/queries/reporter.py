@@ -124,11 +124,10 @@ class Reporter:
         with _reading():
             # One additional run shows whether there is another page.
             found = self.reader.runs(selection, query.limit + 1, after)
-        has_next = len(found) > query.limit and not query.run_id
         page = found[: query.limit]
         return RunList(
             runs=self._run_reports(each.row for each in page),
-            cursor=runs.encode_cursor(page[-1].place) if has_next else "",
+            cursor=runs.encode_cursor(page[-1].place) if len(found) > query.limit else "",
         )
 
     def _check(self, source: str, limit: int, page: int = 1) -> None:

@@ -49,93 +49,74 @@ class ListedRun(msgspec.Struct, frozen=True):
 
 
 class _Stream(msgspec.Struct, frozen=True):
-    """Rows that one index sorts. `at`: the SQL expression that they are sorted by."""
+    """Rows that one index sorts."""
 
     open: bool
     source: int
-    at: str
     where: str
     arguments: tuple[object, ...]
+
+    @property
+    def at(self) -> str:
+        """Return the SQL expression that the rows are sorted by."""
+        return "origin" if self.open else ENDED
 
 
 def list_runs(database: Database, selection: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
     """Return at most `limit` runs that come after a place in the list; without `after` the first ones."""
     sources = database.execute("SELECT key, name FROM sources")
     keys = [key for key, name in sources if selection.sources is None or name in selection.sources]
-    if selection.run_id is not None:
-        return list(_by_id(database, sorted(keys), selection))
     streams = [*_active_streams(keys, selection), *_completed_streams(database, keys, selection)]
     remaining = [stream for stream in streams if after is None or stream.open <= after.open]
     rows = [_rows(database, stream, selection, after, limit) for stream in remaining]
     return list(itertools.islice(heapq.merge(*rows, key=_sort_key, reverse=True), limit))
 
 
-def _by_id(database: Database, keys: Iterable[int], selection: RunSelection) -> Iterator[ListedRun]:
-    query = f"SELECT {COLUMNS} FROM runs WHERE source = ? AND run_id = ?"  # noqa: S608  # constants
-    for key in keys:
-        row = database.execute(query, (key, selection.run_id)).fetchone()
-        if row is not None and _fits(found := _listed(key, row), selection):
-            yield found
-
-
-def _fits(found: ListedRun, selection: RunSelection) -> bool:
-    run, at = found.row.run, found.place.at
-    return (
-        (selection.jobs is None or found.row.job in selection.jobs)
-        and (selection.result is None or (run.result is selection.result and not found.place.open))
-        and (selection.state is None or (run.state is selection.state and found.place.open))
-        and (selection.after is None or at >= selection.after)
-        and (selection.before is None or at < selection.before)
-    )
-
-
 def _active_streams(keys: Iterable[int], selection: RunSelection) -> Iterator[_Stream]:
-    if selection.result is not None:
-        return
-    jobs, arguments = _in_jobs(selection.jobs)
-    state, more = ("", ()) if selection.state is None else (" AND state = ?", (selection.state.value,))
-    for key in keys:
-        yield _Stream(True, key, "origin", f"source = ? AND mark = 0{jobs}{state}", (key, *arguments, *more))
+    if selection.result is None and selection.jobs != frozenset():
+        for key in keys:
+            yield _Stream(True, key, f"source = ? AND mark = 0{_in_jobs(selection.jobs)}", (key,))
 
 
 def _completed_streams(database: Database, keys: Collection[int], selection: RunSelection) -> Iterator[_Stream]:
     if selection.state is not None:
         return
     if selection.jobs is not None and len(selection.jobs) <= FEW_JOBS:
-        result, more = ("", ()) if selection.result is None else (" AND result = ?", (selection.result.value,))
         for job in selection.jobs:
             row = database.execute("SELECT source FROM runs WHERE job = ? AND mark <> 0 LIMIT 1", (job,)).fetchone()
             if row is not None and row[0] in keys:
-                yield _Stream(False, row[0], ENDED, f"job = ? AND mark <> 0{result}", (job, *more))
+                yield _Stream(False, row[0], "job = ? AND mark <> 0", (job,))
         return
     # The index sorts by result first, so each result needs its own stream. Expired runs have no result.
-    jobs, arguments = _in_jobs(selection.jobs)
-    for key, result_ in itertools.product(keys, (*Result, None) if selection.result is None else (selection.result,)):
-        of_result, value = ("result IS NULL", ()) if result_ is None else ("result = ?", (result_.value,))
-        yield _Stream(False, key, ENDED, f"source = ? AND {of_result} AND mark <> 0{jobs}", (key, *value, *arguments))
+    for key, result in itertools.product(keys, (*Result, None) if selection.result is None else (selection.result,)):
+        of_result, value = ("result IS NULL", ()) if result is None else ("result = ?", (result.value,))
+        where = f"source = ? AND {of_result} AND mark <> 0{_in_jobs(selection.jobs)}"
+        yield _Stream(False, key, where, (key, *value))
 
 
-def _in_jobs(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
-    if jobs is None:
-        return "", ()
-    return " AND job IN (SELECT value FROM json_each(?))", (msgspec.json.encode(sorted(jobs)).decode(),)
+def _in_jobs(jobs: Collection[int] | None) -> str:
+    return "" if jobs is None else f" AND job IN ({', '.join(map(str, sorted(jobs)))})"
 
 
 def _rows(
     database: Database, stream: _Stream, selection: RunSelection, after: Place | None, limit: int
 ) -> Iterator[ListedRun]:
     # A generator decodes only the rows that the merge takes.
-    conditions, arguments = [stream.where], list(stream.arguments)
-    for condition, bound in ((">= ?", selection.after), ("< ?", selection.before)):
-        if bound is not None:
-            conditions.append(f"{stream.at} {condition}")
-            arguments.append(bound)
+    filters = {
+        "run_id = ?": selection.run_id,
+        "result = ?": selection.result and selection.result.value,
+        "state = ?": selection.state and selection.state.value,
+        f"{stream.at} >= ?": selection.after,
+        f"{stream.at} < ?": selection.before,
+    }
+    given = {condition: value for condition, value in filters.items() if value is not None}
+    conditions, arguments = [stream.where, *given], [*stream.arguments, *given.values()]
     if after is not None and after.open == stream.open:
         condition, more = _after(stream, after)
         conditions.append(condition)
         arguments += more
     query = (
-        f"SELECT {COLUMNS} FROM runs WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants
+        f"SELECT {COLUMNS} FROM runs WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants and numbers
         f"ORDER BY {stream.at} DESC, run_id DESC LIMIT ?"
     )
     for row in database.execute(query, (*arguments, limit)):
