@@ -1,14 +1,12 @@
 """Templates of pages. They escape every variable, and a missing variable is an error."""
 
 import functools
-import hashlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
+from exporter.links import run_path
 from exporter.pages import formatting
-from exporter.pages.style import look, tone
-from exporter.pages.views import result_word
 from exporter.times import format_utc
 
 if TYPE_CHECKING:
@@ -16,19 +14,20 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
-AGE = re.compile(rb"(<time [^>]*data-age[^>]*>)[^<]*")
-"""A relative time, which the page's script updates."""
-AS_OF = re.compile(rb'<time [^>]*id="as-of"[^>]*>[^<]*')
-"""The time at which the page was rendered."""
-
 FILTERS = {
     "age": formatting.age,
     "full_time": formatting.full_time,
     "duration": formatting.duration,
     "machine_time": format_utc,
     "visible": formatting.visible,
+    "web_link": formatting.web_link,
 }
-HELPERS = {"look": look, "plural": formatting.plural, "result_word": result_word, "tone": tone}
+HELPERS = {
+    "look": formatting.look,
+    "plural": formatting.plural,
+    "result_word": formatting.result_word,
+    "tone": formatting.tone,
+}
 
 
 @functools.cache
@@ -49,7 +48,17 @@ def templates() -> "jinja2.Environment":
     return environment
 
 
-def etag(page: bytes) -> str:
-    """Return the ETag of a page. It ignores relative times, because they change all the time."""
-    unchanging = AS_OF.sub(b"", AGE.sub(rb"\1", page))
-    return f'"{hashlib.blake2b(unchanging, digest_size=12).hexdigest()}"'
+class Links:
+    """Links of a page that is `depth` folders below the root. They are relative, so that a proxy may add a prefix."""
+
+    def __init__(self, depth: int) -> None:
+        self._root = "../" * depth or "./"
+
+    def page(self, path: str, **query: object) -> str:
+        """Return the link to a page or asset. `query`: parameters; empty ones are omitted."""
+        given = {name: value for name, value in query.items() if value not in ("", None)}
+        return self._root + path.lstrip("/") + (f"?{urlencode(given)}" if given else "")
+
+    def run(self, source: str, run_id: str) -> str:
+        """Return the link to a run."""
+        return self.page(run_path(source, run_id))

@@ -1,22 +1,18 @@
 """Computes the variables of each page's template."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from exporter.links import run_path
 from exporter.model import FAILING, Result, State
+from exporter.pages.charts import graph, sparkline, timeline
 from exporter.pages.formatting import plural
-from exporter.pages.graph import graph
-from exporter.pages.sparkline import Sparkline, sparkline
-from exporter.pages.timeline import timeline
 from exporter.queries.filters import JobOrder, JobQuery, RunQuery
-from exporter.queries.records import Problem, RunPage, RunReport, SourceReport, StepReport
+from exporter.queries.records import Problem, RunPage, SourceReport
 from exporter.queries.reporter import Reporter
+from exporter.snapshot.conditions import STATUSES
 from exporter.web.parameters import from_pairs
-
-STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")
-"""Statuses of jobs, in the order in which the page shows them."""
 
 ORDERS = {
     JobOrder.URGENCY: "Most urgent",
@@ -27,13 +23,6 @@ ORDERS = {
     JobOrder.DURATION: "Longest run",
     JobOrder.NEXT_EXPECTED: "Next expected",
 }
-
-JOB_PARAMETERS = ("source", "project", "job_name", "team", "status", "search", "order", "limit")
-RUN_PARAMETERS = ("source", "project", "job_name", "result", "state", "run_id", "after", "before", "limit")
-"""Parameters that a list keeps in links to its other pages."""
-
-MIN_RATIO = 0.1
-"""Minimum ratio of a run's duration to the usual one that is shown as a number."""
 
 MAX_PROBLEMS = 50
 """Maximum number of problems that are listed. Further ones are counted."""
@@ -50,7 +39,7 @@ def status(reporter: Reporter, query: Query) -> Variables:
     """Return the variables of the status page: problems, sources and jobs."""
     wanted = from_pairs(_with_empty_project(query), JobQuery)
     problems, jobs, sources = reporter.problems(), reporter.jobs(wanted), reporter.sources()
-    kept = _kept(query, JOB_PARAMETERS)
+    kept = _kept(query)
     return {
         "problems": problems[:MAX_PROBLEMS],
         "more_problems": len(problems) - MAX_PROBLEMS,
@@ -84,13 +73,14 @@ def _with_empty_project(query: Query) -> Query:
     return [(name, "" if (name, text) == ("project", EMPTY_PROJECT) else text) for name, text in query]
 
 
-def _kept(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
-    return {name: text for name, text in query if name in parameters}
+def _kept(query: Query) -> dict[str, str]:
+    """Return the parameters that a list keeps in links to its other pages."""
+    return {name: text for name, text in query if name not in {"page", "cursor"}}
 
 
 def runs(reporter: Reporter, query: Query) -> Variables | tuple[str, str]:
     """Return the variables of the list of runs. If the query is for the ID of one run, return its source and ID."""
-    wanted, kept = from_pairs(_with_empty_project(query), RunQuery), _kept(query, RUN_PARAMETERS)
+    wanted = from_pairs(_with_empty_project(query), RunQuery)
     found = reporter.runs(wanted)
     # A run whose ID cannot be in a path, such as "..", has no page of its own.
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
@@ -100,22 +90,22 @@ def runs(reporter: Reporter, query: Query) -> Variables | tuple[str, str]:
         "sources": [source.name for source in reporter.sources()],
         "results": list(Result),
         "states": list(State),
-        "given": {name: kept.get(name, "") for name in RUN_PARAMETERS},
         "first": not wanted.cursor,
-        "query": kept,
+        "query": _kept(query),
     }
 
 
 def run(reporter: Reporter, source: str, run_id: str) -> Variables:
     """Return the variables of a run's page."""
     page = reporter.run(source, run_id)
+    recent = page.job.recent if page.job else ()
     return {
         "page": page,
         "timeline": timeline(page.steps, page.run.start, reporter.now),
         "graph": graph(page.steps),
         "outputs": outputs(page) if page.logs else (),
         "comparison": compare_duration(page),
-        "recent": recent_runs(page),
+        "recent": sparkline(recent, max_bars=len(recent)),
     }
 
 
@@ -139,21 +129,4 @@ def compare_duration(page: RunPage) -> str:
         return "over its budget"
     if usual.p95 is not None and duration > usual.p95:
         return "slower than 95 % of its runs"
-    ratio = duration / usual.p50
-    return f"{ratio:.1f} times the usual" if ratio >= MIN_RATIO else "much shorter than usual"
-
-
-def recent_runs(page: RunPage) -> Sparkline:
-    """Return the chart of the job's recent runs."""
-    recent = page.job.recent if page.job else ()
-    return sparkline(recent, max_bars=len(recent))
-
-
-def log(reporter: Reporter, source: str, run_id: str, query: Query) -> Variables:
-    """Return the variables of the page with a step's output."""
-    return {"log": reporter.log(source, run_id, dict(query).get("step", ""))}
-
-
-def result_word(thing: RunReport | StepReport) -> str:
-    """Return the result of a run or step; its state while it is active."""
-    return str(thing.result or thing.state or "unknown")
+    return f"{duration / usual.p50:.2g} times the usual"

@@ -6,21 +6,19 @@ from typing import Any
 import pytest
 
 from exporter.model import Result
-from exporter.pages import graph as graphs
-from exporter.pages import timeline as timelines
-from exporter.pages.graph import BOX_WIDTH, MAX_STEPS
-from exporter.pages.sparkline import HEIGHT, sparkline
+from exporter.pages import charts
+from exporter.pages.charts import BOX_WIDTH, HEIGHT, MAX_STEPS, sparkline
 from exporter.queries.records import StepReport
 from tests.pages.fake_reports import NOW, STEPS, endings, step
 
 
 def timeline(*about) -> Any:
     """The timeline, whose bars may be None."""
-    return timelines.timeline(*about)
+    return charts.timeline(*about)
 
 
 def graph(steps) -> Any:
-    return graphs.graph(steps)
+    return charts.graph(steps)
 
 
 def bars(path):
