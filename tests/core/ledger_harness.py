@@ -1,15 +1,24 @@
-"""A ledger on a real file without a source: tests provide the batches."""
+"""A ledger on a real state without a source: tests provide the batches."""
 
 import sqlite3
+from itertools import count
+from pathlib import Path
 from typing import ClassVar
 
+import msgspec
+
 from exporter.counting.counters import CountingRules
+from exporter.counting.records import SourceState
 from exporter.counting.rules import SourceRules
+from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.model import Batch, Job, Result, Run
-from exporter.state.opening import open_state
+from exporter.state.connections import Pool
+from exporter.state.leases import Leases
+from exporter.state.opening import OpenedState, open_state
+from exporter.state.postgres import PostgresStore
 
 BASELINE = 1_000_000.0
 BUCKETS = (10.0, 60.0)
@@ -72,8 +81,36 @@ class Failing(sqlite3.Connection):
         return super().execute(sql, *arguments)
 
 
+class FailingPool(Pool):
+    """Connections whose commits fail while `Failing.fails` is set, and get no response while `loses` is set."""
+
+    loses = False
+
+    def _commit(self, connection):
+        if Failing.fails:
+            raise StateError("refused")
+        super()._commit(connection)
+        if FailingPool.loses:
+            raise StateError("no response to COMMIT")
+
+
+HOLDERS = count(1)
+
+
+def open_shared(url):
+    """Open a state in PostgreSQL as a new replica, which takes over the source of one that was killed."""
+    pool = FailingPool(url)
+    leases = Leases(pool, f"replica-{next(HOLDERS)}", lambda: 0.0)
+    store = PostgresStore(pool, leases)
+    leases.create([("s", msgspec.json.encode(SourceState(name="s", identity="api one")))])
+    with pool.session() as session:
+        session.execute("UPDATE leases SET until = now() - interval '1 s'")
+    assert leases.take(["s"]) is not None
+    return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
+
+
 class LedgerHarness:
-    """One source's ledger; `open` again for a restart."""
+    """One source's ledger; `open` again for a restart. `path`: of a file, or the URL of a database."""
 
     def __init__(self, path, *, released=True, **changes):
         self.path = path
@@ -84,11 +121,16 @@ class LedgerHarness:
 
     def open(self, **changes):
         self.changes.update(changes)
-        self.ledger = Ledger(
-            lambda: open_state(self.path, lambda: self.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k)),
-        )
+        self.ledger = Ledger(self._open_state)
         self.ledger.load()
         self.configure()
+        if not isinstance(self.path, Path):
+            self.ledger.reload(["s"])  # as a replica does after it took a lease
+
+    def _open_state(self):
+        if not isinstance(self.path, Path):
+            return open_shared(self.path)
+        return open_state(self.path, lambda: self.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k))
 
     def configure(self, **changes):
         self.changes.update(changes)
@@ -104,7 +146,7 @@ class LedgerHarness:
         self.open(**changes)
 
     def close(self):
-        Failing.fails = False
+        Failing.fails = FailingPool.loses = False
         self.ledger.close()
 
     @property
