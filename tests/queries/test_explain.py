@@ -178,11 +178,6 @@ def test_unobserved_seconds_are_explained_by_their_ranges(harness):
     assert "2 ranges listed, 3900 together; the state says 3900: the same." in out
 
 
-def test_unmapped_statuses_are_explained_by_their_runs(harness):
-    harness.commit(running("a", state=None, unmapped="strange"), running("b"))
-    assert runs(explained(harness, 'jobrun_source_unmapped_status_total{status="strange"}')[1]) == ["a"]
-
-
 @pytest.mark.parametrize(
     ("selector", "says"),
     [
@@ -190,6 +185,7 @@ def test_unmapped_statuses_are_explained_by_their_runs(harness):
         ("jobrun_run_duration_seconds", "is a histogram; ask for its _count, _sum or _bucket"),
         ("jobrun_job_info", "is not computed from runs: Details of the job"),
         ("jobrun_source_up", "is not computed from runs: Whether the last poll"),
+        ("jobrun_source_unmapped_status_total", "is not computed from runs: Runs seen with a status"),
         ("jobrun_source_api_request_duration_seconds_count", "only the running process knows it"),
         ("process_cpu_seconds_total", "only the running process knows it"),
         ('jobrun_runs_total{shade="red"}', "has no label shade; it has job_name, project, result, source"),

@@ -1,18 +1,15 @@
 """The command `explain`: lists the runs behind a number, from the state of a running daemon."""
 
-import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from difflib import get_close_matches
-from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
 from exporter.assembly import configured_source
-from exporter.commands.explain.contributions import ADDED_TO_SOURCE, RUNS_BEHIND
+from exporter.commands.explain.contributions import RUNS_BEHIND
 from exporter.commands.explain.selector import Selector, SelectorError, parse
-from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject
-from exporter.commands.explain.series import explain as explain_series
+from exporter.commands.explain.series import Explained, Rows, SeriesLine, job_series, unobserved_time
 from exporter.commands.table import table
 from exporter.config import Config
 from exporter.counting.classify import CountState
@@ -33,11 +30,8 @@ HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
 SUFFIXES = ("_count", "_sum", "_bucket")
 
-ONLY_ACTIVE = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
-"""Families that depend on active runs only."""
-
 ADDED = {family.name for family in FAMILIES if family.level is Level.JOB and family.kind is not Kind.GAUGE}
-EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *RUNS_BEHIND, UNOBSERVED}
+EXPLAINED = {*ADDED, *RUNS_BEHIND, UNOBSERVED}
 """Families whose values can be explained by runs or time ranges in the state."""
 
 
@@ -45,41 +39,28 @@ class Explainer:
     """Finds series in a state, and the runs behind them."""
 
     def __init__(self, config: Config, state: StoredState) -> None:
-        self._config = config
         self._state = state
-        self._settings = {settings.name: settings for settings in config.sources}
-        self._views = ViewBuilder(config, {each.name: configured_source(each, config) for each in config.sources})
-        self._sources = {source.name: source for source in state.sources()}
-        self._jobs = [job for job in state.jobs() if job.source in self._settings]
+        configured = {each.name: configured_source(each, config) for each in config.sources}
+        self._views = ViewBuilder(config, configured)
+        self._sources = {source.name: source for source in state.sources() if source.name in configured}
+        self._jobs = [job for job in state.jobs() if job.source in configured]
 
     def series(self, family: Family, selector: Selector) -> Iterator[Explained]:
         """Yield all series that a selector matches."""
-        subjects = self._sources_with_labels() if family.level is Level.SOURCE else self._jobs_with_labels(family)
-        for labels, subject in subjects:
-            if selector.may_match(labels):
-                yield from explain_series(subject(), family, selector)
-
-    def _sources_with_labels(self) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
-        for source in self._sources.values():
-            if source.name in self._settings:
-                view = self._views.source(source)
-                rows = cache(partial(self._rows_of_source, source.name))
-                yield {"source": source.name}, partial(Subject, view=view, rows=rows)
-
-    def _jobs_with_labels(self, family: Family) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
+        if family.level is Level.SOURCE:
+            for source in self._sources.values():
+                if selector.matches({"source": source.name}):
+                    yield from unobserved_time(source, family)
+            return
         for job in self._jobs:
-            yield _labels(job), partial(self._subject, job, family)
+            if selector.may_match(_labels(job)):
+                rows = self._rows(job)
+                view = self._views.job(job, [as_open(row, each) for each, row in rows if row.mark is CountState.OPEN])
+                yield from job_series(view, rows, family, selector, self._sources[job.source].pruned_before)
 
     def folded(self, selector: Selector) -> list[str]:
         """Return the names of the folded jobs that a selector may match."""
         return [job.name for job in self._jobs if job.folded and selector.may_match(_labels(job))]
-
-    def _subject(self, job: JobState, family: Family) -> Subject:
-        rows = self._state.runs_of(job.key) if family.name in ONLY_ACTIVE else []
-        view = self._views.job(job, [as_open(row, job) for row in rows if row.mark is CountState.OPEN])
-        return Subject(
-            view=view, rows=cache(partial(self._rows, job)), pruned_before=self._sources[job.source].pruned_before
-        )
 
     def _rows(self, job: JobState) -> Rows:
         """Return a job's runs, newest first; for `__other__` the runs of all folded jobs."""
@@ -88,14 +69,6 @@ class Explainer:
             jobs = [other for other in self._jobs if other.folded and other.source == job.source]
         rows = [(each, row) for each in jobs for row in self._state.runs_of(each.key)]
         return sorted(rows, key=lambda pair: pair[1].ended_at, reverse=True)
-
-    def _rows_of_source(self, source: str) -> Rows:
-        return [pair for job in self._jobs if job.source == source and not job.overflow for pair in self._rows(job)]
-
-    def link(self, line: SeriesLine) -> str:
-        """Return the link to a run."""
-        settings = self._settings[line.job.source]
-        return run_url(self._config.web.external_url, settings, line.job.job, line.row.run.run_id)
 
 
 def _labels(job: JobState) -> dict[str, str]:
@@ -120,10 +93,10 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
         found = 0
         for series in explainer.series(family, selector):
             out.write("\n" if found else "")
-            out.writelines(f"{line}\n" for line in _report(series, selector.name, family, explainer))
+            out.writelines(f"{line}\n" for line in _report(series, selector.name, family, config))
             found += 1
         if not found:
-            print(_no_match(explainer, selector), file=err)
+            print(_no_match(explainer.folded(selector)), file=err)
     if family.name in config.metrics.exclude:
         print("note: the config excludes this metric: it is counted, but not served", file=err)
     if not reader.complete:
@@ -132,6 +105,7 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
 
 
 def _family(selector: Selector) -> Family:
+    """Return the family that a selector names. Raises SelectorError if it cannot be explained."""
     name, in_state = selector.name, [family for family in FAMILIES if family.level is not Level.PROCESS]
     family = next((family for family in in_state if name in _names(family)), None)
     if family is None:
@@ -159,35 +133,32 @@ def _unknown(name: str, known: Collection[str]) -> str:
     return f"there is no metric {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 
-def _no_match(explainer: Explainer, selector: Selector) -> str:
-    folded = explainer.folded(selector)
+def _no_match(folded: Sequence[str]) -> str:
     if folded:
         names = ", ".join(map(clean, folded[:5]))
         return f'counted under __other__, because there are too many series: {names}; ask for job_name="__other__"'
     return "the state has no series that match this selector"
 
 
-def _report(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
-    yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
+def _report(series: Explained, name: str, family: Family, config: Config) -> Iterable[str]:
+    """Yield the lines about a series."""
+    shown = f"{series.value:.10g}"
+    if name.endswith("_timestamp_seconds"):
+        shown = f"{series.value:.14g} ({format_utc(series.value)})"
+    yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {shown}"
     if series.ranges:
         ranges = [(format_utc(start), format_utc(end), f"{end - start:g}") for start, end in series.ranges]
         yield from _indented_table([("FROM", "TO", "SECONDS"), *ranges])
     elif series.lines:
-        yield from _indented_table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
+        yield from _indented_table([HEADINGS, *(_row(line, family, config) for line in series.lines)])
     if series.summed:
-        noun, count = ("range", len(series.ranges)) if series.ranges else ("run", len(series.lines))
-        same = "the same" if math.isclose(series.found, series.value, rel_tol=1e-6, abs_tol=1e-6) else "not the same"
-        listed = f"{count} {noun}{'' if count == 1 else 's'} listed"
-        yield f"{listed}, {series.found:.10g} together; the state says {series.value:.10g}: {same}."
+        yield from series.verdict()
     yield from series.notes
 
 
-def _value(value: float, name: str) -> str:
-    return f"{value:.14g} ({format_utc(value)})" if name.endswith("_timestamp_seconds") else f"{value:.10g}"
-
-
-def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, ...]:
+def _row(line: SeriesLine, family: Family, config: Config) -> tuple[str, ...]:
     run = line.row.run
+    settings = next(each for each in config.sources if each.name == line.job.source)
     return (
         clean(run.run_id),
         " / ".join(filter(None, (line.job.source, line.job.project, line.job.name))),
@@ -196,7 +167,7 @@ def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, .
         "" if run.duration is None else format_duration(run.duration),
         run_reports.mark_of(line.row),
         "" if family.kind is Kind.GAUGE else f"{line.adds:g}",
-        explainer.link(line),
+        run_url(config.web.external_url, settings, line.job.job, run.run_id),
     )
 
 

@@ -13,9 +13,10 @@ NAME = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*")
 PAIR = re.compile(
     r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)\s*"""
 )
-ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{3}|.)", re.DOTALL)
-CONTROL_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
-LITERAL_ESCAPES = frozenset("\\\"'")
+ESCAPE = re.compile(
+    r"""\\(?:(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-3][0-7]{2}|[abfnrtv\\"'])|.)""", re.DOTALL
+)
+"""An escape of Prometheus, which is also one of Python; group 1 is empty for any other."""
 
 EXAMPLE = 'write it like jobrun_runs_total{job_name="x",result="failure"}'
 
@@ -98,17 +99,12 @@ def _matcher(label: str, operator: str, quoted: str) -> Matcher:
 
 
 def _unescaped(escape: re.Match[str]) -> str:
-    code = escape[1]
-    if code in LITERAL_ESCAPES:
-        return code
-    if code in CONTROL_ESCAPES:
-        return CONTROL_ESCAPES[code]
     try:
-        if code[0] in "xuU" and len(code) > 1:
-            return chr(int(code[1:], 16))
-        return chr(int(code, 8))
-    except ValueError:
-        raise SelectorError(f"\\{code} is not an escape; for a backslash write two, or use `backquotes`") from None
+        if escape[1]:
+            return escape[0].encode().decode("unicode_escape")
+    except UnicodeDecodeError:  # beyond the last character of Unicode
+        pass
+    raise SelectorError(f"{escape[0]} is not an escape; for a backslash write two, or use `backquotes`")
 
 
 def _where(text: str, position: int) -> str:

@@ -2,21 +2,19 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import msgspec
 
-from exporter.commands.explain.contributions import ADDED_TO_SOURCE, RUN_COUNTS, RUNS_BEHIND, adder
+from exporter.commands.explain.contributions import FIRST_RUNS, RUN_COUNTS, RUNS_BEHIND, adder
 from exporter.commands.explain.selector import Selector
 from exporter.counting.classify import CountState
-from exporter.counting.records import Counted, JobState
+from exporter.counting.records import Counted, JobState, SourceState
 from exporter.counting.series import SEPARATOR
 from exporter.exposition.textformat import bounds_of
-from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.family import Family, Kind
 from exporter.snapshot.job import JobView
-from exporter.snapshot.source import SourceView
 from exporter.state.schema import StepState, StoredRun
 from exporter.times import format_utc
 
@@ -50,6 +48,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
         lines: The runs behind the value, newest first.
         ranges: The time ranges behind the value, if it is a sum of time.
         summed: Whether the value is a sum over the runs or ranges.
+        pruned_before: Time before which completed runs were pruned; None if none were.
         notes: More sentences about the value.
     """
 
@@ -58,6 +57,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     lines: Sequence[SeriesLine] = ()
     ranges: Sequence[tuple[float, float]] = ()
     summed: bool = True
+    pruned_before: float | None = None
     notes: Sequence[str] = ()
 
     @property
@@ -65,46 +65,81 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
         """Return the sum over the runs or ranges."""
         return math.fsum(end - start for start, end in self.ranges) + math.fsum(line.adds for line in self.lines)
 
+    def verdict(self) -> Iterator[str]:
+        """Yield sentences that compare the value with the sum, and say why they may differ."""
+        noun, count = ("range", len(self.ranges)) if self.ranges else ("run", len(self.lines))
+        same = math.isclose(self.found, self.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        listed = f"{count} {noun}{'' if count == 1 else 's'} listed, {self.found:.10g} together"
+        yield f"{listed}; the state says {self.value:.10g}: {'the same' if same else 'not the same'}."
+        if same or self.ranges:
+            return
+        missing = self.value - self.found
+        if missing < 0:
+            yield f"{-missing:g} more are listed than counted: {RESTARTED}, or the runs changed after that."
+        else:
+            pruned = "" if self.pruned_before is None else PRUNED.format(format_utc(self.pruned_before))
+            yield f"{missing:g} come {pruned}from runs that changed after they were counted: a counter never falls."
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """A job or a source with its runs.
 
-    Attributes:
-        view: The view of the job or source.
-        rows: Returns its runs; for `__other__` the runs of all folded jobs.
+def unobserved_time(source: SourceState, family: Family) -> Iterator[Explained]:
+    """Yield the series of the seconds that a source has not observed, with their time ranges."""
+    for _, value, released in _counted(source, family, family.name):
+        notes = _pending_note(value, released=released)
+        if source.pending_unobserved:
+            seconds = f"{source.pending_unobserved:g} s"
+            notes.append(f"{seconds} are pending: they are added after a scrape has read the restored value.")
+        yield Explained(labels={"source": source.name}, value=value, ranges=source.unobserved, notes=notes)
+
+
+def job_series(
+    view: JobView, rows: Rows, family: Family, selector: Selector, pruned_before: float | None
+) -> Iterator[Explained]:
+    """Yield the series of a job that match a selector.
+
+    Args:
+        view: The job.
+        rows: Its runs; for `__other__` the runs of all folded jobs.
+        family: The family that the selector names.
+        selector: Its name is the family's, for a histogram with a suffix.
         pruned_before: Time before which completed runs were pruned; None if none were.
     """
-
-    view: JobView | SourceView
-    rows: Callable[[], Rows]
-    pruned_before: float | None = None
-
-
-def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Explained]:
-    """Yield all series of a job or a source that match a selector."""
-    view = subject.view
-    known = [each for each in _series(view, family, selector.name) if selector.matches(each[1].labels)]
-    if isinstance(view, SourceView):
-        yield from (_source_series(subject, view, family, *each) for each in known)
-    elif family.kind is Kind.GAUGE:
-        yield from (_gauge(subject, view.state, family, series) for _, series in known)
-    elif known:
-        lines = _lines(view.state, subject.rows(), family, selector.name)
-        yield from (_sum(subject, view.state, family, series, lines[own]) for own, series in known)
+    find = _gauges if family.kind is Kind.GAUGE else _sums
+    for series in find(view, rows, family, selector):
+        yield msgspec.structs.replace(series, pruned_before=pruned_before)
 
 
-def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[tuple[OwnLabels, Explained]]:
-    """Yield the series that are served under a name, without their runs."""
-    values: Iterable[tuple[OwnLabels, float, bool]] = ()
-    if family.samples is not None:
-        values = ((own, value, True) for own, value in family.samples(view)) if view.gauged else ()
-    elif view.has_series(family.name):
-        values = _counted(view.state, family, name)
-    names = (*family.all_labels, "le")
-    for own, value, released in values:
-        notes = ["It is still served as 0 (metrics.zero_first)."] if value and not released else []
-        labels = dict(zip(names, view.common_labels + own, strict=False))
-        yield own, Explained(labels=labels, value=value, notes=notes)
+def _gauges(view: JobView, rows: Rows, family: Family, selector: Selector) -> Iterator[Explained]:
+    is_behind, is_count = RUNS_BEHIND[family.name], family.name in RUN_COUNTS
+    for own, value in family.samples(view) if family.samples and view.gauged else ():
+        labels = _labels(view, family, own)
+        if not selector.matches(labels):
+            continue
+        found = [
+            SeriesLine(job, row, 1.0 if is_count else value)
+            for job, row in rows
+            if is_behind(job, row) and labels.get("state") in {None, row.run.state}
+        ]
+        if found and family.name in FIRST_RUNS:
+            found = [min(found, key=lambda line: line.row.origin if line.row.run.end is None else line.row.run.end)]
+        notes = ["Its runs are no longer in the state."] if value and not found else []
+        yield Explained(labels=labels, value=value, lines=found, summed=is_count, notes=notes)
+
+
+def _sums(view: JobView, rows: Rows, family: Family, selector: Selector) -> Iterator[Explained]:
+    """Yield the series of a counter or histogram."""
+    lines: defaultdict[OwnLabels, list[SeriesLine]] = defaultdict(list)
+    add = adder(view.state, family.name)
+    for job, row in rows:
+        for own, amount, _ in _counted(add(row), family, selector.name):
+            if amount or selector.name.endswith("_sum"):
+                lines[own].append(SeriesLine(job, row, amount))
+    for own, value, released in _counted(view.state, family, selector.name) if view.has_series(family.name) else ():
+        if selector.matches(labels := _labels(view, family, own)):
+            # Baseline runs are in no counter, so they are not listed. A note has their number.
+            found = [line for line in lines[own] if line.row.mark is not CountState.BASELINE]
+            notes = _pending_note(value, released=released)
+            notes += _notes(view.state, family, rows, len(lines[own]) - len(found))
+            yield Explained(labels=labels, value=value, lines=found, notes=notes)
 
 
 def _counted(record: Counted, family: Family, name: str) -> Iterator[tuple[OwnLabels, float, bool]]:
@@ -124,42 +159,12 @@ def _own_labels(family: Family, key: str) -> OwnLabels:
     return tuple(key.split(SEPARATOR, len(family.labels) - 1)) if family.labels else ()
 
 
-def _source_series(subject: Subject, view: SourceView, family: Family, own: OwnLabels, series: Explained) -> Explained:
-    if family.name == UNOBSERVED:
-        pending = view.state.pending_unobserved
-        note = f"{pending:g} s are pending: they are added after a scrape has read the restored value."
-        notes = [note] if pending else []
-        return msgspec.structs.replace(series, ranges=view.state.unobserved, notes=[*series.notes, *notes])
-    adds = ADDED_TO_SOURCE[family.name]
-    lines = [SeriesLine(job, row, 1.0) for job, row in subject.rows() if own in adds(row)]
-    notes = ["Some runs are no longer in the state."] if series.value > len(lines) else []
-    return msgspec.structs.replace(series, lines=lines, notes=[*series.notes, *notes])
+def _labels(view: JobView, family: Family, own: OwnLabels) -> dict[str, str]:
+    return dict(zip((*family.all_labels, "le"), view.common_labels + own, strict=False))
 
 
-def _gauge(subject: Subject, job: JobState, family: Family, series: Explained) -> Explained:
-    rows = RUNS_BEHIND[family.name](job, [row for _, row in subject.rows()], series.labels)
-    is_count = family.name in RUN_COUNTS
-    lines = [SeriesLine(job, row, 1.0 if is_count else series.value) for row in rows]
-    notes = [] if lines or not series.value else ["Its runs are no longer in the state."]
-    series = msgspec.structs.replace(series, lines=lines, summed=is_count, notes=notes)
-    return _compared(subject, series) if is_count else series
-
-
-def _lines(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[OwnLabels, list[SeriesLine]]:
-    lines: defaultdict[OwnLabels, list[SeriesLine]] = defaultdict(list)
-    add = adder(job, family.name)
-    for owner, row in rows:
-        for own, amount, _ in _counted(add(row), family, name):
-            if amount or name.endswith("_sum"):
-                lines[own].append(SeriesLine(owner, row, amount))
-    return lines
-
-
-def _sum(subject: Subject, job: JobState, family: Family, series: Explained, runs: Sequence[SeriesLine]) -> Explained:
-    # Baseline runs are in no counter, so they are not listed. A note has their number.
-    lines = [line for line in runs if line.row.mark is not CountState.BASELINE]
-    notes = [*series.notes, *_notes(job, family, subject.rows(), len(runs) - len(lines))]
-    return _compared(subject, msgspec.structs.replace(series, lines=lines, notes=notes))
+def _pending_note(value: float, *, released: bool) -> list[str]:
+    return ["It is still served as 0 (metrics.zero_first)."] if value and not released else []
 
 
 def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator[str]:
@@ -175,18 +180,3 @@ def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator
         yield "Jobs are counted here while there are too many series. The list has the runs of currently folded jobs."
     if job.excluded:
         yield "The configuration excludes the job: its series is not served."
-
-
-def _compared(subject: Subject, series: Explained) -> Explained:
-    """Return the series, with a note if the sum of its runs differs from its value."""
-    difference = series.value - series.found
-    if abs(difference) <= TOLERANCE * max(1.0, abs(series.value)):
-        return series
-    if difference < 0:
-        note = (
-            f"{-difference:g} more are listed than counted: {RESTARTED}, or the runs changed after they were counted."
-        )
-    else:
-        cut = "" if subject.pruned_before is None else PRUNED.format(format_utc(subject.pruned_before))
-        note = f"{difference:g} come {cut}from runs that changed after they were counted: a counter never falls."
-    return msgspec.structs.replace(series, notes=[*series.notes, note])
