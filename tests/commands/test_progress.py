@@ -1,6 +1,6 @@
 import pytest
 
-from exporter.commands.backfill.progress import Progress
+from exporter.commands.backfill.reading import Progress
 from exporter.simulators.clock import Clock
 
 

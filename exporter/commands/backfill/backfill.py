@@ -13,16 +13,16 @@ import msgspec
 
 from exporter import logs
 from exporter.assembly import Clocks
-from exporter.commands.backfill.cutoff import cutoff_of_state
+from exporter.commands.backfill.cutoff import Cutoff
 from exporter.commands.backfill.options import BackfillOptions
 from exporter.commands.backfill.reading import SINGLE_POLL_INTERVAL, PastReader, ReportLine
 from exporter.commands.backfill.replay import Replay
 from exporter.commands.backfill.samples import Samples
 from exporter.config import Config, load, secrets
-from exporter.config.source import SourceSettings
-from exporter.errors import JobrunError
+from exporter.errors import JobrunError, StateError
 from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.state.files import problem_of
+from exporter.state.location import opened_for_reading
 
 BUDGET_FRACTION = 0.5
 """Fraction of the request budget to use. A daemon may use the same credential at the same time."""
@@ -70,17 +70,17 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
     # Reading may take an hour, so the output folder is checked first.
     if reason := problem_of(options.output):
         raise BackfillError(f"{options.output} cannot be written: {reason}")
+    path = Path(config.state.path)
     with closing(Samples(options.labels)) as samples:
-        with (
-            cutoff_of_state(Path(config.state.path), config.state.database(), options.until) as cutoff,
-            closing(PastReader(_with_full_depth(config), cutoff, clocks, report)) as reader,
-        ):
-            written = WrittenTotals()
-            for name in reader.assembly.sources:
-                past = reader.read(name)
-                replay = Replay(reader.config, reader.assembly.configured[name], past, samples)
-                written.runs += replay.play()
-                written.jobs += replay.job_count
+        with opened_for_reading(path, config.state.database()) as store:
+            if store is None and options.until is None:
+                raise StateError(f"{path}: there is no state; run the daemon first, or give --until")
+            cutoff, written = Cutoff(store, options.until), WrittenTotals()
+            with closing(PastReader(_with_full_depth(config), cutoff, clocks, report)) as reader:
+                for name, configured in reader.assembly.configured.items():
+                    replay = Replay(reader.assembly.config, configured, reader.read(name), samples)
+                    written.runs += replay.play()
+                    written.jobs += replay.job_count
         report(f"writing {written.runs} completed runs of {written.jobs} jobs")
         try:
             written.samples, written.size = samples.write(options.output)
@@ -91,14 +91,15 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
 
 def _with_full_depth(config: Config) -> Config:
     """Return the config with sources that read as far back as they can, with a part of their request budget."""
-    return config.model_copy(
-        update={"sources": tuple(_deepened(settings, config.state.retention) for settings in config.sources)}
-    )
-
-
-def _deepened(settings: SourceSettings, retention: float) -> SourceSettings:
-    depth = max(settings.lookback, min(SOURCES[settings.type].reach, retention))
-    share = BUDGET_FRACTION * settings.requests_per_minute
-    return settings.model_copy(
-        update={"lookback": depth, "poll_interval": SINGLE_POLL_INTERVAL, "requests_per_minute": share, "sweep": None}
-    )
+    deepened = [
+        settings.model_copy(
+            update={
+                "lookback": max(settings.lookback, min(SOURCES[settings.type].reach, config.state.retention)),
+                "poll_interval": SINGLE_POLL_INTERVAL,
+                "requests_per_minute": BUDGET_FRACTION * settings.requests_per_minute,
+                "sweep": None,
+            }
+        )
+        for settings in config.sources
+    ]
+    return config.model_copy(update={"sources": tuple(deepened)})

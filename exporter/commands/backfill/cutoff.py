@@ -1,17 +1,13 @@
 """Decides which runs `backfill` writes: all that completed before the baselines in the daemon's state."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import JobState, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.journal import IdentityError
-from exporter.state.location import opened_for_reading
 from exporter.state.schema import StoredRun
-from exporter.state.sql import SqlStore
+from exporter.state.sql import LoadedState, SqlStore
 
 
 class Cutoff:
@@ -25,9 +21,9 @@ class Cutoff:
     def __init__(self, store: SqlStore | None, until: float | None) -> None:
         self._store = store
         self._until = until
-        loaded = store.load() if store is not None else None
-        self._sources: dict[str, SourceState] = {each.name: each for each in loaded.sources} if loaded else {}
-        self.jobs: Sequence[JobState] = [job for job in loaded.jobs if not job.overflow] if loaded else []
+        loaded = LoadedState() if store is None else store.load()
+        self._sources = {each.name: each for each in loaded.sources}
+        self.jobs = [job for job in loaded.jobs if not job.overflow]
         self._jobs_by_id = {(job.source, job.job.job_id): job for job in self.jobs}
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
@@ -47,24 +43,19 @@ class Cutoff:
 
     def of_job(self, source: str, job_id: str, scope: str) -> float:
         """Return the cutoff of a job. Its runs that completed up to this time are written."""
-        return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
+        job, state = self._jobs_by_id.get((source, job_id)), self._sources.get(source)
+        baseline = None if job is None else job.baseline
+        if job is None and state is not None:
+            baseline = state.scopes[scope].baseline if scope in state.scopes else state.baseline
+        return min(time for time in (self._until, baseline) if time is not None)
 
     def latest(self, source: str) -> float | None:
         """Return the latest cutoff of a source's jobs; None if unknown."""
-        state = self._sources.get(source)
         baselines = [job.baseline for job in self.jobs if job.source == source]
-        if state is not None:
+        if (state := self._sources.get(source)) is not None:
             baselines += [scope.baseline for scope in state.scopes.values()]
             baselines += [] if state.baseline is None else [state.baseline]
         return min((time for time in (self._until, max(baselines, default=None)) if time is not None), default=None)
-
-    def _counted_since(self, source: str, job_id: str, scope: str) -> float | None:
-        job, state = self._jobs_by_id.get((source, job_id)), self._sources.get(source)
-        if job is not None:
-            return job.baseline
-        if state is None:
-            return None
-        return state.scopes[scope].baseline if scope in state.scopes else state.baseline
 
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
         """Return which of these runs the daemon counts or will count, even if they completed before the cutoff."""
@@ -74,12 +65,3 @@ class Cutoff:
     def runs(self, source: str) -> list[StoredRun]:
         """Return the source's baseline runs in the state. No counter contains them."""
         return self._store.baseline_runs(source) if self._store is not None else []
-
-
-@contextmanager
-def cutoff_of_state(path: Path, url: str | None, until: float | None) -> Iterator[Cutoff]:
-    """Open a state for reading, also while a daemon uses it. With `until`, the state may be missing."""
-    with opened_for_reading(path, url) as store:
-        if store is None and until is None:
-            raise StateError(f"{path}: there is no state; run the daemon first, or give --until")
-        yield Cutoff(store, until)

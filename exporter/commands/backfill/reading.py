@@ -2,15 +2,14 @@
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Clocks, NoPages
 from exporter.commands.backfill.cutoff import Cutoff
-from exporter.commands.backfill.progress import Progress
 from exporter.commands.backfill.replay import Past, without_counters
 from exporter.config import Config
 from exporter.duration import UNITS, format_duration
@@ -18,7 +17,7 @@ from exporter.errors import NotFoundError, SourceError
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
 from exporter.metrics.requests import RequestMetrics
-from exporter.model import Batch, Step
+from exporter.model import Batch, Run, Step
 from exporter.sources.source import Source
 from exporter.sources.view import View
 from exporter.sources.windows import CLOCK_MARGIN
@@ -37,6 +36,9 @@ BATCH = 500
 
 MAX_STEP_ERRORS = 3
 """Consecutive failed requests after which the remaining steps are skipped."""
+
+REPORT_INTERVAL = 10.0
+"""Minimum seconds between two lines about the progress."""
 
 ReportLine = Callable[[str], object]
 
@@ -57,6 +59,35 @@ class DeepView(View):
         return self.start
 
 
+class Progress:
+    """Reports at most one line per REPORT_INTERVAL seconds.
+
+    Args:
+        report: Receives a line.
+        monotonic: A monotonic clock, in seconds.
+    """
+
+    def __init__(self, report: ReportLine, monotonic: Callable[[], float]) -> None:
+        self._report = report
+        self._monotonic = monotonic
+        self._part_started = self._last = monotonic()
+
+    def start_part(self) -> None:
+        """Start a part of the work. `seconds_left` estimates the rest of this part."""
+        self._part_started = self._last = self._monotonic()
+
+    def __call__(self, line: str) -> None:
+        """Report a line, unless the last one was reported less than REPORT_INTERVAL seconds ago."""
+        now = self._monotonic()
+        if now - self._last >= REPORT_INTERVAL:
+            self._last = now
+            self._report(line)
+
+    def seconds_left(self, done: int, total: int) -> float:
+        """Return an estimate of the seconds until the part is finished. `done`: more than 0 of `total`."""
+        return (self._monotonic() - self._part_started) / done * (total - done)
+
+
 class PastReader:
     """Reads the past into a temporary ledger.
 
@@ -67,8 +98,7 @@ class PastReader:
     """
 
     def __init__(self, config: Config, cutoff: Cutoff, clocks: Clocks, report: ReportLine) -> None:
-        self.config, self._cutoff = config, cutoff
-        self._clocks, self._report = clocks, report
+        self._cutoff, self._clocks, self._report = cutoff, clocks, report
         self._sleep = clocks.sleep or time.sleep
         self._progress = Progress(report, clocks.monotonic)
         self._store = Store("")
@@ -101,11 +131,13 @@ class PastReader:
                 self._report(f"{name}: not everything is read yet; continuing in {POLL_PAUSE:.0f} s")
                 self._sleep(POLL_PAUSE)
             self._read_once(name, source, view, steps)
-            if self._is_read_completely(name):
+            scopes = self._ledger.source(name).scopes
+            if all(scope.watermark is not None for scope in scopes.values() if scope.readable):
                 break
         else:
             raise SourceError(f"{name}: not everything could be read")
-        self._warn_of_unreadable(name)
+        if refused := [scope or "all" for scope, state in scopes.items() if not state.readable]:
+            self._report(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
         self._add_stored_runs(name)
         jobs = self._ledger.jobs_of(name)
         past = Past(
@@ -114,7 +146,7 @@ class PastReader:
             jobs=jobs,
             steps=steps,
             cutoffs={job.key: self._cutoff.of_job(name, job.job.job_id, job.job.scope) for job in jobs},
-            counted=lambda run_ids: self._cutoff.counted(name, run_ids),
+            cutoff=self._cutoff,
             clock_ahead=max(0.0, client.skew),
         )
         self._fetch_steps(past, source, client.now())
@@ -140,56 +172,42 @@ class PastReader:
             self._ledger.commit(name, batch, PollContext(now=now, started=now))
             steps.update(batch.steps)
 
-    def _is_read_completely(self, name: str) -> bool:
-        scopes = self._ledger.source(name).scopes.values()
-        return all(scope.watermark is not None for scope in scopes if scope.readable)
-
-    def _warn_of_unreadable(self, name: str) -> None:
-        refused = [scope or "all" for scope, state in self._ledger.source(name).scopes.items() if not state.readable]
-        if refused:
-            self._report(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
-
     def _add_stored_runs(self, name: str) -> None:
         """Add runs that are in the daemon's state, but that the API no longer shows."""
-        rows = self._cutoff.runs(name)
-        for start in range(0, len(rows), BATCH):
-            batch = {row.run.run_id: row for row in rows[start : start + BATCH]}
-            known = self._ledger.rows(name, batch)
-            by_scope: dict[str, list[Batch]] = {}
-            for row in (row for run_id, row in batch.items() if run_id not in known):
-                scope = self._ledger.committed.jobs[row.job].job.scope
-                by_scope.setdefault(scope, []).append(Batch(scope=scope, runs=[row.run]))
-            for batches in by_scope.values():
-                merged = msgspec.structs.replace(batches[0], runs=[run for each in batches for run in each.runs])
-                self._ledger.commit(name, merged, PollContext(now=self._clocks.clock(), started=self._clocks.clock()))
+        runs_by_scope: defaultdict[str, list[Run]] = defaultdict(list)
+        for row in self._cutoff.runs(name):
+            runs_by_scope[self._ledger.committed.jobs[row.job].job.scope].append(row.run)
+        for scope, runs in runs_by_scope.items():
+            for start in range(0, len(runs), BATCH):
+                part = runs[start : start + BATCH]
+                known = self._ledger.rows(name, {run.run_id for run in part})
+                missing = [run for run in part if run.run_id not in known]
+                now = self._clocks.clock()
+                self._ledger.commit(name, Batch(scope=scope, runs=missing), PollContext(now=now, started=now))
 
     def _fetch_steps(self, past: Past, source: Source, now: float) -> None:
         """Fetch the steps of the runs to write, the latest runs first. Skip steps that cannot be fetched."""
-        waiting = past.runs_to_write(self._ledger.pending_steps(past.name, now + SINGLE_POLL_INTERVAL, -1))
-        pending = [row for row in waiting if row.run.run_id not in past.steps]
-        errors = 0
+        name = past.name
+        waiting = past.runs_to_write(self._ledger.pending_steps(name, now + SINGLE_POLL_INTERVAL, -1))
+        pending = [row.run for row in waiting if row.run.run_id not in past.steps]
+        total, errors = len(pending), 0
         if pending:
-            pace = self.assembly.configured[past.name].settings.requests_per_minute
-            self._report(
-                f"{past.name}: fetching the steps of {len(pending)} runs, "
-                f"{format_duration(max(60, round(len(pending) / pace) * 60))} at most "
-                '(without them: steps: "off" in a copy of the configuration)'
-            )
+            pace = self.assembly.configured[name].settings.requests_per_minute
+            limit = format_duration(max(60, round(total / pace) * 60))
+            cure = '(without them: steps: "off" in a copy of the configuration)'
+            self._report(f"{name}: fetching the steps of {total} runs, {limit} at most {cure}")
         self._progress.start_part()
-        for number, row in enumerate(pending):
-            if number:
-                self._report_steps(past.name, number, len(pending))
+        for done, run in enumerate(pending):
+            if done:
+                left = format_duration(math.ceil(self._progress.seconds_left(done, total)))
+                self._progress(f"{name}: steps of {done} of {total} runs ({done * 100 // total} %), about {left} left")
             try:
-                past.steps[row.run.run_id] = source.steps(row.run)
+                past.steps[run.run_id] = source.steps(run)
                 errors = 0
             except NotFoundError:
                 continue
             except SourceError as error:
                 errors += 1
                 if errors == MAX_STEP_ERRORS:
-                    self._report(f"{past.name}: the steps of the other runs are skipped: {error}")
+                    self._report(f"{name}: the steps of the other runs are skipped: {error}")
                     return
-
-    def _report_steps(self, name: str, done: int, total: int) -> None:
-        left = format_duration(math.ceil(self._progress.seconds_left(done, total)))
-        self._progress(f"{name}: steps of {done} of {total} runs ({done * 100 // total} %), about {left} left")

@@ -4,16 +4,17 @@ A temporary ledger counts the completed runs in the order of their ends, with th
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import msgspec
 
 from exporter.assembly import counting_rules
+from exporter.commands.backfill.cutoff import Cutoff
 from exporter.commands.backfill.samples import Samples, SeriesGroup
 from exporter.config import Config
 from exporter.counting.counters import seed
-from exporter.counting.records import JobState, oldest
+from exporter.counting.records import JobState
 from exporter.exposition.exposition import block_of
 from exporter.exposition.textformat import prefix_of
 from exporter.ledger.ledger import Ledger
@@ -22,7 +23,7 @@ from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Family, Kind, Level
 from exporter.model import Batch, State, Step
 from exporter.snapshot.builder import ConfiguredSource, ViewBuilder
-from exporter.snapshot.job import JobView
+from exporter.snapshot.job import active_of
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
 from exporter.state.sql import LoadedState
@@ -57,7 +58,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
         jobs: Its jobs.
         steps: Steps of completed runs, by run ID.
         cutoffs: Cutoff of each job, by the job's key. Only runs that completed up to it are written.
-        counted: Returns those of the given run IDs that the daemon counts. They are not written.
+        cutoff: Knows which runs the daemon counts. They are not written.
         clock_ahead: Seconds by which the API's clock is ahead of the local clock. No sample may be in the future.
     """
 
@@ -66,13 +67,13 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     jobs: Sequence[JobState]
     steps: dict[str, Sequence[Step]]
     cutoffs: Mapping[int, float]
-    counted: Callable[[Collection[str]], frozenset[str]]
+    cutoff: Cutoff
     clock_ahead: float = 0.0
 
     def runs_to_write(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
         """Return the rows of runs to write: they completed up to the cutoff, and the daemon does not count them."""
         early = [row for row in rows if row.run.end is not None and row.run.end <= self.cutoffs[row.job]]
-        counted = self.counted([row.run.run_id for row in early])
+        counted = self.cutoff.counted(self.name, [row.run.run_id for row in early])
         return [row for row in early if row.run.result is not None and row.run.run_id not in counted]
 
 
@@ -96,7 +97,6 @@ class Replay:
 
     def __init__(self, config: Config, configured: ConfiguredSource, past: Past, samples: Samples) -> None:
         self._source_rules, self._past, self._samples = configured.rules, past, samples
-        self._rules = msgspec.structs.replace(counting_rules(config), zero_first=False)
         self._views = ViewBuilder(config, {past.name: configured})
         self._families = [family for family in WRITTEN_FAMILIES if family.name not in config.metrics.exclude]
         store = Store("")
@@ -104,7 +104,8 @@ class Replay:
         loaded = LoadedState(jobs=[self._at_zero(job) for job in past.jobs])
         self._ledger = Ledger(lambda: OpenedState(store=store, loaded=loaded))
         self._ledger.load()
-        self._ledger.configure({past.name: configured.rules}, self._rules, config.metrics.step_histograms)
+        rules = msgspec.structs.replace(counting_rules(config), zero_first=False)
+        self._ledger.configure({past.name: configured.rules}, rules, config.metrics.step_histograms)
         self._ledger.start_poll(past.name, 0.0)
         self._latest = max(past.cutoffs.values(), default=0.0)
         self._active: dict[int, dict[str, tuple[State, float]]] = {}
@@ -144,14 +145,12 @@ class Replay:
         for event_kind, row in due_events:
             self._update_active(event_kind, row)
         ended = self._count(minute, [row for event_kind, row in due_events if event_kind == ENDED])
-        for key in {row.job for _, row in due_events} | self._overflow_keys(ended):
+        changed = {row.job for _, row in due_events}
+        if ended:  # the job `__other__` also counts the runs of jobs without series
+            changed |= {key for key, job in self._ledger.committed.jobs.items() if job.overflow}
+        for key in changed:
             self._record_changes(key, minute)
         return ended
-
-    def _overflow_keys(self, ended: int) -> set[int]:
-        """Return the key of the job `__other__` if a run completed: it also counts the runs of jobs without series."""
-        jobs = self._ledger.committed.jobs.values()
-        return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
     def _update_active(self, event_kind: int, row: StoredRun) -> None:
         run, active = row.run, self._active.setdefault(row.job, {})
@@ -193,24 +192,15 @@ class Replay:
         self._recorded[key] = now
 
     def _lines(self, job: JobState) -> Iterator[tuple[SeriesGroup, bytes]]:
-        view = self._view(job)
-        prefix = prefix_of(Level.JOB, (job.source, job.project, job.name))
-        for family in self._families:
-            for lines in _lines_by_series(family, block_of(family, self._samples.prefix(prefix), view).plain):
-                yield SeriesGroup.of(family, lines), lines
-
-    def _view(self, job: JobState) -> JobView:
+        """Yield the lines of each series of a job."""
         view = self._views.job(job, step_histograms=self._ledger.counting.step_histograms)
-        active = _active_by_state(self._active.get(job.key, {}).values())
+        active = active_of(self._active.get(job.key, {}).values())
         # Unknown for the past: links to runs, and when the next run was expected.
-        return msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
-
-
-def _active_by_state(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, float | None]]:
-    """Return the number of runs and the earliest start per state."""
-    runs = list(active)
-    starts = {state: [since for each, since in runs if each is state] for state in State}
-    return {state: (len(found), oldest(found)) for state, found in starts.items() if found}
+        view = msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
+        prefix = self._samples.prefix(prefix_of(Level.JOB, view.common_labels))
+        for family in self._families:
+            for lines in _lines_by_series(family, block_of(family, prefix, view).plain):
+                yield SeriesGroup.of(family, lines), lines
 
 
 def _lines_by_series(family: Family, block: bytes) -> Iterator[bytes]:

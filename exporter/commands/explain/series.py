@@ -75,7 +75,8 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
             return
         missing = self.value - self.found
         if missing < 0:
-            yield f"{-missing:g} more are listed than counted: {RESTARTED}, or the runs changed after that."
+            more = f"{-missing:g} more are listed than counted"
+            yield f"{more}: {RESTARTED}, or the runs changed after they were counted."
         else:
             pruned = "" if self.pruned_before is None else PRUNED.format(format_utc(self.pruned_before))
             yield f"{missing:g} come {pruned}from runs that changed after they were counted: a counter never falls."
