@@ -12,13 +12,12 @@ Path = tuple[str | int, ...]
 """The keys and indexes that lead to a value, from the top of the document."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
-MAX_VALUES = 100_000
-"""Maximum number of values in a file. A few lines with nested aliases could create billions."""
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
 """Words that PyYAML quotes from the file. They may be part of a secret. `'<token>'` is PyYAML's own."""
 
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
 
 class Document(NamedTuple):
@@ -26,7 +25,7 @@ class Document(NamedTuple):
 
     Attributes:
         data: Dicts with text keys, lists and scalars.
-        problems: Problems of keys and variables.
+        problems: Problems of keys and variables, in the order of the file.
         empty_variables: By the path of a value that became empty: the environment variable that was empty.
     """
 
@@ -36,31 +35,30 @@ class Document(NamedTuple):
 
 
 def parse(text: str, environ: Mapping[str, str] | None) -> Document:
-    """Parse YAML, then replace `${VAR}` and `$$` (which stands for `$`) in its texts, unless `environ` is None.
+    """Parse YAML, and replace `${VAR}` and `$$` (which stands for `$`) in its texts, unless `environ` is None.
 
     Raises:
         ConfigError: The text is not YAML.
     """
-    # Variables are replaced after parsing, so that their values cannot change the structure.
+    document = Document({}, [], {})
     try:
         loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            return Document({}, [], {})
-        if _size(node, {}) > MAX_VALUES:
-            raise ConfigError([ConfigProblem("", f"more than {MAX_VALUES} values, each alias (*) counted in full")])
-        document = Document(loader.construct_document(node), list(_key_problems(node, ())), {})
+        root = loader.get_single_node()
+        if root is None:
+            return document
+        # Variables are replaced in nodes, not in the text, so that their values cannot change the structure.
+        for path, node in _nodes(root, (), set()):
+            if isinstance(node, yaml.MappingNode):
+                document.problems.extend(_check_keys(node, path))
+            elif isinstance(node, yaml.ScalarNode) and node.tag == _TEXT and environ is not None:
+                _replace_variables(node, environ, path_of(path), document)
+        return document._replace(data=loader.construct_document(root))
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(error, text)]) from None
     except RecursionError:
         raise ConfigError([ConfigProblem("", "not YAML: nested too deeply")]) from None
     except ValueError:  # PyYAML raises this for a text that looks like a date or a number but is invalid
         raise ConfigError([ConfigProblem("", "not YAML: an invalid date or number; put it in quotes")]) from None
-    return (
-        document
-        if environ is None
-        else document._replace(data=_replace_variables(document.data, environ, (), document))
-    )
 
 
 _CURES = {
@@ -86,56 +84,46 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
     return ConfigProblem("", "not YAML")
 
 
-def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of values in a node, including itself. Each alias counts as much as its target."""
-    if known.get(id(node)) == 0:  # the node contains itself
-        raise yaml.MarkedYAMLError(problem="a value refers to itself", problem_mark=node.start_mark)
-    if id(node) not in known:
-        known[id(node)] = 0
-        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-        children = (child for part in parts for child in (part if isinstance(part, tuple) else (part,)))
-        known[id(node)] = 1 + sum(_size(child, known) for child in children)
-    return known[id(node)]
-
-
-def _key_problems(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
-    """Yield a problem for each key that is given twice or is not text, in the order of the file."""
+def _nodes(node: yaml.Node, path: Path, seen: set[int]) -> Iterator[tuple[Path, yaml.Node]]:
+    """Yield a node and all nodes below it with their paths. A node with aliases has the path of its first use."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    yield path, node
+    children: Iterator[tuple[str | int, yaml.Node]] = iter(())
     if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _key_problems(item, (*path, index))
+        children = enumerate(node.value)
     elif isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            name, line = key.value if isinstance(key, yaml.ScalarNode) else "?", key.start_mark.line + 1
-            below = (*path, name)
-            if key.tag not in {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}:
-                yield ConfigProblem(path_of(below), f"line {line}: a key must be text; put it in quotes")
-            elif name in lines:
-                yield ConfigProblem(path_of(below), f"given twice, in lines {lines[name]} and {line}")
-            lines.setdefault(name, line)
-            yield from _key_problems(value, below)
+        children = ((key.value, value) for key, value in node.value)
+    for key, child in children:
+        yield from _nodes(child, (*path, key), seen)
 
 
-def _replace_variables(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
-    """Return the data with variables replaced. Add their problems to the document."""
-    if isinstance(data, dict):
-        texts = [key for key in data if isinstance(key, str)]
-        return {key: _replace_variables(data[key], environ, (*path, key), document) for key in texts}
-    if isinstance(data, list):
-        return [_replace_variables(item, environ, (*path, index), document) for index, item in enumerate(data)]
-    if not isinstance(data, str):
-        return data
+def _check_keys(node: yaml.MappingNode, path: Path) -> Iterator[ConfigProblem]:
+    """Yield a problem for each key that is given twice or is not text. Remove those that are not text."""
+    lines: dict[str, int] = {}
+    for key, value in list(node.value):
+        name, line = key.value if isinstance(key, yaml.ScalarNode) else "?", key.start_mark.line + 1
+        if key.tag not in {_TEXT, _MERGE}:
+            node.value.remove((key, value))
+            yield ConfigProblem(path_of((*path, name)), f"line {line}: a key must be text; put it in quotes")
+        elif name in lines:
+            yield ConfigProblem(path_of((*path, name)), f"given twice, in lines {lines[name]} and {line}")
+        lines.setdefault(name, line)
+
+
+def _replace_variables(node: yaml.ScalarNode, environ: Mapping[str, str], path: str, document: Document) -> None:
+    """Replace variables in a node. Add problems to the document."""
     # A brace without its counterpart has the name "".
-    names = [match[1] or "" for match in _VARIABLE.finditer(data) if match[0] != "$$"]
+    names = [match[1] or "" for match in _VARIABLE.finditer(node.value) if match[0] != "$$"]
     if messages := [message for name in names if (message := _variable_problem(name, environ))]:
-        document.problems.extend(ConfigProblem(path_of(path), message) for message in messages)
-        return data
+        document.problems.extend(ConfigProblem(path, message) for message in messages)
+        return
     # A variable whose value was read from a file may begin with a byte order mark and end with line breaks.
     values = {name: environ[name].removeprefix("\ufeff").rstrip("\r\n") for name in names}
-    text = _VARIABLE.sub(lambda match: values[match[1]] if match[1] else "$", data)
-    if data and not text:
-        document.empty_variables[path_of(path)] = ", ".join(names)
-    return text
+    node.value = _VARIABLE.sub(lambda match: values[match[1]] if match[1] else "$", node.value)
+    if names and not node.value:
+        document.empty_variables[path] = ", ".join(names)
 
 
 def _variable_problem(name: str, environ: Mapping[str, str]) -> str:
