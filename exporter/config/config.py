@@ -207,14 +207,9 @@ def loads(text: str, environ: Mapping[str, str], known: KnownNames) -> Config:
     config = validated(_model(known), data, problems)
     problems += _cross_section_problems(data, known)
     if config is None or problems:
-        raise ConfigError([_with_variable(problem, empty_variables.get(problem.path)) for problem in problems])
+        hints = {path: f": the environment variable {name} is empty" for path, name in empty_variables.items()}
+        raise ConfigError([ConfigProblem(path, text + hints.get(path, "")) for path, text in problems])
     return config
-
-
-def _with_variable(problem: ConfigProblem, variable: str | None) -> ConfigProblem:
-    if variable is None:
-        return problem
-    return problem._replace(message=f"{problem.message}: the environment variable {variable} is empty")
 
 
 def _model(known: KnownNames) -> type[Config]:
@@ -247,37 +242,28 @@ def _cross_section_problems(data: Any, known: KnownNames) -> Iterator[ConfigProb
         return
     if not sources:
         yield ConfigProblem("sources", "needs at least one source")
-    retention = StateSettings.valid_values(as_mapping(data.get("state"))).get("retention")
     types = [known.sources.get(str(as_mapping(given).get("type"))) for given in sources]
     values = [settings.valid_values(given) if settings else {} for settings, given in zip(types, sources, strict=True)]
-    yield from _duplicate_names([each.get("name") for each in values])
-    if retention is not None:
-        yield from _retention_too_short(retention, values)
-    excluded = MetricsSettings.valid_values(as_mapping(data.get("metrics"))).get("exclude", ())
-    yield from _unknown_families(excluded, known.families)
-
-
-def _unknown_families(names: Sequence[str], known: Collection[str]) -> Iterator[ConfigProblem]:
-    for index, name in enumerate(names):
-        if name not in known:
-            cure = suggestion(name, known, "docs/metrics.md lists all")
-            yield ConfigProblem(f"metrics.exclude[{index}]", f"unknown metric; {cure}")
-
-
-def _duplicate_names(names: Sequence[str | None]) -> Iterator[ConfigProblem]:
+    names = [each.get("name") for each in values]
     for index, name in enumerate(names):
         if name is not None and (first := names.index(name)) < index:
             yield ConfigProblem(f"sources[{index}].name", f"the same as sources[{first}].name")
+    yield from _retention_too_short(StateSettings.valid_values(as_mapping(data.get("state"))), values)
+    excluded = MetricsSettings.valid_values(as_mapping(data.get("metrics"))).get("exclude", ())
+    for index, name in enumerate(excluded):
+        if name not in known.families:
+            cure = suggestion(name, known.families, "docs/metrics.md lists all")
+            yield ConfigProblem(f"metrics.exclude[{index}]", f"unknown metric; {cure}")
 
 
-def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]]) -> Iterator[ConfigProblem]:
+def _retention_too_short(state: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> Iterator[ConfigProblem]:
     required = [
         (max(values["lookback"], values["max_run_age"]) + values["overlap"], index)
         for index, values in enumerate(sources)
         if {"lookback", "max_run_age", "overlap"} <= values.keys()
     ]
     minimum, index = max(required, default=(0.0, 0))
-    if retention < minimum:
+    if state.get("retention", minimum) < minimum:
         reason = f"the longer of lookback and max_run_age of sources[{index}], plus its overlap"
         yield ConfigProblem("state.retention", f"must be at least {format_duration(minimum)}: {reason}")
 

@@ -5,7 +5,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import BinaryIO, NoReturn, Self
+from typing import BinaryIO, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -81,15 +81,6 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._given)
-
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, _memory: object) -> Self:
-        return self
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret cannot be pickled")
 
     @property
     def _given(self) -> tuple[Path | None, str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self, get_args
 
@@ -68,15 +69,12 @@ class Section(BaseModel):
         """Return the values of all valid fields, by name. Fields that are not given have their defaults."""
         values = {}
         for name, field in cls.model_fields.items():
-            if name not in given:
-                if not field.is_required():
-                    values[name] = field.get_default(call_default_factory=True)
-                continue
-            kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
-            try:
-                values[name] = TypeAdapter(kind).validate_python(given[name])
-            except ValidationError:
-                continue
+            if name in given:
+                kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+                with suppress(ValidationError):
+                    values[name] = TypeAdapter(kind).validate_python(given[name])
+            elif not field.is_required():
+                values[name] = field.get_default(call_default_factory=True)
         return values
 
     @model_validator(mode="wrap")
@@ -86,16 +84,22 @@ class Section(BaseModel):
             return handler(data)
         if not isinstance(data, Mapping):
             raise invalid("must be a mapping of keys to values")
-        given, errors = cls._with_secret_files(data)
+        given = dict(data)
+        problems = list(cls._replace_secret_files(given))
         try:
             section = handler(given)
             values = vars(section)
         except ValidationError as error:
-            errors += [cls._translated(detail) for detail in error.errors(include_url=False, include_input=False)]
+            problems += map(cls._translated, error.errors(include_url=False, include_input=False))
             values = cls.valid_values(given)
-        errors += map(_details, cls.conflicts(values))
-        if errors:
-            raise ValidationError.from_exception_data(cls.__name__, errors, hide_input=True) from None
+        problems += cls.conflicts(values)
+        if problems:
+            # The keys move to `loc`, because pydantic adds the path of this section only there.
+            details = [
+                InitErrorDetails(type=invalid(each.message()), loc=(each.context or {}).get("keys", ()), input=None)
+                for each in problems
+            ]
+            raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True) from None
         return section
 
     @classmethod
@@ -108,22 +112,26 @@ class Section(BaseModel):
         ]
 
     @classmethod
-    def _with_secret_files(cls, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[InitErrorDetails]]:
-        given, errors = dict(data), []
+    def _replace_secret_files(cls, given: dict[str, Any]) -> Iterator[PydanticCustomError]:
+        """Replace each `x_file` by a secret `x`. Yield the problems."""
         for name in cls.secret_names():
             if (key := f"{name}_file") not in given:
                 continue
             path = given.pop(key)
             if name in given:
-                errors.append(_details(invalid(f"give either {name} or {key}, not both", key)))
+                yield invalid(f"give either {name} or {key}, not both", key)
                 continue
-            if message := _file_problem(path):
-                errors.append(_details(invalid(message, key)))
-            given[name] = Secret(file=Path(str(path)))
-        return given, errors
+            secret = given[name] = Secret(file=Path(str(path)))
+            if not isinstance(path, str) or not path:
+                yield invalid("must be the path of a file", key)
+                continue
+            try:
+                secret.reveal()
+            except SecretError as error:
+                yield invalid(str(error), key)
 
     @classmethod
-    def _translated(cls, detail: ErrorDetails) -> InitErrorDetails:
+    def _translated(cls, detail: ErrorDetails) -> PydanticCustomError:
         """Return an error of pydantic with our message. Errors of subsections already have it."""
         context, kind = detail.get("ctx", {}), detail["type"]
         keys = (*detail["loc"], *context.get("keys", ()))
@@ -135,7 +143,7 @@ class Section(BaseModel):
             message = MESSAGES.get(kind) or re.sub(r"^(Input|String) should", "must", detail["msg"])
         if kind == "missing" and keys[-1] in cls.secret_names():
             message += f" (or {keys[-1]}_file)"
-        return _details(invalid(message, *keys))
+        return invalid(message, *keys)
 
     @classmethod
     def _unknown_key_message(cls, key: str) -> str:
@@ -172,19 +180,3 @@ def as_mapping(value: object) -> Mapping[str, Any]:
     if isinstance(value, Section):
         return vars(value)
     return value if isinstance(value, Mapping) else {}
-
-
-def _file_problem(path: object) -> str:
-    """Return why no secret can be read from a path; "" if one can."""
-    if not isinstance(path, str) or not path:
-        return "must be the path of a file"
-    try:
-        Secret(file=Path(path)).reveal()
-    except SecretError as error:
-        return str(error)
-    return ""
-
-
-def _details(error: PydanticCustomError) -> InitErrorDetails:
-    # The keys move from the error's context to `loc`, because pydantic adds the path of this section only there.
-    return InitErrorDetails(type=invalid(error.message()), loc=(error.context or {}).get("keys", ()), input=None)

@@ -1,5 +1,6 @@
 """The keys of a source that all vendors share."""
 
+import math
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -174,8 +175,13 @@ class SourceSettings(Section):
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
         """Yield an error for a duration longer than `lookback`, and for a URL that ends with the API's path."""
-        yield from _beyond_lookback(values)
-        if values.get("sweep") and cls.model_fields["sweep"].default is None:
+        lookback, sweep = values.get("lookback", math.inf), values.get("sweep")
+        lengths = {"overlap": values.get("overlap", 0), "settle": values.get("settle", 0)}
+        for path, length in (*lengths.items(), ("sweep.window", sweep.window if sweep else 0)):
+            if length > lookback:
+                text = f"{format_duration(length)} is longer than lookback, {format_duration(lookback)}"
+                yield invalid(text, *path.split("."))
+        if sweep and cls.model_fields["sweep"].default is None:
             yield invalid("this type of source has no sweep", "sweep")
         if cls.api_path and str(values.get("base_url", "")).endswith(cls.api_path):
             yield invalid(f"must not end with the API's path {cls.api_path}: it is appended to it", "base_url")
@@ -184,16 +190,3 @@ class SourceSettings(Section):
         """Return the link to a run at the vendor; "" if unknown. Values are percent-encoded."""
         values = {"run_id": run_id, "job_id": job_id, "job_name": job_name, "project": project, "source": self.name}
         return self.run_url.format_map({key: quote(value, safe="") for key, value in values.items()})
-
-
-def _beyond_lookback(values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-    sweep = values.get("sweep")
-    lengths = {
-        ("overlap",): values.get("overlap"),
-        ("settle",): values.get("settle"),
-        ("sweep", "window"): sweep.window if sweep else None,
-    }
-    lookback = values.get("lookback")
-    for keys, length in lengths.items():
-        if lookback is not None and length is not None and length > lookback:
-            yield invalid(f"{format_duration(length)} is longer than lookback, {format_duration(lookback)}", *keys)

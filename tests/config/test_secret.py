@@ -1,6 +1,4 @@
-import copy
 import os
-import pickle
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -148,9 +146,3 @@ def test_secrets_configured_the_same_way_are_equal(tmp_path):
     assert Secret("a") != Secret("b")
     assert Secret(file=file) != Secret("a")
     assert len({Secret(file=file), Secret(file=file), Secret("a")}) == 2
-
-
-def test_a_secret_is_not_pickled():
-    with pytest.raises(TypeError):
-        pickle.dumps(Secret("a"))
-    assert copy.deepcopy(Holder(word=Secret("a"))).word.reveal() == "a"
