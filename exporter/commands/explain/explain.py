@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TextIO
 
 from exporter.assembly import configured_source
-from exporter.commands.explain.contributions import RUNS_BEHIND
 from exporter.commands.explain.selector import Selector, SelectorError, parse
-from exporter.commands.explain.series import Explained, Rows, SeriesLine, job_series, unobserved_time
+from exporter.commands.explain.series import RUNS_BEHIND, Explained, Rows, SeriesLine, job_series, unobserved_time
 from exporter.commands.table import table
 from exporter.config import Config
 from exporter.counting.classify import CountState
