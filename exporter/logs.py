@@ -19,13 +19,13 @@ from io import StringIO
 from typing import Literal, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 from exporter.config import ConfigError
 from exporter.config.secret import MASK, Secret, SecretError
 from exporter.errors import JobrunError
-from exporter.throttle import Throttle
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["logfmt", "json"]
@@ -62,12 +62,8 @@ class Redactor:
         return self._pattern.sub(MASK, text) if self._pattern else text
 
     def _masked_value(self, value: object) -> object:
-        if isinstance(value, bool | None):
+        if isinstance(value, bool | int | float | None):
             return value
-        if isinstance(value, int | float):
-            return value if self.masked(str(value)) == str(value) else MASK
-        if isinstance(value, Mapping):
-            return {self.masked(str(key)): self._masked_value(item) for key, item in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
             return [self._masked_value(item) for item in value]
         return self.masked(str(value))
@@ -172,9 +168,62 @@ class _StructlogHandler(logging.Handler):
             self.handleError(record)
 
 
+PERIOD = 60.0
+"""Seconds in which only the first line of a kind is written."""
+
+MAX_KINDS = 1000
+"""Maximum number of known kinds. Otherwise messages that always differ would fill the memory."""
+
+_VARIABLE_PART = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|<.*", re.IGNORECASE | re.DOTALL)
+"""Parts that may differ between messages of one kind: numbers, addresses, quoted texts, objects."""
+
+
+class Period(msgspec.Struct):
+    """A period of one kind. `message`: of the first line. `suppressed`: number of lines that were not written."""
+
+    logger: str
+    message: str
+    start: float
+    suppressed: int = 0
+
+
+class Throttle:
+    """Decides which log lines are written. Thread-safe. `clock`: returns seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._periods: dict[tuple[str, str], Period] = {}
+        self._lock = threading.Lock()
+
+    def admits(self, logger: str, message: str) -> bool:
+        """Return whether to write a line. If not, count it."""
+        kind = (logger, _VARIABLE_PART.sub("_", message)[:200])
+        with self._lock:
+            period = self._periods.get(kind)
+            if period is not None:
+                period.suppressed += 1
+                return False
+            while len(self._periods) >= MAX_KINDS:
+                del self._periods[next(iter(self._periods))]
+            self._periods[kind] = Period(logger, message, self._clock())
+            return True
+
+    def end_periods(self) -> list[Period]:
+        """Return the periods that have ended and in which lines were suppressed. Log a summary of each."""
+        with self._lock:
+            now = self._clock()
+            ended = {kind: each for kind, each in self._periods.items() if not 0 <= now - each.start < PERIOD}
+            for kind, period in ended.items():
+                del self._periods[kind]
+                if period.suppressed:  # the summary is the first line of the next period
+                    self._periods[kind] = Period(period.logger, period.message, now)
+            return [period for period in ended.values() if period.suppressed]
+
+
 def limit(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Drop repeated events that have a key `logger`. Libraries and web clients can cause any number of them."""
-    if "logger" in event and not event.pop(_SUMMARY, False):
+    # Events with a key `more` are those of `report_suppressed`.
+    if "logger" in event and "more" not in event:
         report_suppressed()
         if not _throttle.admits(str(event["logger"]), str(event.get("event", ""))):
             raise structlog.DropEvent
@@ -185,11 +234,8 @@ def report_suppressed() -> None:
     """Log how many events were dropped in the minutes that have ended. Call it regularly."""
     for period in _throttle.end_periods():
         more = f"and {period.suppressed} more in the last minute"
-        structlog.get_logger().warning(period.message, logger=period.logger, more=more, **{_SUMMARY: True})
+        structlog.get_logger().warning(period.message, logger=period.logger, more=more)
 
-
-_SUMMARY = "_summary"
-"""Key of the events that `limit` never drops."""
 
 _throttle = Throttle(time.monotonic)  # global, as logging is
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from exporter import logs
 from exporter.config.secret import MASK, Secret
 from exporter.errors import NetworkError
-from exporter.throttle import MAX_KINDS, Throttle
+from exporter.logs import MAX_KINDS, Throttle
 
 NOW = 1_700_000_000.25
 

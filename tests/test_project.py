@@ -38,7 +38,7 @@ LAYERS = (
     ("config", "client", "counting", "simulators", "assets"),
     ("learning",),
     ("cron",),
-    ("model", "errors", "duration", "patterns", "times", "signals", "supervision", "probe", "throttle"),
+    ("model", "errors", "duration", "patterns", "times", "signals", "supervision", "probe"),
 )
 """Packages, and the modules next to them. Data goes from the bottom to the top; each imports only from below it."""
 
