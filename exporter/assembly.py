@@ -80,25 +80,22 @@ def room_for_jobs(config: Config) -> int:
 def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
     """Return the ledger's rules for a source."""
     kind = SOURCES[settings.type]
-    has_steps, excluded = kind.has_steps and settings.steps != "off", frozenset(config.metrics.exclude)
-
-    def has_objective(job: JobState) -> bool:
-        return objective_of(config, job) is not None
-
-    def series(job: JobState, step_histograms: bool) -> int:  # noqa: FBT001  # as SourceRules has it
-        view = JobView(state=job, results=kind.results, has_steps=has_steps, step_histograms=step_histograms)
-        return series_needed(view, buckets(job), config.metrics.step_buckets, excluded)
+    steps = settings.steps if kind.has_steps else "off"
 
     def buckets(job: JobState) -> tuple[float, ...]:
         objective = objective_of(config, job)
         return (objective and objective.run_buckets) or config.metrics.run_buckets
+
+    def series(job: JobState, step_histograms: bool) -> int:  # noqa: FBT001  # as SourceRules has it
+        view = JobView(state=job, results=kind.results, has_steps=steps != "off", step_histograms=step_histograms)
+        return series_needed(view, buckets(job), config.metrics.step_buckets, frozenset(config.metrics.exclude))
 
     return SourceRules(
         name=settings.name,
         identity=kind.identity(settings),
         results=kind.results,
         has_attempts=kind.has_attempts,
-        steps=settings.steps if kind.has_steps else "off",
+        steps=steps,
         reopens=kind.reopens,
         max_run_age=settings.max_run_age,
         reach=kind.reach,
@@ -109,7 +106,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
         max_series=room_for_jobs(config),
         series_of=series,
         run_buckets=buckets,
-        has_objective=has_objective,
+        has_objective=lambda job: objective_of(config, job) is not None,
     )
 
 
@@ -169,7 +166,8 @@ class Assembly:
         self.scheduled = [self._reused(each.settings, before) or self._build(each) for each in self.configured.values()]
 
     def _account(self, settings: tuple[SourceSettings, ...], before: _Account | None) -> _Account:
-        if before is not None and before.settings == settings and not any(map(_has_files, settings)):
+        has_files = any(each.tls.ca_file or each.tls.cert_file for each in settings)
+        if before is not None and before.settings == settings and not has_files:
             return before
         return self._new_account(settings, before)
 
@@ -287,7 +285,3 @@ class Assembly:
 
 def _credential(settings: SourceSettings) -> str:
     return SOURCES[settings.type].access(settings).credential
-
-
-def _has_files(settings: SourceSettings) -> bool:
-    return bool(settings.tls.ca_file or settings.tls.cert_file)

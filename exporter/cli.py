@@ -154,13 +154,12 @@ def _speed(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < (speed := float(text)) < float("inf"):
             return speed
-    raise ValueError(f"{text!r} is not a number above 0")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def _timestamp(text: str) -> float:
-    timestamp = parse_timestamp(text)
-    if timestamp is None:
-        raise ValueError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
+    if (timestamp := parse_timestamp(text)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
     return timestamp
 
 
@@ -226,9 +225,7 @@ COMMANDS: Mapping[str, Command] = {
                 nargs="+",
                 action="extend",
             ),
-            "--until": _flag(
-                "maximum time to write (default: the first poll of the daemon)", "T", type=_argument(_timestamp)
-            ),
+            "--until": _flag("maximum time to write (default: the first poll of the daemon)", "T", type=_timestamp),
         },
     ),
     "state": Command(
@@ -247,9 +244,7 @@ COMMANDS: Mapping[str, Command] = {
         ),
         {
             "--web.listen-address": _listen(":9797"),
-            "--speed": _flag(
-                "speed of simulated runs, as a multiple of real time", "N", type=_argument(_speed), default=60.0
-            ),
+            "--speed": _flag("speed of simulated runs, as a multiple of real time", "N", type=_speed, default=60.0),
         },
     ),
     "simulate": Command(
@@ -318,13 +313,18 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     """
     console = console or _process_console()
     try:
-        code, write_error = _run_command(argv, console), _flush(console.out)
+        code = _run_command(argv, console)
+        console.out.flush()
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        code, write_error = 1, _flush(console.out) or error
-    code = code if write_error is None else _report_write_error(write_error, console.err)
-    _flush(console.err)  # an error here does not change the exit code
+        code = 1
+        with contextlib.suppress(OSError):
+            console.say(f"the output cannot be written: {error.strerror}", is_error=True)
+    _discard_unwritable(console.out)
+    _discard_unwritable(console.err)
     return code
 
 
@@ -335,24 +335,13 @@ def _process_console() -> Console:
     return Console(sys.stdout, sys.stderr, os.environ)
 
 
-def _report_write_error(error: OSError, err: TextIO) -> int:
-    """Report that output could not be written, unless its reader has gone. Return the exit code."""
-    if isinstance(error, BrokenPipeError):
-        return 128 + signal.SIGPIPE
-    with contextlib.suppress(OSError):
-        print(f"the output cannot be written: {error.strerror}", file=err)
-    return 1
-
-
-def _flush(stream: TextIO) -> OSError | None:
-    """Flush a stream. If that fails, return the error, and make the exit discard the rest of the output."""
+def _discard_unwritable(stream: TextIO) -> None:
+    """Discard the output that a stream cannot write. Otherwise Python would report it again at the exit."""
     try:
         stream.flush()
-    except OSError as error:
+    except OSError:
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # a device
             os.dup2(nowhere.fileno(), stream.fileno())
-        return error
-    return None
 
 
 def _run_command(argv: Sequence[str] | None, console: Console) -> int:

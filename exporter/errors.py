@@ -9,6 +9,10 @@ class JobrunError(Exception):
     reason = "internal"
 
 
+class CommandError(JobrunError):
+    """A command cannot do what it was asked to do."""
+
+
 class SourceError(JobrunError):
     """An API did not return a usable response."""
 

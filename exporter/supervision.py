@@ -38,7 +38,8 @@ class Manager:
     """
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
-        self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        address = environ.get("NOTIFY_SOCKET", "")  # a path, or a name in the abstract namespace
+        self._address = re.sub("^@", "\0", address) if address.startswith(("/", "@")) else ""
         self.watchdog = _watchdog(environ, pid)
         """Seconds without a notification after which systemd kills this process; None if it never does."""
 
@@ -54,11 +55,6 @@ class Manager:
         except OSError:
             return False
         return True
-
-
-def _address(text: str) -> str:
-    """Return the address of a socket: a path, or a name in the abstract namespace; "" if it is neither."""
-    return f"\0{text[1:]}" if text.startswith("@") else text if text.startswith("/") else ""
 
 
 def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:

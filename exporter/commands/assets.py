@@ -22,10 +22,6 @@ MANIFEST = ".jobrun-exporter-assets"
 """File with the digests of the files written last, in the format of `sha256sum`. It shows which files were changed."""
 
 
-class ChangedFilesError(AssetError):
-    """Files that a person has changed would be overwritten. Nothing was written."""
-
-
 def contents(
     package: Path = PACKAGE, *, external_url: str = "", grafana_url: str = "", labels: Sequence[str] = ()
 ) -> dict[str, bytes]:
@@ -48,17 +44,15 @@ def contents(
 
 
 def write(files: Mapping[str, bytes], folder: Path, *, force: bool = False) -> None:
-    """Write files to a folder. `force`: overwrite changed files too.
+    """Write files to a folder. `force`: overwrite files that a person has changed, too.
 
-    Raises:
-        ChangedFilesError: Existing files were changed, and `force` is not set.
-        AssetError: A file cannot be written.
+    Raises AssetError if a file cannot be written, or if a changed file would be overwritten. Then nothing is written.
     """
     try:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if changed := [] if force else _changed(files, folder):
-            raise ChangedFilesError(
+            raise AssetError(
                 f"changed since they were written: {', '.join(changed)}. Nothing was written: move them away, "
                 "or add --force to lose the changes"
             )

@@ -3,7 +3,8 @@ import io
 import pytest
 
 from exporter import cli
-from exporter.commands.assets import MANIFEST, ChangedFilesError, write
+from exporter.assets import AssetError
+from exporter.commands.assets import MANIFEST, write
 
 ONE_TWO = {"rules/a.yml": b"one", "b.yml": b"two"}
 
@@ -23,7 +24,7 @@ def test_if_one_file_was_changed_no_file_is_overwritten(tmp_path):
     write(ONE_TWO, tmp_path)
     (tmp_path / "b.yml").write_text("mine")
     newer = ONE_TWO | {"rules/a.yml": b"newer"}
-    with pytest.raises(ChangedFilesError, match=r"changed since they were written: b\.yml\. Nothing was written"):
+    with pytest.raises(AssetError, match=r"changed since they were written: b\.yml\. Nothing was written"):
         write(newer, tmp_path)
     assert contents(tmp_path) == [b"one", b"mine"]
     write(newer, tmp_path, force=True)
@@ -38,7 +39,7 @@ def test_files_of_unknown_origin_count_as_changed_if_they_differ(tmp_path, manif
         (tmp_path / MANIFEST).write_bytes(manifest)
     write(ONE_TWO, tmp_path)
     (tmp_path / MANIFEST).unlink()
-    with pytest.raises(ChangedFilesError):
+    with pytest.raises(AssetError):
         write(ONE_TWO | {"b.yml": b"newer"}, tmp_path)
 
 

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from exporter.assembly import Clocks
-from exporter.commands.backfill.backfill import BackfillError, write_past
+from exporter.commands.backfill.backfill import write_past
 from exporter.commands.backfill.options import BackfillOptions
 from exporter.commands.backfill.samples import REPEAT
 from exporter.config import loads
 from exporter.counting.classify import CountState
-from exporter.errors import SourceError, StateError
+from exporter.errors import CommandError, SourceError, StateError
 from exporter.simulators.disruptions import Status
 from exporter.sources import KNOWN_NAMES
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, RUNS
@@ -165,17 +165,17 @@ def test_the_earlier_of_the_states_and_the_given_end_time_is_used(past_bench, tm
 def test_no_file_is_overwritten_or_left_half_written(past_bench, tmp_path):
     past_bench.poll()
     (tmp_path / "past.om").write_text("precious")
-    with pytest.raises(BackfillError, match="exists"):
+    with pytest.raises(CommandError, match="exists"):
         write(past_bench, tmp_path)
     assert (tmp_path / "past.om").read_text() == "precious"
-    with pytest.raises(BackfillError, match="future"):
+    with pytest.raises(CommandError, match="future"):
         write(past_bench, tmp_path, until=past_bench.clock() + HOUR, name="other")
 
 
 def test_an_unusable_folder_is_reported_before_anything_is_requested(past_bench, tmp_path):
     past_bench.poll()
     past_bench.simulator.log.clear()
-    with pytest.raises(BackfillError, match="does not exist; make it"):
+    with pytest.raises(CommandError, match="does not exist; make it"):
         write(past_bench, tmp_path / "nowhere")
     assert not past_bench.simulator.log.counts()
 

@@ -19,7 +19,7 @@ from exporter.commands.backfill.reading import SINGLE_POLL_INTERVAL, PastReader,
 from exporter.commands.backfill.replay import Replay
 from exporter.commands.backfill.samples import Samples
 from exporter.config import Config, load, secrets
-from exporter.errors import JobrunError, StateError
+from exporter.errors import CommandError, StateError
 from exporter.sources import KNOWN_NAMES, SOURCES
 from exporter.state.files import problem_of
 from exporter.state.location import opened_for_reading
@@ -42,10 +42,6 @@ def backfill(config_file: Path, options: BackfillOptions) -> int:
     return 0
 
 
-class BackfillError(JobrunError):
-    """An option is invalid, or the output cannot be written."""
-
-
 class WrittenTotals(msgspec.Struct, kw_only=True):
     """Totals of the output. `size`: in bytes."""
 
@@ -59,17 +55,17 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
     """Write the past of all sources, as far back as their APIs show runs.
 
     Raises:
-        BackfillError: An option is invalid, or the output cannot be written.
+        CommandError: An option is invalid, or the output cannot be written.
         StateError: The state cannot be read, or does not have the baseline of a source.
         SourceError: A source could not be read completely. Nothing is written.
     """
     if options.until is not None and options.until > clocks.clock():
-        raise BackfillError("--until is in the future")
+        raise CommandError("--until is in the future")
     if options.output.exists():
-        raise BackfillError(f"{options.output} exists; give another name, or remove it")
+        raise CommandError(f"{options.output} exists; give another name, or remove it")
     # Reading may take an hour, so the output folder is checked first.
     if reason := problem_of(options.output):
-        raise BackfillError(f"{options.output} cannot be written: {reason}")
+        raise CommandError(f"{options.output} cannot be written: {reason}")
     path = Path(config.state.path)
     with closing(Samples(options.labels)) as samples:
         with opened_for_reading(path, config.state.database()) as store:
@@ -85,7 +81,7 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
         try:
             written.samples, written.size = samples.write(options.output)
         except OSError as error:
-            raise BackfillError(f"{options.output} cannot be written: {error.strerror}") from error
+            raise CommandError(f"{options.output} cannot be written: {error.strerror}") from error
     return written
 
 
