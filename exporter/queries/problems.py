@@ -1,6 +1,6 @@
 """Finds current problems, each with the name of its alert. Pure functions."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlencode
 
 from exporter.duration import format_roughly
@@ -12,11 +12,8 @@ from exporter.snapshot.conditions import KINDS, SEVERITIES, capped, worst
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView
 
-Description = tuple[str, float | None]
-"""A sentence about a problem, and since when the problem exists."""
-
-JobProblem = tuple[str, str, float | None]
-"""Name of the alert, a sentence, and since when the problem exists."""
+Found = tuple[str, str, float | None]
+"""Name of an alert, a sentence about the problem, and since when the problem exists."""
 
 
 def find_problems(
@@ -24,11 +21,16 @@ def find_problems(
 ) -> tuple[Problem, ...]:
     """Return all problems: the most urgent first, and the latest first among equally urgent ones."""
     jobs = [job for job in jobs if not job.state.overflow]
-    found = [*_exporter_problems(exporter, folded=sum(job.state.folded for job in jobs))]
+    problems = [_problem(found) for found in _exporter_problems(exporter, sum(job.state.folded for job in jobs))]
     for source in sources:
+        for find_in_source in (_poll_problems, _coverage_problems, _limit_problems):
+            problems += [_problem(found, source.name) for found in find_in_source(source, now)]
         jobs_of_source = [job for job in jobs if job.state.source == source.name]
-        found += [*_source_problems(source, now), *_job_problems(jobs_of_source, source.watermark)]
-    return tuple(sorted(found, key=_sort_key))
+        problems += map(_failing_together, _outages(jobs_of_source))
+        for job in jobs_of_source:
+            for find_in_job in (_failures, _expectations, _durations):
+                problems += [_job_problem(job, found) for found in find_in_job(job, source.watermark)]
+    return tuple(sorted(problems, key=_sort_key))
 
 
 def _sort_key(problem: Problem) -> tuple[int, int, float, str]:
@@ -36,25 +38,11 @@ def _sort_key(problem: Problem) -> tuple[int, int, float, str]:
     return severity, kind, -(problem.since or 0.0), problem.subject
 
 
-# --- the exporter ---
+# --- the exporter and sources ---
 
 
-def _exporter_problems(exporter: ExporterView, folded: int) -> Iterator[Problem]:
-    if exporter.state_error:
-        sentence = f"The state cannot be written, so nothing is counted: {exporter.state_error}."
-        yield _problem("JobrunExporterStateNotCommitting", sentence)
-    if exporter.reload is not None and exporter.reload.error:
-        sentence = f"The config was refused and the old one stays active: {exporter.reload.error}"
-        yield _problem("JobrunExporterConfigReloadFailed", sentence)
-    for index in exporter.unmatched:
-        sentence = f"objectives[{index}] in the config matches no job, so it has no effect."
-        yield _problem("JobrunObjectiveMatchesNothing", sentence)
-    if folded:
-        sentence = f"{folded} jobs are counted together as __other__: there are more series than metrics.max_series."
-        yield _problem("JobrunExporterSeriesOverflow", sentence)
-
-
-def _problem(kind: str, sentence: str, since: float | None = None, source: str = "") -> Problem:
+def _problem(found: Found, source: str = "") -> Problem:
+    kind, sentence, since = found
     return Problem(
         severity=KINDS[kind].severity,
         kind=kind,
@@ -66,92 +54,63 @@ def _problem(kind: str, sentence: str, since: float | None = None, source: str =
     )
 
 
-# --- sources ---
+def _exporter_problems(exporter: ExporterView, folded: int) -> Iterator[Found]:
+    if exporter.state_error:
+        sentence = f"The state cannot be written, so nothing is counted: {exporter.state_error}."
+        yield "JobrunExporterStateNotCommitting", sentence, None
+    if exporter.reload is not None and exporter.reload.error:
+        sentence = f"The config was refused and the old one stays active: {exporter.reload.error}"
+        yield "JobrunExporterConfigReloadFailed", sentence, None
+    for index in exporter.unmatched:
+        sentence = f"objectives[{index}] in the config matches no job, so it has no effect."
+        yield "JobrunObjectiveMatchesNothing", sentence, None
+    if folded:
+        sentence = f"{folded} jobs are counted together as __other__: there are more series than metrics.max_series."
+        yield "JobrunExporterSeriesOverflow", sentence, None
 
 
-def _down(source: SourceReport, _now: float) -> Description | None:
-    # A poll that could read only some customers or projects does not page. If the others stay unread, `_gap` does.
-    if source.up is not False or (source.last_success is not None and source.last_success == source.last_poll):
-        return None
-    if not source.last_error:
-        return "The credential cannot read any customer or project.", source.last_success
-    return f"The last poll failed ({source.last_reason}): {source.last_error}.", source.last_success
+def _poll_problems(source: SourceReport, _now: float) -> Iterator[Found]:
+    # A poll that could read only some customers or projects does not page. If the others stay unread, the source
+    # becomes stale.
+    if source.up is False and (source.last_success is None or source.last_success != source.last_poll):
+        sentence = "The credential cannot read any customer or project."
+        if source.last_error:
+            sentence = f"The last poll failed ({source.last_reason}): {source.last_error}."
+        yield "JobrunSourceDown", sentence, source.last_success
+    if source.up is True and conditions.is_too_far_behind(source.lag, source.poll_interval):
+        sentence = "No poll has been complete yet."
+        if source.lag is not None:
+            sentence = f"Runs of the last {format_roughly(source.lag)} are not read completely."
+        yield "JobrunSourceStale", sentence, source.watermark
 
 
-def _stale(source: SourceReport, _now: float) -> Description | None:
-    if source.up is not True or not conditions.is_too_far_behind(source.lag, source.poll_interval):
-        return None
-    if source.lag is None:
-        return "No poll has been complete yet.", None
-    return f"Runs of the last {format_roughly(source.lag)} are not read completely.", source.watermark
+def _coverage_problems(source: SourceReport, now: float) -> Iterator[Found]:
+    if source.unobserved and conditions.is_recent(source.last_unobserved, conditions.GAP_SHOWN, now):
+        start, length = source.unobserved[0].start, source.unobserved[0].end - source.unobserved[0].start
+        sentence = f"Runs in a period of {format_roughly(length)} were never read: the API no longer shows them."
+        yield "JobrunSourceCoverageGap", sentence, start
+    if source.scopes_unreadable:
+        sentence = f"No permission to read {source.scopes_unreadable} scopes: {', '.join(source.unreadable)}."
+        yield "JobrunSourceScopeUnreadable", sentence, None
+    if conditions.is_recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
+        sentence = "The API truncated responses. Missing runs are requested again; some APIs do not show all of them."
+        yield "JobrunSourceTruncated", sentence, source.last_truncated
 
 
-def _gap(source: SourceReport, now: float) -> Description | None:
-    if not source.unobserved or not conditions.is_recent(source.last_unobserved, conditions.GAP_SHOWN, now):
-        return None
-    latest = source.unobserved[0]
-    length = format_roughly(latest.end - latest.start)
-    return f"Runs in a period of {length} were never read: the API no longer shows them.", latest.start
-
-
-def _truncated(source: SourceReport, now: float) -> Description | None:
-    if not conditions.is_recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
-        return None
-    return (
-        "The API truncated responses. The missing runs are requested again; some APIs do not show all of them.",
-        source.last_truncated,
-    )
-
-
-def _unreadable(source: SourceReport, _now: float) -> Description | None:
-    if not source.scopes_unreadable:
-        return None
-    return f"No permission to read {source.scopes_unreadable} scopes: {', '.join(source.unreadable)}.", None
-
-
-def _rate_limit(source: SourceReport, now: float) -> Description | None:
-    budget = source.budget
-    if not conditions.is_rate_limit_low(budget.remaining, budget.limit, budget.reset, now):
-        return None
-    return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit resets.", None
-
-
-def _credential(source: SourceReport, now: float) -> Description | None:
-    expiry = source.credential_expiry
-    ended = conditions.is_not_renewed(expiry, source.last_poll)
-    if expiry is None or not (ended or conditions.is_not_replaced(expiry, source.credential_since, now)):
-        return None
-    if expiry > now:
-        return f"The credential in use expires in {format_roughly(expiry - now)}, and there is no new one.", expiry
-    return f"The credential in use expired {format_roughly(now - expiry)} ago.", expiry
-
-
-SOURCE_PROBLEMS: dict[str, Callable[[SourceReport, float], Description | None]] = {
-    "JobrunSourceDown": _down,
-    "JobrunSourceStale": _stale,
-    "JobrunSourceCoverageGap": _gap,
-    "JobrunSourceScopeUnreadable": _unreadable,
-    "JobrunSourceRateLimitLow": _rate_limit,
-    "JobrunSourceCredentialExpiring": _credential,
-    "JobrunSourceTruncated": _truncated,
-}
-
-
-def _source_problems(source: SourceReport, now: float) -> Iterator[Problem]:
-    for kind, find in SOURCE_PROBLEMS.items():
-        found = find(source, now)
-        if found is not None:
-            yield _problem(kind, *found, source.name)
+def _limit_problems(source: SourceReport, now: float) -> Iterator[Found]:
+    budget, expiry = source.budget, source.credential_expiry
+    if conditions.is_rate_limit_low(budget.remaining, budget.limit, budget.reset, now):
+        sentence = f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit resets."
+        yield "JobrunSourceRateLimitLow", sentence, None
+    is_unusable = conditions.is_not_renewed(expiry, source.last_poll)
+    if expiry is not None and (is_unusable or conditions.is_not_replaced(expiry, source.credential_since, now)):
+        sentence = f"The credential in use expired {format_roughly(now - expiry)} ago."
+        if expiry > now:
+            sentence = f"The credential in use expires in {format_roughly(expiry - now)}, and there is no new one."
+        yield "JobrunSourceCredentialExpiring", sentence, expiry
 
 
 # --- jobs ---
-
-
-def _job_problems(jobs: list[JobView], watermark: float | None) -> Iterator[Problem]:
-    yield from map(_failing_together, _outages(jobs))
-    for job in jobs:
-        for find in (_failures, _expectations, _durations):
-            yield from (_job_problem(job, *found) for found in find(job, watermark))
 
 
 def _outages(jobs: list[JobView]) -> Iterator[list[JobView]]:
@@ -190,7 +149,7 @@ def _failing_together(failing: list[JobView]) -> Problem:
     )
 
 
-def _failures(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
+def _failures(job: JobView, watermark: float | None) -> Iterator[Found]:
     state, failure = job.state, job.state.last_failure
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
@@ -205,7 +164,7 @@ def _failures(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
         yield "JobrunFailureRecovered", f"A run failed{step}{error}, and a later run succeeded.", failure.end
 
 
-def _expectations(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
+def _expectations(job: JobView, watermark: float | None) -> Iterator[Found]:
     success, now = job.state.last_success, watermark or 0.0
     if conditions.is_stale(job, watermark):
         since = "yet" if success is None else f"for {format_roughly(now - success)}"
@@ -216,7 +175,7 @@ def _expectations(job: JobView, watermark: float | None) -> Iterator[JobProblem]
         yield "JobrunOverdue", sentence, job.next_expected
 
 
-def _durations(job: JobView, watermark: float | None) -> Iterator[JobProblem]:
+def _durations(job: JobView, watermark: float | None) -> Iterator[Found]:
     for state in conditions.stuck_in(job, watermark):
         length = format_roughly(conditions.active_for(job, watermark, state) or 0.0)
         word = "waiting" if state is State.PENDING else "running"
@@ -232,8 +191,8 @@ ABOUT_FAILED_RUN = ("JobrunFailingRepeatedly", "JobrunLastRunFailed", "JobrunFai
 """Alerts whose problems link to the last failed run."""
 
 
-def _job_problem(job: JobView, kind: str, sentence: str, since: float | None) -> Problem:
-    state = job.state
+def _job_problem(job: JobView, found: Found) -> Problem:
+    (kind, sentence, since), state = found, job.state
     labels = {"source": state.source, "project": state.project, "job_name": state.name}
     failure = state.last_failure if kind in ABOUT_FAILED_RUN else None
     learned = kind == "JobrunNoRecentSuccess" and "freshness" in job.learned  # never pages, because it may be wrong
