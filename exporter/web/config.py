@@ -132,23 +132,19 @@ def _client_conflicts(values: Mapping[str, Any]) -> Iterator[PydanticCustomError
         yield invalid("must not be empty: no client could connect", "client_allowed_sans")
 
 
-def _no_http2(http2: bool) -> bool:  # noqa: FBT001  # a validator's only argument
-    if http2:
-        raise invalid("is not supported: set false or omit it")
-    return http2
-
-
 class HttpServer(_WebSection):
     """Settings of HTTP."""
 
-    http2: Annotated[bool, AfterValidator(_no_http2)] = False
+    http2: bool = False
     """Must be false: only HTTP/1.1 is served."""
     headers: dict[str, str] = Field(default={})
     """Headers of every response; "" omits a header."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-        """Yield an error for a header that cannot be set, or not to this value."""
+        """Yield an error for HTTP/2, and for a header that cannot be set, or not to this value."""
+        if values.get("http2"):
+            yield invalid("is not supported: set false or omit it", "http2")
         for name, value in values.get("headers", {}).items():
             allowed = HEADERS.get(name, ())
             if name not in HEADERS:

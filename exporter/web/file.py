@@ -44,13 +44,10 @@ class WebFile:
         self._monotonic = monotonic
         self._log = structlog.get_logger()
         self._lock = threading.Lock()
-        self._versions: dict[str, Version | None] = {}
         self._error = ""
         self._last_attempt = monotonic()
-        before = version_of(path)
-        config = load_web(path)
-        self._versions = {**_versions(self._files(config)), str(path): before}
-        self._active = _activate(config)
+        self._versions = _versions([str(path)])
+        self._apply(load_web(path))
         if self._active.users and self._active.tls is None:
             self._log.warning("basic auth without TLS: passwords cross the network in clear text")
 
@@ -98,14 +95,14 @@ class WebFile:
         if (config.tls_server_config is None) != (self._active.tls is None):
             text = "HTTPS cannot be enabled or disabled by a reload; restart the exporter"
             raise ConfigError([ConfigProblem("tls_server_config", text)])
-        versions = {**_versions(self._files(config)), str(self._path): self._versions[str(self._path)]}
-        self._active, self._versions, self._error = _activate(config), versions, ""
+        self._apply(config)
         self._log.info("web config loaded", users=len(config.basic_auth_users))
 
-    def _files(self, config: WebConfig) -> list[str]:
-        tls = config.tls_server_config
-        named = [getattr(tls, key) for key in PATHS] if tls else []
-        return [str(self._path), *filter(None, named)]
+    def _apply(self, config: WebConfig) -> None:
+        tls, file = config.tls_server_config, str(self._path)
+        certificates = [path for key in PATHS if tls and (path := getattr(tls, key))]
+        versions = {**_versions(certificates), file: self._versions[file]}
+        self._active, self._versions, self._error = _activate(config), versions, ""
 
 
 def _activate(config: WebConfig) -> ActiveWebConfig:

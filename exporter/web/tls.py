@@ -2,6 +2,7 @@
 
 import ipaddress
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 from exporter.config import ConfigError, ConfigProblem
@@ -22,9 +23,7 @@ def server_context(settings: TlsServer) -> ssl.SSLContext:
     context.minimum_version, context.maximum_version = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
     if not settings.prefer_server_cipher_suites:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    loads = (_load_certificate, _load_client_ca, _load_cipher_suites)
-    problems = [problem for load in loads if (problem := load(context, settings))]
-    if problems:
+    if problems := list(_load(context, settings)):
         raise ConfigError(problems)
     context.verify_mode = VERIFY[settings.client_auth_type]
     if settings.client_allowed_sans is not None:
@@ -32,40 +31,31 @@ def server_context(settings: TlsServer) -> ssl.SSLContext:
     return context
 
 
-def _load_certificate(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
+def _load(context: ssl.SSLContext, settings: TlsServer) -> Iterator[ConfigProblem]:
+    """Load certificates, keys and cipher suites. Yield what cannot be used."""
     try:
         # Without a callback OpenSSL would ask for a passphrase on the terminal.
         context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
-    except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
-            return ConfigProblem("tls_server_config.key_file", "is not the key of cert_file")
-        return ConfigProblem("tls_server_config", "cert_file and key_file do not contain a usable certificate and key")
     except OSError as error:
-        return ConfigProblem("tls_server_config", f"cert_file or key_file cannot be read: {error.strerror}")
-    return None
-
-
-def _load_client_ca(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
-    if not settings.client_ca_file:
-        return None
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            yield ConfigProblem("tls_server_config.key_file", "is not the key of cert_file")
+        else:
+            message = "cert_file and key_file do not contain a usable certificate and key"
+            yield ConfigProblem("tls_server_config", _reason(error, message))
     try:
-        context.load_verify_locations(settings.client_ca_file)
-    except ssl.SSLError:
-        return ConfigProblem("tls_server_config.client_ca_file", "does not contain a usable certificate")
+        if settings.client_ca_file:
+            context.load_verify_locations(settings.client_ca_file)
     except OSError as error:
-        return ConfigProblem("tls_server_config.client_ca_file", f"the file cannot be read: {error.strerror}")
-    return None
-
-
-def _load_cipher_suites(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
-    suites = [CIPHER_SUITES[name] for name in settings.cipher_suites if CIPHER_SUITES[name]]
-    if not suites:
-        return None
+        yield ConfigProblem("tls_server_config.client_ca_file", _reason(error, "does not contain a usable certificate"))
     try:
-        context.set_ciphers(":".join(suites))
+        if suites := [CIPHER_SUITES[name] for name in settings.cipher_suites if CIPHER_SUITES[name]]:
+            context.set_ciphers(":".join(suites))
     except ssl.SSLError:
-        return ConfigProblem("tls_server_config.cipher_suites", "this machine's OpenSSL supports none of them")
-    return None
+        yield ConfigProblem("tls_server_config.cipher_suites", "this machine's OpenSSL supports none of them")
+
+
+def _reason(error: OSError, unusable: str) -> str:
+    return unusable if isinstance(error, ssl.SSLError) else f"the file cannot be read: {error.strerror}"
 
 
 def _only_for(allowed: frozenset[str]) -> type[ssl.SSLObject]:

@@ -14,10 +14,9 @@ from exporter.config import ConfigError, loads
 from exporter.model import Result
 from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import open_state
-from exporter.web.auth import credentials_of
+from exporter.web.auth import Credentials, credentials_of
 from exporter.web.config import load_web
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
-from exporter.web.passwords import Credentials
 from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
 from tests.fuzz.fuzz_depth import CASES
 from tests.fuzz.hostile_values import QUICK, TEXTS, VALUES, places, planted, without

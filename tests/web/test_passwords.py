@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from exporter.web.passwords import MAX_CACHED, MAX_CHECKS_PER_CLIENT, Credentials, Passwords, TooManyChecksError
+from exporter.web.auth import MAX_CACHED, MAX_CHECKS_PER_CLIENT, Credentials, Passwords, TooManyChecksError
 
 USERS = {b"anna": b"hash of a", b"bert": b"hash of b"}
 RIGHT = {(b"a", b"hash of a"), (b"b", b"hash of b")}

@@ -17,9 +17,8 @@ from starlette.routing import Route
 from exporter import logs
 from exporter.config import ConfigError
 from exporter.web.application import HTML_HEADERS, application
-from exporter.web.auth import SecuredApplication
+from exporter.web.auth import Passwords, SecuredApplication
 from exporter.web.file import RETRY_INTERVAL, WebFile
-from exporter.web.passwords import Passwords
 from exporter.web.server import HEAD_LIMIT, WebServer
 from tests.web.certificates import (
     AUTHORITY,
