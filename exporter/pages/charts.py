@@ -26,20 +26,20 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
     bad: str
     calm: str
     label: str
-    width: int
+    width: int = RECENT * BAR_DISTANCE - (BAR_DISTANCE - BAR_WIDTH)
     height: int = HEIGHT
 
 
-def sparkline(runs: Sequence[CompletedRun], max_bars: int = RECENT) -> Sparkline:
-    """Return the chart of runs, oldest first. If there are more than `max_bars`, the latest are shown.
+def sparkline(runs: Sequence[CompletedRun]) -> Sparkline:
+    """Return the chart of runs, oldest first. If there are more than RECENT, the latest are shown.
 
     A bar's height is the run's duration; failed runs have a mark above the bar.
     """
     # A path per tone instead of an element per run keeps a page of 500 jobs small.
     paths = {"good": "", "bad": "", "calm": ""}
-    longest = max((run.duration or 0.0 for run in runs), default=0.0) or 1.0
-    shown = runs[-max_bars:] if max_bars else ()
-    for number, run in enumerate(shown, max_bars - len(shown)):
+    shown = runs[-RECENT:]
+    longest = max((run.duration or 0.0 for run in shown), default=0.0) or 1.0
+    for number, run in enumerate(shown, RECENT - len(shown)):
         x, height = number * BAR_DISTANCE, round((HEIGHT - TOP - MIN_HEIGHT) * (run.duration or 0.0) / longest)
         mark = f"M{x} 0h{BAR_WIDTH}l-{BAR_WIDTH // 2} 3z" if run.result in FAILING else ""
         paths[tone(run.result)] += f"M{x} {HEIGHT}v-{MIN_HEIGHT + height}h{BAR_WIDTH}v{MIN_HEIGHT + height}z{mark}"
@@ -49,7 +49,6 @@ def sparkline(runs: Sequence[CompletedRun], max_bars: int = RECENT) -> Sparkline
         bad=paths["bad"],
         calm=paths["calm"],
         label=f"{plural(len(shown), 'recent run')}, {failing or 'none'} failed" if shown else "no runs yet",
-        width=max(1, max_bars * BAR_DISTANCE - (BAR_DISTANCE - BAR_WIDTH)),
     )
 
 

@@ -98,14 +98,11 @@ def runs(reporter: Reporter, query: Query) -> Variables | tuple[str, str]:
 def run(reporter: Reporter, source: str, run_id: str) -> Variables:
     """Return the variables of a run's page."""
     page = reporter.run(source, run_id)
-    recent = page.job.recent if page.job else ()
     return {
         "page": page,
         "timeline": timeline(page.steps, page.run.start, reporter.now),
         "graph": graph(page.steps),
         "outputs": outputs(page) if page.logs else (),
-        "comparison": compare_duration(page),
-        "recent": sparkline(recent, max_bars=len(recent)),
     }
 
 
@@ -118,15 +115,3 @@ def outputs(page: RunPage) -> tuple[str, ...]:
     first = [page.failed_step] if page.failed_step else []
     run = [""] if page.run.result in FAILING else []
     return tuple(dict.fromkeys([*first, *failed, *run]))
-
-
-def compare_duration(page: RunPage) -> str:
-    """Return how a run's duration compares with the usual one; "" if one of them is unknown."""
-    duration, usual = page.run.duration, page.usual
-    if duration is None or usual.p50 is None or usual.p50 <= 0:
-        return ""
-    if usual.budget is not None and duration > usual.budget:
-        return "over its budget"
-    if usual.p95 is not None and duration > usual.p95:
-        return "slower than 95 % of its runs"
-    return f"{duration / usual.p50:.2g} times the usual"

@@ -39,9 +39,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, doc("Name of the source.")]
     provider: Annotated[str, doc("The vendor, as `type` in the config.")]
     api_url: Annotated[str, doc("Root URL of the API.")]
-    up: Annotated[
-        bool | None, doc("Whether the last poll read everything that the credential may read; null before the first.")
-    ] = None
+    up: Annotated[bool | None, doc("Whether the last poll read all that it may read; null before the first.")] = None
     last_poll: Annotated[float | None, doc("When the last poll ended.")] = None
     last_poll_duration: Annotated[float | None, doc("How long the last poll took.")] = None
     last_outcome: Annotated[str, doc('`success`, `partial` or `error`; "" before the first poll.')] = ""
@@ -75,9 +73,7 @@ class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     run_id: str
     result: Result
-    end: Annotated[
-        float, doc("When it ended, or, if the vendor does not report this, when it was first seen completed.")
-    ]
+    end: Annotated[float, doc("When it ended; if the vendor does not report this, when it was first seen completed.")]
     duration: float | None = None
 
 
@@ -117,10 +113,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "idle"
     folded: Annotated[bool, doc("Whether it is counted under `__other__`, because there are too many series.")] = False
-    recent: Annotated[
-        tuple[CompletedRun, ...],
-        doc("Its latest completed runs, oldest first, at most 20; empty if they were not requested."),
-    ] = ()
+    recent: Annotated[tuple[CompletedRun, ...], doc("Its latest completed runs, if requested, oldest first.")] = ()
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
@@ -199,9 +192,7 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
     steps_error: Annotated[str, doc("Why the steps could not be fetched, as a sentence.")] = ""
     failed_step: Annotated[str, doc("The step that failed first.")] = ""
     usual: Annotated[Usual, doc("Usual durations of the job.")]
-    previous: Annotated[
-        tuple[RunReport, ...], doc("Runs of the job that completed before this one, newest first, at most 20.")
-    ] = ()
+    previous: Annotated[tuple[RunReport, ...], doc("Runs of the job that completed before it, newest first.")] = ()
     logs: Annotated[bool, doc("Whether output of steps is available (`web.logs`).")] = False
 
 
@@ -216,13 +207,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """A current problem."""
 
     severity: Annotated[str, doc("`critical`, `warning` or `info`.")]
-    kind: Annotated[
-        str,
-        doc(
-            "Name of the alert, such as `JobrunLastRunFailed`. Its runbook is at `/runbooks#` and the name in lower "
-            "case."
-        ),
-    ]
+    kind: Annotated[str, doc("Name of the alert. Its runbook is at `/runbooks#` and the name in lower case.")]
     subject: Annotated[str, doc("A source, or a job as `source / project / job_name`.")]
     source: Annotated[str, doc('Name of the source; "" for the exporter itself.')] = ""
     project: Annotated[str, doc("The label `project` of a job.")] = ""

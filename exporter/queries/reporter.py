@@ -19,7 +19,7 @@ from exporter.errors import StateError
 from exporter.model import Step
 from exporter.queries import runs
 from exporter.queries.errors import QueryError
-from exporter.queries.filters import MAX_LIMIT, JobQuery, RunQuery
+from exporter.queries.filters import JobQuery, RunQuery
 from exporter.queries.jobs import count_statuses, in_order, job_report, job_reports, matches
 from exporter.queries.problems import find_problems
 from exporter.queries.reader import Reader
@@ -83,7 +83,7 @@ class Reporter:
 
     def jobs(self, query: JobQuery) -> JobList:
         """Return a page of jobs."""
-        self._check(query.source, query.limit, query.page)
+        self._check(query.source)
         with_any_status = {key: job for key, job in job_reports(self.snapshot()).items() if matches(job, query)}
         found = {key: job for key, job in with_any_status.items() if query.status in ("", job.status)}
         first = (query.page - 1) * query.limit
@@ -110,7 +110,7 @@ class Reporter:
 
     def runs(self, query: RunQuery) -> RunList:
         """Return a page of runs."""
-        self._check(query.source, query.limit)
+        self._check(query.source)
         selection = RunSelection(
             sources=[query.source] if query.source else self._settings().keys(),
             jobs=_matching_jobs(self.snapshot().records.values(), query),
@@ -130,14 +130,10 @@ class Reporter:
             cursor=runs.encode_cursor(page[-1].place) if len(found) > query.limit else "",
         )
 
-    def _check(self, source: str, limit: int, page: int = 1) -> None:
+    def _check(self, source: str) -> None:
         names = self._settings().keys()
         if source and source not in names:
             raise QueryError(400, f"no source has this name; configured: {', '.join(names)}", parameter="source")
-        if not 1 <= limit <= MAX_LIMIT:
-            raise QueryError(400, f"must be from 1 to {MAX_LIMIT}", parameter="limit")
-        if page < 1:
-            raise QueryError(400, "must be 1 or more", parameter="page")
 
     def _settings(self) -> dict[str, SourceSettings]:
         return {settings.name: settings for settings in self.config().sources}

@@ -42,8 +42,8 @@ def test_the_latest_runs_are_shown_if_there_are_more_than_bars():
 
 
 def test_without_runs_there_is_an_empty_picture_that_says_so():
-    line = sparkline((), max_bars=0)
-    assert (line.good, line.bad, line.calm, line.label, line.width) == ("", "", "", "no runs yet", 1)
+    line = sparkline(())
+    assert (line.good, line.bad, line.calm, line.label) == ("", "", "", "no runs yet")
 
 
 def test_bars_are_where_the_steps_ran():

@@ -110,6 +110,8 @@ def test_the_status_filter_has_the_statuses_of_jobs():
     [
         ("/runs?limit=501", 400, "limit"),
         ("/runs?limit=0", 400, "limit"),
+        ("/runs?limit=-1", 400, "limit"),
+        ("/jobs?limit=501", 400, "limit"),
         ("/runs?limit=x", 400, "limit"),
         ("/runs?limit=1&limit=1", 400, "limit"),
         ("/runs?shade=red", 400, "shade"),

@@ -132,12 +132,6 @@ def test_an_invalid_cursor_is_refused(harness, cursor):
         harness.reporter.runs(RunQuery(cursor=cursor))
 
 
-@pytest.mark.parametrize("limit", [0, -1, 501])
-def test_a_limit_out_of_bounds_is_refused(harness, limit):
-    with pytest.raises(QueryError, match="limit"):
-        harness.reporter.runs(RunQuery(limit=limit))
-
-
 def test_an_unknown_source_is_refused_with_the_known_ones(harness):
     with pytest.raises(QueryError, match=r"source: .* one"):
         harness.reporter.runs(RunQuery(source="two"))

@@ -115,10 +115,9 @@ def test_jobs_are_filtered_ordered_and_paged(harness, wanted, found):
     assert [job.job_name for job in listed.jobs] == found
 
 
-@pytest.mark.parametrize("wanted", [{"limit": 501}, {"page": 0}, {"source": "two"}])
-def test_an_invalid_filter_is_refused(harness, wanted):
-    with pytest.raises(QueryError, match=next(iter(wanted))):
-        harness.reporter.jobs(JobQuery(**wanted))
+def test_an_unknown_source_is_refused(harness):
+    with pytest.raises(QueryError, match="source"):
+        harness.reporter.jobs(JobQuery(source="two"))
 
 
 def test_expectations_change_with_the_job_and_the_config(harness):
