@@ -1,7 +1,7 @@
 """Applies batches and expired runs to a transaction, which the ledger then commits."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -10,14 +10,13 @@ from exporter.counting.classify import Context, CountState, Decision, RunRecord
 from exporter.counting.labels import OTHER, clean, label_of
 from exporter.counting.names import QUEUE_DURATION, RUN_DURATION
 from exporter.counting.records import JobState, ScopeState
-from exporter.ledger.job_writer import JobWriter
 from exporter.ledger.scope_writer import ScopeWriter
 from exporter.ledger.series_room import SeriesRoom
-from exporter.ledger.sightings import Sighting, Sightings
-from exporter.ledger.step_writer import StepWriter
+from exporter.ledger.sightings import Sighting
+from exporter.ledger.steps import count_steps
 from exporter.ledger.transaction import Transaction
-from exporter.metrics.families import DELAY, DELAY_BUCKETS, FETCHED, TRUNCATED, UNMAPPED, UNOBSERVED
-from exporter.model import Batch, Disposition, Result, Run, Step, Window, one_row_per_run
+from exporter.metrics.families import DELAY, DELAY_BUCKETS, FETCHED, UNMAPPED
+from exporter.model import Batch, Disposition, Result, Run, Step, one_row_per_run
 from exporter.state.schema import StepState, StoredRun
 
 MAX_UNMAPPED = 20
@@ -25,9 +24,6 @@ MAX_UNMAPPED = 20
 
 Further statuses of a run are not counted. Further statuses of a source are counted as `__other__`.
 """
-
-MAX_RANGES = 1000
-"""Maximum number of stored unobserved ranges per source. The oldest are dropped, and may be counted again."""
 
 
 class BatchStats(msgspec.Struct, kw_only=True):
@@ -48,25 +44,20 @@ class BatchWriter:
     """Applies one batch to a transaction, or expires runs.
 
     Args:
-        earlier: The sightings of the poll's earlier batches.
-        is_busy: Returns whether a job has active runs.
+        earlier: The sightings of the poll's earlier batches, by run ID.
 
     Attributes:
-        jobs: Applies descriptions of jobs to the same transaction.
         sightings: The sightings of this batch.
         stats: What was counted.
     """
 
-    def __init__(self, transaction: Transaction, earlier: Sightings, is_busy: Callable[[int], bool]) -> None:
+    def __init__(self, transaction: Transaction, earlier: Mapping[str, Sighting]) -> None:
         self._transaction = transaction
         self._rules = transaction.rules
         self._poll = transaction.poll
-        earlier.start(transaction.poll.started)
         self._earlier = earlier
         self._room = SeriesRoom(transaction)
-        self.jobs = JobWriter(transaction, self._room)
-        self._steps = StepWriter(transaction, self._room)
-        self._scopes = ScopeWriter(transaction, self.jobs, is_busy)
+        self._scopes = ScopeWriter(transaction, self._room)
         self._contexts: dict[int, Context | None] = {}
         self._bounds: dict[int, tuple[float, ...]] = {}
         self.sightings: dict[str, Sighting] = {}
@@ -74,11 +65,13 @@ class BatchWriter:
 
     def apply_batch(self, batch: Batch, rows: Mapping[str, StoredRun]) -> None:
         """Apply a batch. `rows`: the committed rows of its runs and of `batch.gone`, by run ID."""
+        self._scopes.apply_filter()
+        self._transaction.put_checkpoints(batch.checkpoints)
         if not batch.exists:
             self._scopes.end_scope(batch)
             return
         scope = self._scopes.open_scope(batch)
-        self.jobs.update_jobs(batch.jobs)
+        self._scopes.update_jobs(batch.jobs)
         self._room.unfold()
         if batch.catalog:
             self._scopes.list_jobs(batch)
@@ -93,13 +86,14 @@ class BatchWriter:
                 self.expire(rows[run_id])
         self.stats.dispositions[Disposition.DUPLICATE] += batch.unchanged
         self.stats.dispositions[Disposition.INVALID] += batch.invalid
-        self._move_watermark(batch, scope)
+        self._scopes.move_watermark(batch, scope)
+        self._count_stats()
 
     def _apply_run(self, run: Run, steps: Sequence[Step] | None, scope: str, rows: Mapping[str, StoredRun]) -> None:
         key = self._transaction.find(run.job_id)
         row = self._transaction.runs.get(run.run_id) or rows.get(run.run_id)
-        if key is not None and row is not None and self._is_of_another_scope(key, row):
-            self.stats.dispositions[Disposition.INVALID] += 1
+        if key is not None and row is not None and row.job != key and self._scope_of(row.job) != self._scope_of(key):
+            self.stats.dispositions[Disposition.INVALID] += 1  # IDs are unique in a source
             return
         context = None if key is None else self._context(key, scope)
         if key is None or context is None:
@@ -137,7 +131,7 @@ class BatchWriter:
             # An earlier batch of this poll wrote a stale row, so write again what was known before the poll.
             record = sighting.before
         if (counts or record.mark is CountState.OPEN) and self._transaction.peek(key).gone:
-            self.jobs.restore(key)
+            self._scopes.restore(key)
         stored = self._row(key, record, row, late=disposition is Disposition.LATE)
         self._transaction.runs[sighting.run.run_id] = stored
         if counts:
@@ -145,13 +139,12 @@ class BatchWriter:
         elif sighting.run.result is not None:
             self._update_gauges(stored, row)
 
-    def _is_of_another_scope(self, key: int, row: StoredRun) -> bool:
-        """Return whether the run is known in another scope. IDs are unique in a source, so such a row is invalid."""
-        return row.job != key and self._transaction.peek(row.job).job.scope != self._transaction.peek(key).job.scope
+    def _scope_of(self, key: int) -> str:
+        return self._transaction.peek(key).job.scope
 
     def apply_waiting_rows(self, rows: Mapping[str, StoredRun]) -> None:
         """Apply the rows that contradict what was known, if the poll has shown no better row of the same run."""
-        for sighting in self._earlier.waiting():
+        for sighting in [each for each in self._earlier.values() if each.waiting]:
             run = sighting.run
             key = self._transaction.find(run.job_id)
             exists = sighting.scope in self._transaction.source.scopes
@@ -160,8 +153,9 @@ class BatchWriter:
                 continue
             decision = classify.classify(sighting.before, run, context)
             self._apply_decision(key, sighting, decision, rows.get(run.run_id), counts=decision.counts)
+        self._count_stats()
 
-    def count_stats(self) -> None:
+    def _count_stats(self) -> None:
         """Add dispositions and observation delays to the source's counters."""
         source = self._transaction.source
         for disposition, rows in self.stats.dispositions.items():
@@ -188,10 +182,9 @@ class BatchWriter:
         return self._contexts[key]
 
     def _context_of(self, job: JobState, scope: ScopeState) -> Context:
-        ahead = scope.watermark is not None and scope.watermark > self._poll.now
         return Context(
             baseline=job.baseline,
-            watermark=None if ahead else scope.watermark,
+            watermark=self._scopes.past_watermark(scope),
             settled=scope.complete and self._poll.started > job.baseline,
             included_later=job.baseline > scope.baseline,
             pruned_before=self._transaction.source.pruned_before,
@@ -234,7 +227,7 @@ class BatchWriter:
         """Count a completed run. Its steps are requested later, unless they came with it."""
         run = stored.run
         state = self._transaction.job(stored.job)
-        self.jobs.restart_grace(state)
+        self._scopes.restart_grace(state)
         target = self._room.target(state)
         counted = counters.as_counted(stored, self._room.error_type(target, run) if run.error_type else "")
         counters.count_completion(target, counted, has_attempts=self._rules.has_attempts)
@@ -249,7 +242,7 @@ class BatchWriter:
         pending = msgspec.structs.replace(stored, steps=StepState.PENDING, tries=0, incomplete=0, due=self._poll.now)
         self._transaction.runs[run.run_id] = pending
         if steps and not any(step.result is None for step in steps):
-            self._steps.count(pending, steps)
+            count_steps(self._transaction, self._room, pending, steps)
 
     def _observe(self, target: JobState, run: Run) -> None:
         result, bounds = run.result or Result.UNKNOWN, self._bounds_of(target)
@@ -288,34 +281,6 @@ class BatchWriter:
         if recount:
             self._transaction.jobs_to_recount.add(state.key)
 
-    def _move_watermark(self, batch: Batch, scope: ScopeState) -> None:
-        source, now = self._transaction.source, self._poll.now
-        if batch.truncated:
-            source.count(TRUNCATED, amount=batch.truncated)
-            source.last_truncated = now
-        for window in batch.unobserved:
-            if window.start < min(window.end, now):
-                self._record_unobserved(Window(window.start, min(window.end, now)))
-        self._scopes.put_checkpoints(batch)
-        # A batch that is complete up to a future time was requested with a wrong clock.
-        if batch.readable and batch.through is not None and batch.through <= now:
-            ahead = scope.watermark is None or scope.watermark > now
-            scope.watermark = batch.through if ahead else max(scope.watermark or 0.0, batch.through)
-
-    def _record_unobserved(self, window: Window) -> None:
-        """Record a range as unobserved, and count the seconds that no earlier range contains."""
-        source = self._transaction.source
-        before = _covered(source.unobserved)
-        source.unobserved = merged([*source.unobserved, (window.start, window.end)])
-        seconds = _covered(source.unobserved) - before
-        del source.unobserved[:-MAX_RANGES]
-        if seconds:
-            source.last_unobserved = self._poll.now
-        if self._poll.starting and self._transaction.counting.zero_first:
-            source.pending_unobserved += seconds
-        else:
-            source.count(UNOBSERVED, amount=seconds)
-
     def expire(self, row: StoredRun) -> None:
         """Expire an active run as `unknown`. Durations, last-run gauges and the streak do not change.
 
@@ -330,7 +295,7 @@ class BatchWriter:
         self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._poll.now)
         if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
             return  # the run's completion is already counted, or must not count
-        self.jobs.restart_grace(state)
+        self._scopes.restart_grace(state)
         counters.count_expired(self._room.target(state))
         self.stats.results[Result.UNKNOWN] += 1
 
@@ -357,18 +322,3 @@ def _contradicts(before: StoredRun, run: Run) -> bool:
 def _counting_order(run: Run) -> float:
     """Return a run's end, or its start if the end is unknown: runs of a batch are counted in this order."""
     return run.end if run.end is not None else run.start or 0.0
-
-
-def merged(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the ranges sorted by start, with overlapping ones joined."""
-    result: list[tuple[float, float]] = []
-    for start, end in sorted(ranges):
-        if result and start <= result[-1][1]:
-            result[-1] = (result[-1][0], max(result[-1][1], end))
-        else:
-            result.append((start, end))
-    return result
-
-
-def _covered(ranges: Sequence[tuple[float, float]]) -> float:
-    return sum(end - start for start, end in ranges)

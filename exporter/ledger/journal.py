@@ -5,7 +5,7 @@ If the state cannot be written, memory does not change either.
 """
 
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -21,12 +21,10 @@ from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.open_runs import as_open
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.sightings import Sightings
-from exporter.ledger.status import UnwrittenPolls, expose_unobserved, seed_source
-from exporter.ledger.transaction import Transaction, fork, joined
+from exporter.ledger.status import seed_source
+from exporter.ledger.transaction import SourceMemory, Transaction, fork, joined
 from exporter.metrics.families import COLD_STARTS, POLLS
 from exporter.state.opening import OpenedState
-from exporter.state.schema import StoredRun
 from exporter.state.sql import LoadedState, SqlStore
 
 MANY_STEPS = 2000
@@ -79,13 +77,8 @@ class Journal:
         self._closed = False
         self._may_limit_steps = True
         self._cold_start = ""  # reason of a cold start that is not counted yet
-        self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
-        self._drafts: dict[str, Transaction] = {}
-        self._unwritten: dict[str, UnwrittenPolls] = {}
-        self._polled: set[str] = set()
-        self._sources_with_commits: set[str] = set()
+        self._memory: defaultdict[str, SourceMemory] = defaultdict(SourceMemory)
         self._sources_to_reload: set[str] = set()  # their records in memory may differ from the state
-        self._loads: Counter[str] = Counter()  # how often the records of each source were loaded
 
     # --- opening and configuring ---
 
@@ -154,7 +147,8 @@ class Journal:
 
     def _replace_everything(self, loaded: LoadedState) -> None:
         self.committed = LedgerState()
-        self._sightings.clear()
+        for memory in self._memory.values():
+            memory.sightings.clear()
         self._put_loaded(loaded)
         self.everything_changed = True
         for name, rules in self.rules.items():
@@ -178,18 +172,15 @@ class Journal:
         self.changed_jobs |= gone.union(kept, *map(self.committed.open_runs.clear, names))
         self.starting |= names
         for name in names:
-            self._sightings.pop(name, None)
-            self._unwritten.pop(name, None)
-            self._loads[name] += 1
+            memory = self._memory[name]
+            self._memory[name] = SourceMemory(loads=memory.loads + 1, polled=memory.polled)
             self.unread[name] = float("inf")
-            self._sources_with_commits.discard(name)
         for source in loaded.sources:
             known = self.committed.sources.get(source.name)
             # The database may have lost commits whose counts were served. These counts are kept.
             if known is not None and _count_polls(known) > _count_polls(source):
                 self.lost_counts.setdefault(source.name, Counted()).raise_to(known)
-            if source.status.last_poll is not None:
-                self._polled.add(source.name)
+            self._memory[source.name].polled |= source.status.last_poll is not None
         self._put_loaded(loaded)
         self.committed.first_keys = self.store().first_keys()
         for name in names & self.rules.keys():
@@ -290,22 +281,31 @@ class Journal:
         self.load()
         # A replica with another config may have polled another API since this process began to poll.
         _check_identities([self.committed.sources[source]], self.rules)
-        poll.require_load(self._loads[source])
-        poll = msgspec.structs.replace(poll, starting=source in self.starting)
-        return Transaction(
-            self.committed, self.rules[source], self.counting, poll, draft=self._drafts.pop(source, None)
-        )
+        memory = self._memory[source]
+        poll.require_load(memory.loads)
+        transaction = Transaction(self.committed, self.rules[source], self.counting, poll, memory.draft)
+        transaction.starting = source in self.starting
+        memory.draft = None
+        return transaction
+
+    @contextmanager
+    def _committing(self, source: str, poll: PollContext) -> Iterator[Transaction]:
+        """Yield a transaction of a source, and commit it at the end. Raises StateError."""
+        with self.lock:
+            transaction = self._transaction(source, poll)
+            yield transaction
+            self._commit(transaction, poll.now)
 
     def _commit(self, transaction: Transaction, now: float) -> None:
         """Write a transaction, then update memory. Everything that can fail is done before the COMMIT."""
-        name = transaction.source.name
+        name, memory = transaction.source.name, self._memory[transaction.source.name]
         if self._cold_start:
             transaction.count_for_exporter(COLD_STARTS, self._cold_start)
-        polls = transaction.polls or self._unwritten.get(name)
+        polls = transaction.polls or memory.unwritten
         if polls is not None:
             polls.write_to(transaction.source)
         if not self.counting.zero_first:
-            _expose_all(transaction)
+            transaction.expose()
         with self.writing(name) as store:
             store.put_source(transaction.source, transaction.scopes, transaction.checkpoints)
             store.put_runs(name, transaction.runs.values())
@@ -317,11 +317,14 @@ class Journal:
             if transaction.exporter is not None:
                 store.put_exporter(transaction.exporter)
             jobs_with_series = [(job, self._series(job)) for job in transaction.jobs.values()]
-            followed = {run_id: _open_run_of(transaction, row) for run_id, row in transaction.runs.items()}
+            followed = {
+                run_id: as_open(row, transaction.peek(row.job)) if row.mark is CountState.OPEN else None
+                for run_id, row in transaction.runs.items()
+            }
         with self.updating_memory(name):
             self._cold_start = ""
             self.last_commit = now
-            self._unwritten.pop(name, None)
+            memory.unwritten = None
             self.put_source(transaction.source)
             self.committed.exporter = transaction.exporter or self.committed.exporter
             for job, series in jobs_with_series:
@@ -376,13 +379,9 @@ class Journal:
 
     def _show_unwritten_status(self, source: str) -> None:
         """Serve the source's unwritten status: `up` must be 0 while nothing can be written."""
-        if source in self._unwritten:
-            known = self.committed.sources[source]
-            self.committed.sources[source] = msgspec.structs.replace(known, status=self._unwritten[source].status)
-
-
-def _open_run_of(transaction: Transaction, row: StoredRun) -> OpenRun | None:
-    return as_open(row, transaction.peek(row.job)) if row.mark is CountState.OPEN else None
+        unwritten, known = self._memory[source].unwritten, self.committed.sources[source]
+        if unwritten is not None:
+            self.committed.sources[source] = msgspec.structs.replace(known, status=unwritten.status)
 
 
 def _count_polls(source: SourceState) -> float:
@@ -398,11 +397,3 @@ def _check_identities(sources: Iterable[SourceState], rules: Mapping[str, Source
                 f"source {known.name}: the state has the runs of {known.identity}, but the configuration names "
                 f"{wanted.identity}; give the source a new name, or the exporter a new state"
             )
-
-
-def _expose_all(transaction: Transaction) -> None:
-    """Expose all changes of a transaction at once, because zero-first is off."""
-    for record in (transaction.source, *transaction.jobs.values(), transaction.exporter):
-        if record is not None:
-            record.expose()
-    expose_unobserved(transaction.source)

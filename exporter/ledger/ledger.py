@@ -14,7 +14,7 @@ from exporter.ledger.poll_context import PollContext
 from exporter.ledger.scope_writer import MISSING_GRACE
 from exporter.ledger.series_room import SeriesRoom
 from exporter.ledger.status import PollReport, UnwrittenPolls, is_up
-from exporter.ledger.step_writer import StepWriter
+from exporter.ledger.steps import count_steps, lose_steps, retry_later
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import COLD_STARTS, STEPS_LOST, TRUNCATED, UNOBSERVED
 from exporter.model import Batch, Step
@@ -61,13 +61,13 @@ class Ledger(Journal):
                 open_runs={name: self.committed.open_runs.ordered(name) for name in self.rules},
                 changed=None if everything else changed,
                 starting=self.starting,
-                polled=frozenset(self._polled),
+                polled=frozenset(name for name, memory in list(self._memory.items()) if memory.polled),
                 step_histograms=self.counting.step_histograms,
             )
 
     def source(self, name: str) -> SourceState:
         """Return the record of a source, with the unwritten changes of its poll."""
-        committed, draft = self.committed.sources[name], self._drafts.get(name)
+        committed, draft = self.committed.sources[name], self._memory[name].draft
         return draft.source if draft is not None and draft.base is committed else committed
 
     def jobs_of(self, source: str) -> list[JobState]:
@@ -93,34 +93,30 @@ class Ledger(Journal):
         The first poll of a source stores the baseline.
         """
         with self.lock:
-            self._apply_waiting_rows(source, now)
             self.load()
+            self._apply_waiting_rows(source, now)
             if source in self.unread:
                 self.unread[source] = min(self.unread[source], now)
             known = self.source(source)
             missing = [family for family in SEEDED if family not in known.counts]
-            if known.baseline is not None and not missing:
-                return self._loads[source]
-            transaction = self._transaction(source, PollContext.at(now))
-            for family in missing:
-                transaction.source.count(family, amount=0)
-            transaction.source.baseline = now if known.baseline is None else known.baseline
-            self._commit(transaction, now)
-            return self._loads[source]
+            if known.baseline is None or missing:
+                with self._committing(source, PollContext.at(now)) as transaction:
+                    for family in missing:
+                        transaction.source.count(family, amount=0)
+                    transaction.source.baseline = now if known.baseline is None else known.baseline
+            return self._memory[source].loads
 
     def _apply_waiting_rows(self, source: str, now: float) -> BatchStats:
         """Apply the rows that wait for the end of a poll, and clear the poll's sightings."""
-        sightings = self._sightings[source]
-        waiting = [sighting.run.run_id for sighting in sightings.waiting()]
-        stats = BatchStats()
+        memory, stats = self._memory[source], BatchStats()
+        waiting = [run_id for run_id, sighting in memory.sightings.items() if sighting.waiting]
         if waiting:
-            transaction = self._transaction(source, PollContext(now=now, started=sightings.started or now))
-            writer = BatchWriter(transaction, self._sightings[source], self.committed.open_runs.is_busy)
-            writer.apply_waiting_rows(self.rows(source, waiting))
-            writer.count_stats()
-            self._commit(transaction, now)
-            stats = writer.stats
-        sightings.clear()
+            poll_context = PollContext(now=now, started=memory.poll_started or now, load=memory.loads)
+            with self._committing(source, poll_context) as transaction:
+                writer = BatchWriter(transaction, memory.sightings)
+                writer.apply_waiting_rows(self.rows(source, waiting))
+                stats = writer.stats
+        memory.sightings.clear()
         return stats
 
     def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
@@ -131,30 +127,29 @@ class Ledger(Journal):
         with self.lock:
             known = self.source(source)
             if known.baseline is not None and not known.scopes and (again or not known.clock_checked):
-                transaction = self._transaction(source, PollContext.at(now))
-                transaction.source.baseline = known.baseline + seconds
-                transaction.source.clock_checked = True
-                self._commit(transaction, now)
+                with self._committing(source, PollContext.at(now)) as transaction:
+                    transaction.source.baseline = known.baseline + seconds
+                    transaction.source.clock_checked = True
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         """Commit a batch in one transaction. A batch that only moves the watermark waits for the end of the poll."""
         with self.lock:
-            if self._sightings[source].started != poll_context.started:
+            if self._memory[source].poll_started != poll_context.started:
                 self._apply_waiting_rows(source, poll_context.now)
             transaction = self._transaction(source, poll_context)
-            if source in self.starting - self._sources_with_commits:
+            memory = self._memory[source]
+            memory.poll_started = poll_context.started
+            if transaction.starting and not memory.has_commits:
                 _count_if_too_old(transaction)
-            writer = BatchWriter(transaction, self._sightings[source], self.committed.open_runs.is_busy)
-            writer.jobs.apply_filter()
+            writer = BatchWriter(transaction, memory.sightings)
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.apply_batch(batch, self.rows(source, ids))
-            writer.count_stats()
             if transaction.can_be_deferred and batch.exists and batch.scope in transaction.base.scopes:
-                self._drafts[source] = transaction
+                memory.draft = transaction
             else:
                 self._commit(transaction, poll_context.now)
-            self._sightings[source].update(writer.sightings)
-            self._sources_with_commits.add(source)
+            memory.sightings.update(writer.sightings)
+            memory.has_commits = True
             return writer.stats
 
     def expire_open_runs(self, source: str, poll_context: PollContext, *, failed: bool = False) -> BatchStats:
@@ -170,20 +165,17 @@ class Ledger(Journal):
             old = _old_runs(self, source, poll_context.now)
             old = self.committed.open_runs.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:
-                transaction = self._transaction(source, poll_context)
-                writer = BatchWriter(transaction, self._sightings[source], self.committed.open_runs.is_busy)
-                for row in self.rows(source, old).values():
-                    writer.expire(row)
-                self._commit(transaction, poll_context.now)
-                stats.results.update(writer.stats.results)
+                with self._committing(source, poll_context) as transaction:
+                    writer = BatchWriter(transaction, {})
+                    for row in self.rows(source, old).values():
+                        writer.expire(row)
+                    stats.results.update(writer.stats.results)
             return stats
 
     def complete_poll(self, source: str, poll_context: PollContext, *, swept: bool) -> None:
         """Record that a poll read everything. From now on the source's counters are served."""
         with self.lock:
-            poll_context.require_load(self._loads[source])
-            self._apply_waiting_rows(source, poll_context.now)
-            transaction = self._transaction(source, PollContext.at(poll_context.now))
+            transaction = self._transaction(source, poll_context)
             first = not transaction.source.complete
             transaction.source.complete = True
             scopes = transaction.source.scopes.items()
@@ -197,7 +189,7 @@ class Ledger(Journal):
             if first or swept or fresh:
                 self._commit(transaction, poll_context.now)
             else:
-                self._drafts[source] = transaction
+                self._memory[source].draft = transaction
             self.starting -= {source}
             watermark = transaction.source.watermark() if transaction.source.scopes else poll_context.now
             since = self.unread.get(source, float("inf")) - self.rules[source].settle
@@ -210,7 +202,7 @@ class Ledger(Journal):
     def mark(self, source: str, now: float, *, read: bool) -> None:
         """Record whether a source is up before its poll ends. Fetching steps may take long."""
         with self.lock:
-            self._polled.add(source)
+            self._memory[source].polled = True
             if source in self.rules:
                 up = is_up(self.source(source), read=read)
                 if self._polls_of(source).status.up is not up:
@@ -225,16 +217,16 @@ class Ledger(Journal):
         """Commit the report of a poll and all changes that waited for its end. Raises StateError."""
         with self.lock:
             self._write_polls(source, lambda polls: self._after(polls, source, report), report.ended)
-            self._polled.add(source)
+            self._memory[source].polled = True
 
     def keep_poll(self, source: str, report: PollReport) -> None:
         """Keep the report of a poll that cannot be written now. The source's next transaction writes it."""
         with self.lock:
             self._keep_polls(source, lambda polls: self._after(polls, source, report))
-            self._polled.add(source)
+            self._memory[source].polled = True
 
     def _polls_of(self, source: str) -> UnwrittenPolls:
-        return self._unwritten.get(source) or UnwrittenPolls(self.committed.sources[source].status)
+        return self._memory[source].unwritten or UnwrittenPolls(self.committed.sources[source].status)
 
     def _after(self, polls: UnwrittenPolls, source: str, report: PollReport) -> UnwrittenPolls:
         pending = None if self._store is None else self._store.count_pending_steps(source)
@@ -248,17 +240,16 @@ class Ledger(Journal):
 
     def _write_polls(self, source: str, change: ChangePolls, now: float) -> None:
         if source in self.rules:  # else a reload has removed it while it was polled
-            transaction = self._transaction(source, PollContext.at(now))
-            transaction.polls = change(self._polls_of(source))
-            self._commit(transaction, now)
+            with self._committing(source, PollContext.at(now)) as transaction:
+                transaction.polls = change(self._polls_of(source))
 
     def _keep_polls(self, source: str, change: ChangePolls) -> None:
         # A source whose records must be reloaded keeps nothing unwritten: replicas would show different values.
         if source in self.rules.keys() - self._sources_to_reload:
-            self._unwritten[source] = change(self._polls_of(source))
+            self._memory[source].unwritten = change(self._polls_of(source))
             self._show_unwritten_status(source)
         else:
-            self._unwritten.pop(source, None)
+            self._memory[source].unwritten = None
 
     # --- steps ---
 
@@ -269,21 +260,18 @@ class Ledger(Journal):
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         """Commit the counters of a run's steps, and that the steps are counted, in one transaction."""
-        self._write_steps(source, poll_context, lambda writer: writer.count(row, steps))
+        with self._committing(source, poll_context) as transaction:
+            count_steps(transaction, SeriesRoom(transaction), row, steps)
 
     def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that the API answered 404 for a run's steps."""
-        self._write_steps(source, poll_context, lambda writer: writer.missing(row))
+        with self._committing(source, poll_context) as transaction:
+            lose_steps(transaction, row)
 
     def steps_failed(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that a request for a run's steps failed."""
-        self._write_steps(source, poll_context, lambda writer: writer.retry_later(row))
-
-    def _write_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
-        with self.lock:
-            transaction = self._transaction(source, poll_context)
-            change(StepWriter(transaction, SeriesRoom(transaction)))
-            self._commit(transaction, poll_context.now)
+        with self._committing(source, poll_context) as transaction:
+            retry_later(transaction, row)
 
 
 def _count_if_too_old(transaction: Transaction) -> None:

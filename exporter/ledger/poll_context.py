@@ -13,14 +13,12 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
         started: When the poll started.
         behind: Seconds by which the API's clock is behind the local one; 0 if it is not.
         load: How often the source's records had been loaded when the poll started; None outside of a poll.
-        starting: Whether no poll of the source has been complete since its records were loaded.
     """
 
     now: float
     started: float
     behind: float = 0.0
     load: int | None = None
-    starting: bool = False
 
     @classmethod
     def at(cls, now: float) -> "PollContext":

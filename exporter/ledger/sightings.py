@@ -35,19 +35,3 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     def prefers(self, run: Run) -> bool:
         """Return whether another row of the run is better than `self.run`."""
         return one_row_per_run([self.run, run])[0] is not self.run
-
-
-class Sightings(dict[str, Sighting]):
-    """The sightings of one poll by run ID. Only committed batches add to them."""
-
-    started: float | None = None
-
-    def start(self, started: float) -> None:
-        """Clear the sightings if another poll has started."""
-        if self.started != started:
-            self.started = started
-            self.clear()
-
-    def waiting(self) -> list[Sighting]:
-        """Return the sightings whose row is not written yet."""
-        return [sighting for sighting in self.values() if sighting.waiting]

@@ -1,7 +1,7 @@
 """A transaction that is not written yet: copies of the records that it changes, and the rows that it will write."""
 
 from collections import ChainMap
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import TypeVar
 
 import msgspec
@@ -11,7 +11,8 @@ from exporter.counting.records import Counted, JobState, ScopeState, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.status import UnwrittenPolls
+from exporter.ledger.sightings import Sighting
+from exporter.ledger.status import UnwrittenPolls, expose_unobserved
 from exporter.model import Job
 from exporter.state.schema import StoredRun
 
@@ -26,6 +27,7 @@ class Transaction:
         draft: An unwritten transaction of the source. If it is still up to date, this one continues it.
 
     Attributes:
+        starting: Whether no poll of the source has been complete since its records were loaded.
         base: The source's committed record.
         source: The copy of this record.
         scopes: Names of the changed scopes.
@@ -50,6 +52,7 @@ class Transaction:
         self.rules = rules
         self.counting = counting
         self.poll = poll
+        self.starting = False
         self.base = committed.sources[rules.name]
         continued = draft if draft is not None and draft.base is self.base else None
         self.source: SourceState = fork(self.base) if continued is None else continued.source
@@ -100,6 +103,10 @@ class Transaction:
         self.jobs[state.key] = state
         return state
 
+    def is_busy(self, key: int) -> bool:
+        """Return whether a job has committed active runs."""
+        return self.committed.open_runs.is_busy(key)
+
     def jobs_of_scope(self, scope: str) -> list[int]:
         """Return the keys of a scope's jobs."""
         added = {key for key, state in self.jobs.items() if state.job.scope == scope and not state.overflow}
@@ -122,21 +129,49 @@ class Transaction:
         self.scopes.add(name)
         self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
 
-    def put_checkpoint(self, name: str, text: str) -> None:
-        """Set a checkpoint of the source; "" deletes it."""
-        if self.source.checkpoints.get(name, "") == text:
-            return
-        self.checkpoints.add(name)
-        if text:
-            self.source.checkpoints[name] = text
-        else:
-            self.source.checkpoints = {each: kept for each, kept in self.source.checkpoints.items() if each != name}
+    def put_checkpoints(self, checkpoints: Mapping[str, str]) -> None:
+        """Set checkpoints of the source; "" deletes one."""
+        source = self.source
+        changed = {name: text for name, text in checkpoints.items() if source.checkpoints.get(name, "") != text}
+        self.checkpoints |= changed.keys()
+        source.checkpoints.update(changed)
+        if "" in changed.values():
+            source.checkpoints = {name: text for name, text in source.checkpoints.items() if text}
 
     def count_for_exporter(self, family: str, label: str) -> None:
         """Add 1 to one of the exporter's own counters."""
         if self.exporter is None:
             self.exporter = copy(self.committed.exporter)
         self.exporter.count(family, label)
+
+    def expose(self) -> None:
+        """Expose all changes at once, because zero-first is off."""
+        for record in (self.source, *self.jobs.values(), self.exporter):
+            if record is not None:
+                record.expose()
+        expose_unobserved(self.source)
+
+
+class SourceMemory(msgspec.Struct, kw_only=True):
+    """What the ledger knows about a source since its records were loaded, and what the state does not have.
+
+    Attributes:
+        loads: How often the records were loaded again.
+        poll_started: When the poll of `sightings` started.
+        sightings: What this poll has shown of each run, by run ID. Only committed batches add to it.
+        draft: Changes that count nothing, which wait for the end of the poll.
+        unwritten: Polls that no transaction has written yet.
+        polled: Whether a poll has ended, or takes very long.
+        has_commits: Whether a batch was committed.
+    """
+
+    loads: int = 0
+    poll_started: float | None = None
+    sightings: dict[str, Sighting] = {}
+    draft: Transaction | None = None
+    unwritten: UnwrittenPolls | None = None
+    polled: bool = False
+    has_commits: bool = False
 
 
 def fork(source: SourceState) -> SourceState:

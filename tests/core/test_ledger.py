@@ -9,12 +9,13 @@ from exporter.counting.counters import CountingRules
 from exporter.counting.labels import OTHER
 from exporter.counting.series import MAX_BOUNDS
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import MAX_RANGES, MAX_UNMAPPED
+from exporter.ledger.batch_writer import MAX_UNMAPPED
 from exporter.ledger.exposing import expose
 from exporter.ledger.housekeeping import PRUNE_BATCH, expire_jobs, prune
 from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.scope_writer import MAX_RANGES
 from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.samples import last_failed_run
 from exporter.metrics.zero_first import Owner
