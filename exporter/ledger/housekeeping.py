@@ -75,18 +75,18 @@ def _prune_runs(ledger: Ledger, name: str, before: float, now: float) -> int:
         # A pruned run that the API still shows must not count again.
         source.pruned_before = max(before, source.pruned_before or before)
         with ledger.writing(name) as store:
-            pruned = store.prune(name, source.pruned_before, PRUNE_BATCH)
-            if not pruned.jobs:
+            jobs, steps_lost = store.prune(name, source.pruned_before, PRUNE_BATCH)
+            if not jobs:
                 return 0
-            if pruned.steps_lost:
-                source.count(STEPS_LOST, amount=pruned.steps_lost)
+            if steps_lost:
+                source.count(STEPS_LOST, amount=steps_lost)
             store.put_source(source, (), ())
         with ledger.updating_memory(name):
             ledger.put_source(source)
             ledger.last_commit = now
             # Values learned from the pruned runs may be out of date.
-            ledger.changed_jobs |= set(pruned.jobs) & ledger.committed.jobs.keys()
-        return len(pruned.jobs)
+            ledger.changed_jobs |= set(jobs) & ledger.committed.jobs.keys()
+        return len(jobs)
 
 
 def _delete_jobs(ledger: Ledger, name: str, before: float) -> None:

@@ -93,11 +93,7 @@ def _recording_failures(failures: deque[psycopg.Error], current_url: Callable[[]
 
 
 class Found(list[tuple[Any, ...]]):
-    """The rows that a statement returned. `rowcount`: number of rows that it found or changed."""
-
-    def __init__(self, rows: Iterable[tuple[Any, ...]], rowcount: int) -> None:
-        super().__init__(rows)
-        self.rowcount = rowcount
+    """The rows that a statement returned."""
 
     def fetchone(self) -> tuple[Any, ...] | None:
         """Return the first row."""
@@ -119,8 +115,7 @@ class Session:
         parameters = [*map(_to_postgres, values)] or None
         # Binary, because in text a role's `extra_float_digits` may round times.
         cursor = self._connection.execute(query.replace("?", "%s").encode(), parameters, binary=True)
-        rows = [tuple(map(_from_postgres, row)) for row in cursor] if cursor.description else []
-        return Found(rows, cursor.rowcount)
+        return Found(tuple(map(_from_postgres, row)) for row in cursor) if cursor.description else Found()
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
         """Run a statement for each row of values."""
@@ -199,6 +194,15 @@ class Pool:
         """Return a session in which each statement is its own transaction."""
         with self.translate_errors(), self._borrow() as connection:
             yield Session(connection)
+
+    def execute(self, query: str, values: Any = (), /) -> Found:  # noqa: ANN401  # values of many types
+        """Run a statement in its own transaction."""
+        with self.session() as session:
+            return session.execute(query, values)
+
+    def executemany(self, query: str, rows: Any, /) -> None:  # noqa: ANN401, ARG002  # as above
+        """Raise StateError: rows are written only in a transaction."""
+        raise StateError(f"{self.name}: cannot write outside of a transaction")
 
     @contextmanager
     def transaction(self, begin: str = WRITING) -> Iterator[Session]:

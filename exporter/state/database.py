@@ -7,10 +7,6 @@ from typing import Any, Protocol
 class Rows(Protocol):
     """The result of a statement."""
 
-    @property
-    def rowcount(self) -> int:
-        """Return the number of rows that the statement changed."""
-
     def fetchone(self) -> Any:  # noqa: ANN401  # a row has columns of many types
         """Return the next row."""
 

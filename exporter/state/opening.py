@@ -14,11 +14,7 @@ from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import MIGRATIONS
 from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.sql_runs import CorruptStateError
-from exporter.state.store import MEMORY, Connect, NewerSchemaError, Store, newer, set_aside
-
-
-class ForeignStateError(RefusedStateError):
-    """The file is another program's database."""
+from exporter.state.store import MEMORY, Connect, Store, newer, set_aside
 
 
 class OpenedState(msgspec.Struct, kw_only=True):
@@ -54,50 +50,52 @@ def open_state(
         RefusedStateError: Another process uses it, a newer version wrote it, or it belongs to another program.
     """
     if str(path) == MEMORY:
-        return _open(path, connect, None)
+        store = Store(path, connect=connect)
+        return OpenedState(store=store, loaded=store.load(), cold="new")
     path = path.absolute()
     if problem := problem_of(path):
         return OpenedState(store=None, loaded=load_unwritable(path), error=f"{path}: {problem}")
     refuse_foreign(path)
-    lock = None
     try:
-        lock = Lock(path) if exclusive else None
-        opened = _open_or_set_aside(path, clock, connect, lock)
-    except BaseException as error:
-        if lock is not None:
-            lock.release()
-        if isinstance(error, StateError) and not isinstance(error, RefusedStateError):
-            return OpenedState(store=None, loaded=load_unwritable(path), error=str(error))
+        return _open_or_set_aside(path, clock, connect, Lock(path) if exclusive else None)
+    except RefusedStateError:
         raise
-    return opened
+    except StateError as error:
+        return OpenedState(store=None, loaded=load_unwritable(path), error=str(error))
 
 
 def _open_or_set_aside(path: Path, clock: Callable[[], float], connect: Connect, lock: Lock | None) -> OpenedState:
+    kept = None
     try:
-        return _open(path, connect, lock)
-    except CorruptStateError:
         try:
-            kept = set_aside(path, f"corrupt-{int(clock())}")
-        except OSError as error:
-            raise StateError(f"{error}; it cannot be set aside: {error.strerror}") from error
-    try:
+            return _open(path, connect, lock)
+        except CorruptStateError as error:
+            kept = _set_aside(path, f"corrupt-{int(clock())}", error)
         if lock is not None:
             lock.renew()
         opened = _open(path, connect, lock)
-    except StateError as error:
+    except BaseException as error:
         if lock is not None:
             lock.release()
+        if kept is None or not isinstance(error, StateError):
+            raise
         opened = OpenedState(store=None, error=str(error))
     opened.cold, opened.kept = "corrupt", kept
     return opened
 
 
+def _set_aside(path: Path, suffix: str, error: CorruptStateError) -> Path:
+    try:
+        return set_aside(path, suffix)
+    except OSError as failure:
+        raise StateError(f"{error}; it cannot be set aside: {failure.strerror}") from failure
+
+
 def _open(path: Path, connect: Connect, lock: Lock | None) -> OpenedState:
-    if str(path) != MEMORY:
-        try:
-            make_private(path)
-        except OSError as error:
-            raise StateError(f"{path}: cannot be made: {error.strerror}") from error
+    try:
+        make_private(path)
+    except OSError as error:
+        raise StateError(f"{path}: cannot be made: {error.strerror}") from error
     store = Store(path, connect=connect, lock=lock)
     try:
         return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
@@ -116,11 +114,11 @@ def refuse_foreign(path: Path) -> None:
     except sqlite3.Error:
         return  # the file is missing, damaged or unreadable, which opening it reports
     if tables and not {"exporter", "sources", "jobs", "runs"} <= tables:
-        raise ForeignStateError(
+        raise RefusedStateError(
             f"{path.absolute()}: is another program's database; give the exporter its own state.path"
         )
     if version > len(MIGRATIONS):
-        raise NewerSchemaError(newer(path.absolute(), version))
+        raise RefusedStateError(newer(path.absolute(), version))
 
 
 def problem_of_state(path: Path) -> str:

@@ -13,7 +13,7 @@ import psycopg
 
 from exporter.counting.records import Counted, copy
 from exporter.errors import StateError
-from exporter.state.connections import COPYING, MIGRATING, READING, Found, Pool, Session
+from exporter.state.connections import COPYING, MIGRATING, READING, Pool, Session
 from exporter.state.lease_statements import REVOKE, SINCE, SIZE
 from exporter.state.leases import Leases, Written
 from exporter.state.lock import LockedStateError, RefusedStateError
@@ -21,7 +21,6 @@ from exporter.state.opening import OpenedState
 from exporter.state.postgres_schema import ALL_TABLES, MIGRATIONS, NAMES, PUT_RUNS, as_list
 from exporter.state.schema import StoredRun, to_row
 from exporter.state.sql import LoadedState, SqlStore
-from exporter.state.sql_runs import CorruptStateError
 
 CREATE_ATTEMPTS = 5
 """Maximum number of attempts to create the tables: replicas that start together may create them together."""
@@ -42,37 +41,6 @@ FIND_TABLES = "SELECT relname::text FROM pg_class WHERE relname = ANY(?) AND pg_
 
 OWN_TABLES = {"schema_version", "leases", "runs"}
 """Tables that identify the exporter's database. Other programs may have a `schema_version`, but not all three."""
-
-
-class PooledDatabase:
-    """Runs statements in the current transaction, or each on its own connection of the pool."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self._session: Session | None = None
-
-    @contextmanager
-    def within(self, transaction: AbstractContextManager[Session]) -> Iterator[Session]:
-        """Run statements in a transaction."""
-        with transaction as session:
-            self._session = session
-            try:
-                yield session
-            finally:
-                self._session = None
-
-    def execute(self, query: str, values: Any = (), /) -> Found:  # noqa: ANN401  # values of many types
-        """Run a statement."""
-        if self._session is not None:
-            return self._session.execute(query, values)
-        with self._pool.session() as session:
-            return session.execute(query, values)
-
-    def executemany(self, query: str, rows: Any, /) -> None:  # noqa: ANN401  # as above
-        """Run a statement for each row of values. Raises StateError outside of a transaction."""
-        if self._session is None:
-            raise StateError("cannot write outside of a transaction")
-        self._session.executemany(query, rows)
 
 
 class PostgresStore(SqlStore):
@@ -98,7 +66,7 @@ class PostgresStore(SqlStore):
     )
     PUT_EXPORTER = "UPDATE exporter SET record = ? WHERE id = 1"
 
-    _db: PooledDatabase
+    _db: Pool | Session
 
     def __init__(
         self,
@@ -111,20 +79,24 @@ class PostgresStore(SqlStore):
         super().__init__(pool.name)
         self._pool = pool
         self._leases = leases
-        self._db = PooledDatabase(pool)
+        self._db = pool
         self._exporter = self._uncommitted = Counted()
         if not migrates:
             require_schema(pool, len(migrations))
         self.is_new = migrates and migrate(pool, migrations)
-        """Whether the state is empty."""
+
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        return self._pool.translate_errors()
 
     @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        with self._pool.translate_errors():
+    def _within(self, transaction: AbstractContextManager[Session]) -> Iterator[Session]:
+        """Run the store's statements in a transaction."""
+        with transaction as session:
+            self._db = session
             try:
-                yield
-            except msgspec.DecodeError as error:
-                raise CorruptStateError(f"{self.name}: {error}") from error
+                yield session
+            finally:
+                self._db = self._pool
 
     def _list(self, values: Collection[Any]) -> list[Any]:
         return list(values)
@@ -139,7 +111,7 @@ class PostgresStore(SqlStore):
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
         """Return the records and active runs of all sources, or of these, from one point in time."""
-        with self._db.within(self._pool.transaction(READING)) as session:
+        with self._within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
             rows = self._leases.rows(session) if self._leases is not None else []
         found = copy(loaded.exporter)
@@ -155,7 +127,7 @@ class PostgresStore(SqlStore):
         """Commit everything that is written inside, or nothing."""
         written: list[Written] = []
         begun = 0.0 if self._leases is None else self._leases.now()
-        with self._translate_errors(), self._db.within(self._pool.transaction()) as session:
+        with self._translate_errors(), self._within(self._pool.transaction()) as session:
             if self._leases is not None and sources:
                 written = self._leases.extend(session, sources)
             elif self._leases is not None:
@@ -172,7 +144,7 @@ class PostgresStore(SqlStore):
 
         Raises LockedStateError if a replica uses the state.
         """
-        with self._translate_errors(), self._db.within(self._pool.transaction(COPYING)) as session:
+        with self._translate_errors(), self._within(self._pool.transaction(COPYING)) as session:
             try:
                 session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")
             except psycopg.errors.LockNotAvailable as error:
@@ -203,7 +175,8 @@ class PostgresStore(SqlStore):
     def put_exporter(self, exporter: Counted) -> None:
         """Add what this process has counted to the exporter's counters, which all replicas share."""
         (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
-        total = msgspec.json.decode(record, type=Counted)
+        with self._translate_decode_errors():
+            total = msgspec.json.decode(record, type=Counted)
         total.raise_to(self._exporter)
         add_difference(total, exporter, self._exporter)
         super().put_exporter(total)
@@ -290,8 +263,7 @@ def schema_of(pool: Pool) -> int:
                 f"{pool.name}: holds another program's tables ({', '.join(sorted(found))}); "
                 "give the exporter its own database"
             )
-        rows = session.execute("SELECT version FROM schema_version") if found else []
-    return int(rows[0][0]) if rows else 0
+        return _version(session) if found else 0
 
 
 def require_usable(pool: Pool) -> None:
@@ -322,6 +294,7 @@ def _try_to_migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
         return False
     with pool.transaction(MIGRATING) as session:
         session.execute("CREATE TABLE IF NOT EXISTS schema_version (version integer NOT NULL)")
+        session.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")  # others wait for the end of this transaction
         version = _version(session)
         if version > known:
             raise RefusedStateError(newer(pool.name, version, known))
@@ -333,18 +306,13 @@ def _try_to_migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
             session.execute(statement)
         if version:
             session.execute(REVOKE)  # after the migration, because it uses the new columns
-        session.execute("UPDATE schema_version SET version = ?", [known])
+        session.execute("DELETE FROM schema_version")
+        session.execute("INSERT INTO schema_version VALUES (?)", [known])
     return version == 0
 
 
 def _version(session: Session) -> int:
-    """Return the version of the tables. Other transactions that read it wait for the end of this one."""
-    session.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
-    rows = session.execute("SELECT version FROM schema_version")
-    if not rows:
-        session.execute("INSERT INTO schema_version VALUES (0)")
-        return 0
-    return int(rows[0][0])
+    return sum(version for (version,) in session.execute("SELECT version FROM schema_version"))
 
 
 def newer(name: str, version: int, known: int) -> str:

@@ -10,9 +10,6 @@ from exporter.state.database import Database
 ROWS_SINCE = 5
 """The first version of the schema with these rows. Older versions stored scopes in the source's record."""
 
-Changed = tuple[Collection[str] | None, Collection[str] | None]
-"""Names of changed scopes, and of changed checkpoints; None stands for all."""
-
 
 def read(
     database: Database, version: int, wanted: str = "", values: tuple[object, ...] = ()
@@ -41,9 +38,14 @@ def encoded(source: SourceState) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(source, scopes={}, checkpoints={}))
 
 
-def write(database: Database, key: int, source: SourceState, changed: Changed) -> None:
-    """Write the changed scopes and checkpoints of a source, and delete those that it no longer has."""
-    scopes, checkpoints = changed
+def write(
+    database: Database,
+    key: int,
+    source: SourceState,
+    scopes: Collection[str] | None,
+    checkpoints: Collection[str] | None,
+) -> None:
+    """Write these scopes and checkpoints of a source, and delete those that it no longer has; None stands for all."""
     records = {name: msgspec.json.encode(source.scopes[name]) for name in _present(source.scopes, scopes)}
     _write(database, key, ("scopes", "record"), records, scopes)
     texts = {name: source.checkpoints[name] for name in _present(source.checkpoints, checkpoints)}

@@ -27,13 +27,6 @@ class LoadedState(msgspec.Struct, kw_only=True):
     behind: bool = False
 
 
-class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of pruning: the job key of each deleted run, and the number of counted runs whose steps were pending."""
-
-    jobs: list[int]
-    steps_lost: int
-
-
 class SqlStore(SqlRuns):
     """One open state. Not thread-safe: the ledger holds its lock during every use.
 
@@ -91,13 +84,13 @@ class SqlStore(SqlRuns):
             wanted, values = self._among("source", sources, keys)
             query = f"SELECT source, {self._columns} FROM runs WHERE mark = 0{wanted}"  # noqa: S608  # constants
             open_runs = [(keys[source], to_stored(rest)) for source, *rest in self._db.execute(query, values)]
-            row = self._db.execute("SELECT record FROM exporter").fetchone()
-            exporter = msgspec.json.decode(row[0], type=Counted) if row else Counted()
+            rows = self._db.execute("SELECT record FROM exporter")
+            exporter = [msgspec.json.decode(record, type=Counted) for (record,) in rows] or [Counted()]
         if set(keys.values()) != {source.name for source in records}:
             raise CorruptStateError(f"{self.name}: a source's record has another name than its row")
         if not {row.job for _, row in open_runs} <= {job.key for job in jobs}:
             raise CorruptStateError(f"{self.name}: a run belongs to no job")
-        return LoadedState(sources=records, jobs=jobs, open_runs=open_runs, exporter=exporter)
+        return LoadedState(sources=records, jobs=jobs, open_runs=open_runs, exporter=exporter[0])
 
     def _among(self, column: str, wanted: object, values: Collection[Any]) -> tuple[str, tuple[object, ...]]:
         """Return a condition that a column has one of these values, and its parameters; empty if `wanted` is None."""
@@ -107,15 +100,16 @@ class SqlStore(SqlRuns):
         self, source: SourceState, scopes: Collection[str] | None = None, checkpoints: Collection[str] | None = None
     ) -> None:
         """Write a source's record, and these of its scopes and checkpoints; None stands for all."""
-        record = rows_of_scopes.encoded(source)
-        updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
-        if not updated.rowcount:
-            new = "INSERT INTO sources (name, record) VALUES (?, ?) RETURNING key"
-            (self._sources[source.name],) = self._db.execute(new, (source.name, record)).fetchone()
+        values = (rows_of_scopes.encoded(source), source.name)
+        found = list(self._db.execute("UPDATE sources SET record = ? WHERE name = ? RETURNING key", values))
+        if not found:
+            found = list(self._db.execute("INSERT INTO sources (record, name) VALUES (?, ?) RETURNING key", values))
+        ((key,),) = found
+        self._sources[source.name] = key
         if source.name in self._embedded:
             scopes = checkpoints = None
             self._converted.add(source.name)
-        rows_of_scopes.write(self._db, self._sources[source.name], source, (scopes, checkpoints))
+        rows_of_scopes.write(self._db, key, source, scopes, checkpoints)
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Write jobs' records."""
@@ -131,21 +125,20 @@ class SqlStore(SqlRuns):
         """Write the exporter's own counters."""
         self._db.execute(self.PUT_EXPORTER, (msgspec.json.encode(exporter),))
 
-    def prune(self, source: str, before: float, limit: int) -> Pruned:
+    def prune(self, source: str, before: float, limit: int) -> tuple[list[int], int]:
         """Delete at most `limit` runs that completed before a time. Call it in a transaction.
 
-        Expired runs stay: the API may show them as active forever, and they must not count again.
+        Return the job key of each deleted run, and the number of counted runs whose steps were pending. Expired runs
+        stay: the API may show them as active forever, and they must not count again.
         """
         wanted = (
             f"runs WHERE {OF_SOURCE} AND {COMPLETED} AND {ENDED} < ? "
             "AND result IS NOT NULL AND (start IS NULL OR start < ?) LIMIT ?"
         )
-        rows = self._db.execute(
-            f"DELETE FROM runs WHERE {self.IS_ROW_OF.format(wanted)} RETURNING job, mark, steps",  # noqa: S608  # constants
-            (source, before, before, limit),
-        ).fetchall()
+        query = f"DELETE FROM runs WHERE {self.IS_ROW_OF.format(wanted)} RETURNING job, mark, steps"  # noqa: S608  # constants
+        rows = self._all(query, source, before, before, limit)
         lost = sum(mark == CountState.COUNTED and steps == StepState.PENDING for _, mark, steps in rows)
-        return Pruned(jobs=[job for job, _, _ in rows], steps_lost=lost)
+        return [job for job, _, _ in rows], lost
 
     def without_runs(self, jobs: Collection[int]) -> list[int]:
         """Return the keys of those jobs that have no runs."""

@@ -72,13 +72,13 @@ class SqlRuns(ABC):
 
     def _select(self, where: str, *arguments: object) -> list[StoredRun]:
         with self._translate_errors():
-            rows = self._db.execute(f"SELECT {self._columns} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
+            rows = list(self._db.execute(f"SELECT {self._columns} FROM runs {where}", arguments))  # noqa: S608  # constants
         with self._translate_decode_errors():
             return [to_stored(row) for row in rows]
 
     def _all(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         with self._translate_errors():
-            return self._db.execute(query, arguments).fetchall()
+            return list(self._db.execute(query, arguments))
 
     def every_run(self) -> Iterator[tuple[int, StoredRun]]:
         """Yield all rows in the order in which they were written, each with the key of its source."""
@@ -155,12 +155,12 @@ class SqlRuns(ABC):
                 )
         return found
 
-    def count_pending_steps(self, source: str, ended: float | None = None) -> int:
+    def count_pending_steps(self, source: str, ended: float = math.inf) -> int:
         """Return the number of runs whose steps are pending. `ended`: count only runs that ended up to this time."""
-        query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepState.PENDING}, {StepState.BASELINE})"  # noqa: S608  # constants
-        if ended is None:
-            return int(self._all(query, self._sources.get(source))[0][0])
-        query += ' AND ("end" IS NULL OR "end" <= ?)'
+        query = (
+            f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepState.PENDING}, {StepState.BASELINE}) "  # noqa: S608  # constants
+            'AND ("end" IS NULL OR "end" <= ?)'
+        )
         return int(self._all(query, self._sources.get(source), ended)[0][0])
 
     def count_runs(self, source: str) -> dict[int, int]:

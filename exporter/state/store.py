@@ -43,10 +43,6 @@ is copied once. A large journal is truncated.
 """
 
 
-class NewerSchemaError(RefusedStateError):
-    """The state was written by a newer version."""
-
-
 class Store(SqlStore):
     """One open state. Not thread-safe: the ledger holds its lock during every use.
 
@@ -58,7 +54,8 @@ class Store(SqlStore):
         lock: The lock of the state. `close` releases it.
 
     Raises:
-        CorruptStateError, NewerSchemaError: The file cannot be used as it is.
+        CorruptStateError: The file is damaged.
+        RefusedStateError: A newer version wrote it.
         StateError: The file cannot be opened or created.
     """
 
@@ -70,7 +67,7 @@ class Store(SqlStore):
 
     _db: sqlite3.Connection
 
-    def __init__(  # all dependencies are arguments
+    def __init__(
         self,
         path: Path | str,
         *,
@@ -87,7 +84,6 @@ class Store(SqlStore):
         self._files: FileIdentities | None = None
         self._removal_reported = False
         self.is_new = False
-        """Whether the state is empty."""
         with self._translate_errors():
             if read_only:
                 uri = f"{Path(self.path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
@@ -109,7 +105,7 @@ class Store(SqlStore):
                 self._db.execute(f"PRAGMA {setting}")
         version = self._pragma("user_version")
         if version > len(MIGRATIONS):
-            raise NewerSchemaError(newer(self.path, version))
+            raise RefusedStateError(newer(self.path, version))
         damage = self._pragma("quick_check(1)")
         if damage != "ok":
             raise CorruptStateError(f"{self.path}: {damage}")
@@ -138,7 +134,7 @@ class Store(SqlStore):
             yield
         except sqlite3.OperationalError as error:
             raise StateError(f"{self.path}: {error}") from error
-        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+        except sqlite3.DatabaseError as error:
             raise CorruptStateError(f"{self.path}: {error}") from error
 
     def _list(self, values: Collection[Any]) -> str:
@@ -174,18 +170,17 @@ class Store(SqlStore):
         state is never overwritten, because the user may want either of the two.
         """
         removed = self._removed()
-        if not removed:
-            self._removal_reported = False
-        elif self._files is not None and self._files.is_replaced():
+        if removed and self._files is not None and self._files.is_replaced():
             raise StateError(
                 f"{self.path}: another file replaced it while it was in use; restart to continue with the new file, "
                 "or move the new file away to continue with the old data"
             )
-        elif not self._removal_reported:
+        if removed and not self._removal_reported:
             self._removal_reported = True
             raise StateError(f"{self.path}: removed while in use: {', '.join(removed)}; the next poll writes it again")
-        else:
+        if removed:
             self._restore()
+        self._removal_reported = False
 
     def _removed(self) -> list[str]:
         removed = self._files.changed() if self._files is not None else []
@@ -202,7 +197,6 @@ class Store(SqlStore):
                     self._lock.renew()
             except OSError as error:
                 raise StateError(f"{self.path}: cannot be written again: {error.strerror}") from error
-        self._removal_reported = False
 
     def _copy_to(self, path: Path) -> None:
         """Write a complete copy to the path, and open the copy."""

@@ -8,10 +8,10 @@ import pytest
 from exporter.counting.classify import CountState
 from exporter.errors import StateError
 from exporter.model import Result
-from exporter.state.lock import Lock, LockedStateError
+from exporter.state.lock import Lock, LockedStateError, RefusedStateError
 from exporter.state.schema import MIGRATIONS
 from exporter.state.sql_runs import CorruptStateError
-from exporter.state.store import NewerSchemaError, Store, set_aside
+from exporter.state.store import Store, set_aside
 from tests.core.test_migrations import left_by
 from tests.core.test_store_contract import SOURCES, fill, row
 
@@ -154,7 +154,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path):
     database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     database.close()
     opener = Opener()
-    with pytest.raises(NewerSchemaError) as raised:
+    with pytest.raises(RefusedStateError) as raised:
         Store(path, connect=opener)
     newest = len(MIGRATIONS)
     assert str(raised.value).startswith(

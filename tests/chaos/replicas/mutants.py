@@ -91,7 +91,7 @@ def _fence_outside() -> None:
             begun = self._leases.now()
             with self._pool.session() as session:
                 written = self._leases.extend(session, sources)
-        with self._translate_errors(), self._db.within(self._pool.transaction()):
+        with self._translate_errors(), self._within(self._pool.transaction()):
             self._uncommitted = self._exporter
             yield
         self._exporter = self._uncommitted
