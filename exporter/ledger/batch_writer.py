@@ -12,9 +12,8 @@ from exporter.counting.names import QUEUE_DURATION, RUN_DURATION
 from exporter.counting.records import JobState, ScopeState
 from exporter.ledger.scope_writer import ScopeWriter
 from exporter.ledger.series_room import SeriesRoom
-from exporter.ledger.sightings import Sighting
 from exporter.ledger.steps import count_steps
-from exporter.ledger.transaction import Transaction
+from exporter.ledger.transaction import Sighting, Transaction
 from exporter.metrics.families import DELAY, DELAY_BUCKETS, FETCHED, UNMAPPED
 from exporter.model import Batch, Disposition, Result, Run, Step, one_row_per_run
 from exporter.state.schema import StepState, StoredRun

@@ -18,8 +18,7 @@ from exporter.counting.names import QUEUE_DURATION, RUN_DURATION, STEP_DURATION
 from exporter.counting.records import Counted, JobState, OpenRun, SourceState, copy, with_bounds
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
-from exporter.ledger.ledger_state import LedgerState
-from exporter.ledger.open_runs import as_open
+from exporter.ledger.ledger_state import LedgerState, as_open
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import seed_source
 from exporter.ledger.transaction import SourceMemory, Transaction, fork, joined
@@ -41,20 +40,13 @@ class IdentityError(StateError):
 class Journal:
     """Opens the state, and writes transactions. Thread-safe.
 
-    Args:
-        opening: Opens the state; called by `load`.
-
     Attributes:
         lock: Held for one transaction at a time. Read `store` only under it.
-        rules: The rules of the configured sources.
-        counting: How runs and steps are counted.
-        committed: The records in memory.
         changed_jobs: Keys of the jobs that changed since the last snapshot.
         everything_changed: Whether all jobs may have changed since then.
         starting: The sources without a complete poll since this process loaded their records.
         unread: Sources that no poll has read completely since they were loaded, with the start of the first such poll.
         lost_counts: Counters, as this process knew them, of the sources whose commits the database has lost.
-        last_commit: When a poll or a pruning last committed.
         commit_errors: Number of failed attempts to open or write the state.
         error: Error of the last attempt to open or write the state; "" if it succeeded.
     """
@@ -114,11 +106,10 @@ class Journal:
             self._count_error(error)
             raise
         self._replace_everything(opened.loaded)
-        self.error = opened.error
         if opened.store is None:
-            self._count_error(StateError(opened.error))
-            raise StateError(opened.error)
-        self._store = opened.store
+            self._count_error(unwritable := StateError(opened.error))
+            raise unwritable
+        self._store, self.error = opened.store, ""
         if self._cold_start:
             self.count_cold_start(self._cold_start)
             self._cold_start = ""
@@ -198,10 +189,7 @@ class Journal:
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
         """Apply a configuration. If it raises IdentityError, nothing has changed.
 
-        Args:
-            rules: The rules of each source.
-            counting_rules: How runs are counted.
-            step_histograms: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
+        `step_histograms`: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
         """
         with self.lock:
             self.check(rules)
@@ -229,14 +217,10 @@ class Journal:
         seed_source(state)
         self.put_source(state)
         self._show_unwritten_status(name)
+        steps = self.counting.step_buckets
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
-            run_buckets = rules.run_buckets(job)
-            bounds = {
-                RUN_DURATION: run_buckets,
-                QUEUE_DURATION: run_buckets,
-                STEP_DURATION: self.counting.step_buckets,
-            }
-            shown = with_bounds(job, bounds)
+            runs = rules.run_buckets(job)
+            shown = with_bounds(job, {RUN_DURATION: runs, QUEUE_DURATION: runs, STEP_DURATION: steps})
             self.committed.take(shown, self._series(shown))
 
     def _series(self, job: JobState) -> int:
@@ -250,7 +234,6 @@ class Journal:
         return another.series_of(job, step_histograms) if another is not None and job.shown else 0
 
     def _limit_step_histograms(self) -> None:
-        """Switch step histograms off until a reload if there are too many steps."""
         if self._may_limit_steps and self.committed.steps_total > MANY_STEPS:
             self._may_limit_steps = False
             self.counting = msgspec.structs.replace(self.counting, step_histograms=False)

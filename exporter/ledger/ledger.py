@@ -13,7 +13,7 @@ from exporter.ledger.journal import Journal
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.scope_writer import MISSING_GRACE
 from exporter.ledger.series_room import SeriesRoom
-from exporter.ledger.status import PollReport, UnwrittenPolls, is_up
+from exporter.ledger.status import PollReport, UnwrittenPolls, is_readable
 from exporter.ledger.steps import count_steps, lose_steps, retry_later
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import COLD_STARTS, STEPS_LOST, TRUNCATED, UNOBSERVED
@@ -204,14 +204,14 @@ class Ledger(Journal):
         with self.lock:
             self._memory[source].polled = True
             if source in self.rules:
-                up = is_up(self.source(source), read=read)
+                up = read and is_readable(self.source(source))
                 if self._polls_of(source).status.up is not up:
-                    self._write_or_keep(source, lambda polls: polls.with_up(up=up), now)
+                    self._write_polls(source, lambda polls: polls.with_up(up=up), now, or_keep=True)
 
     def skip_polls(self, source: str, polls: int, now: float) -> None:
         """Record polls that came due while one was running."""
         with self.lock:
-            self._write_or_keep(source, lambda before: before.with_skipped(polls), now)
+            self._write_polls(source, lambda before: before.with_skipped(polls), now, or_keep=True)
 
     def finish_poll(self, source: str, report: PollReport) -> None:
         """Commit the report of a poll and all changes that waited for its end. Raises StateError."""
@@ -230,18 +230,18 @@ class Ledger(Journal):
 
     def _after(self, polls: UnwrittenPolls, source: str, report: PollReport) -> UnwrittenPolls:
         pending = None if self._store is None else self._store.count_pending_steps(source)
-        return polls.after(report, read=is_up(self.source(source), read=not report.failed), pending_steps=pending)
+        return polls.after(report, up=is_readable(self.source(source)), pending_steps=pending)
 
-    def _write_or_keep(self, source: str, change: ChangePolls, now: float) -> None:
+    def _write_polls(self, source: str, change: ChangePolls, now: float, *, or_keep: bool = False) -> None:
+        if source not in self.rules:
+            return  # a reload has removed it while it was polled
         try:
-            self._write_polls(source, change, now)
-        except StateError:
-            self._keep_polls(source, change)
-
-    def _write_polls(self, source: str, change: ChangePolls, now: float) -> None:
-        if source in self.rules:  # else a reload has removed it while it was polled
             with self._committing(source, PollContext.at(now)) as transaction:
                 transaction.polls = change(self._polls_of(source))
+        except StateError:
+            if not or_keep:
+                raise
+            self._keep_polls(source, change)
 
     def _keep_polls(self, source: str, change: ChangePolls) -> None:
         # A source whose records must be reloaded keeps nothing unwritten: replicas would show different values.

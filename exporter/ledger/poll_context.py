@@ -1,4 +1,4 @@
-"""The context of a write to the ledger: its time, and the poll to which it belongs."""
+"""The context of a write to the ledger."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from exporter.errors import StateError
 
 
 class PollContext(msgspec.Struct, frozen=True, kw_only=True):
-    """The context of a write to the ledger.
+    """The time of a write to the ledger, and the poll to which it belongs.
 
     Attributes:
         now: The current time, by the API's clock.

@@ -22,16 +22,13 @@ class PollReport(msgspec.Struct, kw_only=True):
 
     Attributes:
         ended: When the poll ended, by the API's clock.
-        duration: Duration in seconds.
         outcome: `success`, `partial` or `error`.
-        reason: Reason of the error; "" if there was none.
         error: Text of the error, without customer data.
         reasons: Reasons of all errors. One poll may have several, because its parts may fail one by one.
         scope_failed: Whether a request for a readable scope failed.
         interval: Seconds to the next poll.
         skipped: Polls that came due while this one was running.
         rate_limit: The rate limit that the API last reported.
-        credential_expiry: When the credential in use expires.
     """
 
     ended: float = 0.0
@@ -45,11 +42,6 @@ class PollReport(msgspec.Struct, kw_only=True):
     skipped: int = 0
     rate_limit: RateLimit = RateLimit()
     credential_expiry: float | None = None
-
-    @property
-    def failed(self) -> bool:
-        """Return whether the poll read nothing."""
-        return self.outcome == "error"
 
 
 def seed_source(source: SourceState) -> None:
@@ -68,9 +60,9 @@ def expose_unobserved(source: SourceState) -> None:
         source.pending_unobserved = 0.0
 
 
-def is_up(source: SourceState, *, read: bool) -> bool:
-    """Return whether a source is up: it has a readable scope, and the poll could `read` all of them."""
-    return read and (not source.scopes or any(scope.readable for scope in source.scopes.values()))
+def is_readable(source: SourceState) -> bool:
+    """Return whether a source has a readable scope, or no known scope."""
+    return not source.scopes or any(scope.readable for scope in source.scopes.values())
 
 
 class UnwrittenPolls(msgspec.Struct, frozen=True):
@@ -85,9 +77,28 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
     status: SourceStatus = SourceStatus()
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
-    def after(self, report: PollReport, *, read: bool, pending_steps: int | None) -> "UnwrittenPolls":
-        """Return these polls and one more. `read`: whether that poll read something, and a scope is readable."""
-        status = _status_after(self.status, report, read=read, pending_steps=pending_steps)
+    def after(self, report: PollReport, *, up: bool, pending_steps: int | None) -> "UnwrittenPolls":
+        """Return these polls and one more. `up`: whether a scope is readable after it."""
+        before, read = self.status, report.outcome != "error"
+        status = SourceStatus(
+            up=up and read and not report.scope_failed,
+            outcome=report.outcome,
+            reason=report.reason,
+            error=report.error[:MAX_ERROR],
+            last_poll=report.ended,
+            last_poll_duration=report.duration,
+            # After a partial poll, too, because it has read something.
+            last_success=report.ended if up and read else before.last_success,
+            # A partial poll is not a failure, so the next polls are not delayed.
+            failures=0 if read else before.failures + 1,
+            interval=report.interval,
+            pending_steps=before.pending_steps if pending_steps is None else pending_steps,
+            rate_limit=report.rate_limit,
+            credential_expiry=report.credential_expiry,
+            credential_since=(
+                before.credential_since if before.credential_expiry == report.credential_expiry else report.ended
+            ),
+        )
         counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
         return UnwrittenPolls(status, self.counts + counts).with_skipped(report.skipped)
 
@@ -97,33 +108,11 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
 
     def with_skipped(self, polls: int) -> "UnwrittenPolls":
         """Return these polls and more that came due while one was running."""
-        return UnwrittenPolls(
-            self.status, self.counts + Counter({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
-        )
+        skipped = Counter({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
+        return UnwrittenPolls(self.status, self.counts + skipped)
 
     def write_to(self, source: SourceState) -> None:
         """Add these polls to a source's record."""
         source.status = self.status
         for (family, label), amount in self.counts.items():
             source.count(family, label, amount=amount)
-
-
-def _status_after(before: SourceStatus, report: PollReport, *, read: bool, pending_steps: int | None) -> SourceStatus:
-    same_credential = before.credential_expiry == report.credential_expiry
-    return SourceStatus(
-        up=read and not report.scope_failed,
-        outcome=report.outcome,
-        reason=report.reason,
-        error=report.error[:MAX_ERROR],
-        last_poll=report.ended,
-        last_poll_duration=report.duration,
-        # After a partial poll, too, because it has read something.
-        last_success=report.ended if read else before.last_success,
-        # A partial poll is not a failure, so the next polls are not delayed.
-        failures=before.failures + 1 if report.failed else 0,
-        interval=report.interval,
-        pending_steps=before.pending_steps if pending_steps is None else pending_steps,
-        rate_limit=report.rate_limit,
-        credential_expiry=report.credential_expiry,
-        credential_since=before.credential_since if same_credential else report.ended,
-    )

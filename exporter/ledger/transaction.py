@@ -1,7 +1,7 @@
 """A transaction that is not written yet: copies of the records that it changes, and the rows that it will write."""
 
 from collections import ChainMap
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -11,9 +11,8 @@ from exporter.counting.records import Counted, JobState, ScopeState, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.sightings import Sighting
 from exporter.ledger.status import UnwrittenPolls, expose_unobserved
-from exporter.model import Job
+from exporter.model import Job, Run, Step, one_row_per_run
 from exporter.state.schema import StoredRun
 
 Value = TypeVar("Value")
@@ -32,9 +31,6 @@ class Transaction:
         source: The copy of this record.
         scopes: Names of the changed scopes.
         checkpoints: Names of the changed checkpoints.
-        jobs: Copies of jobs' records, and new records.
-        runs: Rows to write, by run ID.
-        exporter: The copy of the exporter's own record; None if it does not change.
         polls: Polls to add to the source's record; None to add only those that an earlier transaction failed to write.
         jobs_to_recount: Jobs whose streak must be computed from their rows.
         jobs_to_correct: Jobs whose last run and last failure must be read from their rows.
@@ -150,6 +146,31 @@ class Transaction:
             if record is not None:
                 record.expose()
         expose_unobserved(self.source)
+
+
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a poll has shown of one run.
+
+    Attributes:
+        before: The run's stored row before the poll; None if the run is new.
+        run: The best row that the poll has shown so far.
+        counted: Whether this poll has counted the run.
+        scope: The scope of the row.
+        waiting: True if the row is not written yet, because it contradicts what is known. It is written at the end of
+            the poll, unless the poll shows a better row.
+        steps: Steps that came with a waiting row.
+    """
+
+    before: StoredRun | None
+    run: Run
+    counted: bool = False
+    scope: str = ""
+    waiting: bool = False
+    steps: Sequence[Step] | None = None
+
+    def prefers(self, run: Run) -> bool:
+        """Return whether another row of the run is better than `self.run`."""
+        return one_row_per_run([self.run, run])[0] is not self.run
 
 
 class SourceMemory(msgspec.Struct, kw_only=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import JobState
+from exporter.counting.records import Counted, JobState
 from exporter.errors import StateError
 from exporter.state.files import JOURNALS, make_private
 from exporter.state.location import SCHEMES, problem_of_url
@@ -31,11 +31,7 @@ class CopyError(StateError):
 class Totals(msgspec.Struct, kw_only=True):
     """Totals of one source in a state.
 
-    Attributes:
-        jobs: Number of jobs.
-        runs: Number of rows.
-        active: Number of active runs.
-        counted: Sum over all series, by counter; for a histogram by `FAMILY_count` and `FAMILY_sum`.
+    `counted`: the sum over all series, by counter; for a histogram by `FAMILY_count` and `FAMILY_sum`.
     """
 
     jobs: int = 0
@@ -46,11 +42,15 @@ class Totals(msgspec.Struct, kw_only=True):
     def add(self, job: JobState) -> None:
         """Add a job's record."""
         self.jobs += 1
-        for family, series in job.counts.items():
-            self._add(family, (each.value for each in series.values()))
+        self.add_counters(job)
         for family, histograms in job.distributions.items():
             self._add(f"{family}_count", (sum(each.counts) for each in histograms.values()))
             self._add(f"{family}_sum", (each.sum for each in histograms.values()))
+
+    def add_counters(self, record: Counted) -> None:
+        """Add a record's counters."""
+        for family, series in record.counts.items():
+            self._add(family, (each.value for each in series.values()))
 
     def _add(self, family: str, values: Iterator[float]) -> None:
         self.counted[family] = math.fsum((self.counted.get(family, 0.0), *values))
@@ -102,15 +102,12 @@ def _created(place: str) -> Iterator[SqlStore]:
             yield store
         return
     path = Path(place).absolute()
-    exists = CopyError(f"{path}: exists; name another file, or move this one away")
-    if _has_content(path):
-        raise exists
+    _require_no_content(path)
     # A daemon must not start with an incomplete copy. So the copy gets its name when it is complete: if this process is
     # killed before, only the empty file that `Lock` creates has the name.
     unfinished = path.with_name(path.name + ".unfinished")
     with _locked(path):
-        if _has_content(path):
-            raise exists  # another copy has written it meanwhile
+        _require_no_content(path)  # another copy may have written it meanwhile
         _remove(unfinished)
         try:
             make_private(unfinished)
@@ -123,8 +120,9 @@ def _created(place: str) -> Iterator[SqlStore]:
             raise
 
 
-def _has_content(path: Path) -> bool:
-    return path.exists() and not (path.is_file() and path.stat().st_size == 0)
+def _require_no_content(path: Path) -> None:
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0):
+        raise CopyError(f"{path}: exists; name another file, or move this one away")
 
 
 def _remove(path: Path) -> None:
@@ -152,13 +150,9 @@ def _database(url: str, *, empty: bool) -> Iterator[SqlStore]:
         yield store
 
 
-def _load(store: SqlStore) -> LoadedState:
-    # PostgresStore.load uses a new transaction, which would not see the one in progress.
-    return SqlStore.load(store)
-
-
 def _copied(old: SqlStore, new: SqlStore) -> dict[str, Totals]:
-    loaded = _load(old)
+    load = SqlStore.load  # PostgresStore.load uses a new transaction, which would not see the one in progress
+    loaded = load(old)
     if not loaded.sources:
         raise CopyError(f"{old.name}: the state is empty")
     for source in loaded.sources:
@@ -172,7 +166,7 @@ def _copied(old: SqlStore, new: SqlStore) -> dict[str, Totals]:
             of_source = (row for each, row in batch if each == name)
             new.put_runs(name, [msgspec.structs.replace(row, job=keys[row.job]) for row in of_source])
     new.put_exporter(loaded.exporter)
-    before, after = _totals(loaded, old), _totals(_load(new), new)
+    before, after = _totals(loaded, old), _totals(load(new), new)
     if before != after:
         different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         raise CopyError(f"{new.name}: the copy differs in {', '.join(different)}; nothing was copied")
@@ -187,12 +181,13 @@ def _new_keys(loaded: LoadedState, new: SqlStore) -> dict[int, int]:
 
 
 def _totals(loaded: LoadedState, store: SqlStore) -> dict[str, Totals]:
-    totals = {source.name: Totals(runs=sum(store.count_runs(source.name).values())) for source in loaded.sources}
     active = Counter(name for name, row in loaded.open_runs if row.mark is CountState.OPEN)
+    totals = {
+        source.name: Totals(runs=sum(store.count_runs(source.name).values()), active=active[source.name])
+        for source in loaded.sources
+    }
     for job in loaded.jobs:
         totals[job.source].add(job)
     for source in loaded.sources:
-        totals[source.name].active = active[source.name]
-        for family, series in source.counts.items():
-            totals[source.name].counted[family] = math.fsum(each.value for each in series.values())
+        totals[source.name].add_counters(source)
     return totals

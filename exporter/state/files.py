@@ -8,9 +8,6 @@ from pathlib import Path
 JOURNALS = ("-wal", "-shm")
 """Suffixes of SQLite's journal files."""
 
-Identity = tuple[int, int]
-"""Device and inode."""
-
 
 def open_private(path: Path) -> int:
     """Open a file for writing without changing it. A new file is readable by this user only."""
@@ -40,7 +37,8 @@ class FileIdentities:
         return _identity(self._path) not in {None, self._known.get(self._path)}
 
 
-def _identity(path: Path) -> Identity | None:
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return a file's device and inode; None if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -59,26 +57,22 @@ def problem_of(path: Path) -> str:
         return f"is a folder; name a file in it, like {path / 'jobrun-exporter.db'}"
     if file_type not in {0, stat.S_IFREG}:
         return "is not a file"
-    nearest = _nearest(folder)
+    # `os.path.exists` never raises. A folder may be hidden in one that this user may not read.
+    nearest = next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)  # noqa: PTH110
     if not nearest.is_dir():
         return f"{nearest} is not a folder"
     if nearest != folder and _has_access(nearest, os.X_OK):
         return (
             f"the folder {folder} does not exist; make it, owned by the user that runs the exporter: mkdir -p {folder}"
         )
-    for part, needed in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
-        if (part is folder or file_type) and not _has_access(part, needed):
-            return f"{'the folder ' if part is folder else ''}{part} cannot be written: {_reason(part)}"
-    return ""
+    if not _has_access(folder, os.W_OK | os.X_OK):
+        return f"the folder {folder} cannot be written: {_reason(folder)}"
+    is_writable = not file_type or _has_access(path, os.R_OK | os.W_OK)
+    return "" if is_writable else f"{path} cannot be written: {_reason(path)}"
 
 
 def _has_access(part: Path, needed: int) -> bool:
     return os.access(part, needed, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _nearest(folder: Path) -> Path:
-    """Return a folder, or its nearest parent that exists and is visible."""
-    return next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)  # noqa: PTH110  # never raises
 
 
 def _reason(part: Path) -> str:

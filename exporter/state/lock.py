@@ -31,20 +31,19 @@ class LockedStateError(RefusedStateError):
 class Lock:
     """The exclusive right to write a state: a lock on `PATH.lock` and on the state itself.
 
-    The lock on the state keeps a second process out even if the lock file was removed.
-
-    Raises:
-        LockedStateError: Another process has the lock.
-        StateError: The disk does not support locks, or the file cannot be created.
+    The lock on the state keeps a second process out even if the lock file was removed. Raises LockedStateError if
+    another process has the lock, StateError if the files cannot be locked.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.file = path.with_name(path.name + ".lock")
         self._held: list[int] = []
-        self._take()
+        self.renew()
 
-    def _take(self) -> None:
+    def renew(self) -> None:
+        """Lock the files, also after they were replaced. Raises like the constructor."""
+        self.release()
         try:
             self._lock_file()
             self._lock_state()
@@ -80,11 +79,6 @@ class Lock:
             return bool(self._held) and os.path.samestat(self.file.stat(), os.fstat(self._held[0]))
         except OSError:
             return False
-
-    def renew(self) -> None:
-        """Lock the files again after they were replaced. Raises like the constructor."""
-        self.release()
-        self._take()
 
     def release(self) -> None:
         """Release the state, and remove the lock file. A file with content is another program's, and stays."""

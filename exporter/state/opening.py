@@ -1,9 +1,9 @@
 """Opens a state, whatever its condition: new, damaged, unwritable, or of another version."""
 
-import contextlib
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -21,11 +21,9 @@ class OpenedState(msgspec.Struct, kw_only=True):
     """A state that was opened.
 
     Attributes:
-        store: The store; None if the state cannot be written.
-        loaded: The records of the state.
+        store: The store; None if the state cannot be written. `error` says why.
         cold: Why the state starts empty, `new` or `corrupt`; "" if it does not.
         kept: New path of a damaged file that was set aside.
-        error: Why `store` is None; "" if it is not.
     """
 
     store: SqlStore | None
@@ -38,16 +36,10 @@ class OpenedState(msgspec.Struct, kw_only=True):
 def open_state(
     path: Path, clock: Callable[[], float], connect: Connect = sqlite3.connect, *, exclusive: bool = False
 ) -> OpenedState:
-    """Open a state, or create it. A damaged state is set aside, never deleted.
+    """Open a state, or create it. A damaged state is set aside, never deleted. Its new name contains the time.
 
-    Args:
-        path: The file; `:memory:` for a temporary state.
-        clock: Returns the current time, which becomes part of the name of a file that is set aside.
-        connect: Opens the database.
-        exclusive: Whether to lock the state. Closing the store releases the lock.
-
-    Raises:
-        RefusedStateError: Another process uses it, a newer version wrote it, or it belongs to another program.
+    `path`: the file, or MEMORY for a temporary state. `exclusive`: whether to lock the state until the store is closed.
+    Raises RefusedStateError if another process uses it, a newer version wrote it, or it belongs to another program.
     """
     if str(path) == MEMORY:
         store = Store(path, connect=connect)
@@ -108,7 +100,7 @@ def refuse_foreign(path: Path) -> None:
     """Raise RefusedStateError if another program or a newer version wrote a file. Changes nothing."""
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+        with closing(sqlite3.connect(uri, uri=True)) as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error:
@@ -135,14 +127,6 @@ def problem_of_state(path: Path) -> str:
 def load_unwritable(path: Path) -> LoadedState:
     """Return the records of a state that cannot be written; empty if they cannot be read."""
     for immutable in (False, True) if os.path.isfile(path) else ():  # noqa: PTH113  # raises nothing; opening a pipe would wait for a writer
-        try:
-            store = Store(path, read_only=True, immutable=immutable)
-        except StateError:
-            continue
-        try:
+        with suppress(StateError), closing(Store(path, read_only=True, immutable=immutable)) as store:
             return store.load()
-        except StateError:
-            continue
-        finally:
-            store.close()
     return LoadedState()

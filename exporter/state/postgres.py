@@ -50,7 +50,6 @@ class PostgresStore(SqlStore):
         pool: Connections to the database; closed with the store.
         leases: Sources that this process may write; None for all.
         migrates: Whether to create or migrate the tables. Commands must not: replicas of an older version may run.
-        migrations: Statements that migrate each version of the tables to the next.
 
     Raises:
         RefusedStateError: Another version wrote it, or the tables belong to another program.
@@ -116,7 +115,7 @@ class PostgresStore(SqlStore):
             rows = self._leases.rows(session) if self._leases is not None else []
         found = copy(loaded.exporter)
         loaded.exporter.raise_to(self._exporter)
-        loaded = msgspec.structs.replace(loaded, behind=found != loaded.exporter)
+        loaded.behind = found != loaded.exporter
         self._exporter = copy(loaded.exporter)
         if self._leases is not None:
             self._leases.confirm(row for row in rows if sources is None or row.source in sources)
@@ -140,10 +139,7 @@ class PostgresStore(SqlStore):
 
     @contextmanager
     def exclusive_transaction(self) -> Iterator[None]:
-        """Read and write in one transaction while no replica can write, and commit it at the end.
-
-        Raises LockedStateError if a replica uses the state.
-        """
+        """Read and write in one transaction while no replica can write. Raises LockedStateError if one is running."""
         with self._translate_errors(), self._within(self._pool.transaction(COPYING)) as session:
             try:
                 session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")

@@ -35,7 +35,7 @@ SETTINGS = (
     "wal_autocheckpoint = 4096",
     "journal_size_limit = 33554432",
 )
-"""With these settings readers do not block writers, and commits survive a power failure.
+"""Readers do not block writers, and commits survive a power failure.
 
 IDs are in random order, so a large transaction changes pages all over the index by ID. The cache of 16 MB has room for
 these pages. The journal is copied into the database after 4096 pages, so that a page that several transactions changed
@@ -47,8 +47,7 @@ class Store(SqlStore):
     """One open state. Not thread-safe: the ledger holds its lock during every use.
 
     Args:
-        path: The file; `:memory:` for a temporary state.
-        connect: Opens the database. Tests replace it to end the process inside a transaction.
+        path: The file, MEMORY or TEMPORARY.
         read_only: Do not create, migrate or write: for readers next to a running daemon.
         immutable: With `read_only`, for a read-only file system. The journal is not read, although it may be newer.
         lock: The lock of the state. `close` releases it.
@@ -220,7 +219,7 @@ class Store(SqlStore):
 
     @contextmanager
     def transaction(self, *_sources: str) -> Iterator[None]:
-        """Commit everything that is written inside, or nothing."""
+        """Commit all writes together, or none of them."""
         self._converted.clear()
         with self._translate_errors(), self._transaction():
             yield

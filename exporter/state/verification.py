@@ -45,19 +45,15 @@ def verify(url: str) -> Iterator[tuple[bool, str]]:
     except psycopg.Error as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         yield False, f"{describe_url(url)}: {lines[0]}"
-    else:
-        found = [*problems(settings)]
-        yield from found
-        if all(harmless for harmless, _ in found):
-            yield from _usage_problem(url)
-
-
-def _usage_problem(url: str) -> Iterator[tuple[bool, str]]:
-    with closing(Pool(url)) as pool:
-        try:
-            require_usable(pool)
-        except StateError as error:
-            yield False, str(error)
+        return
+    found = [*problems(settings)]
+    yield from found
+    if all(harmless for harmless, _ in found):
+        with closing(Pool(url)) as pool:
+            try:
+                require_usable(pool)
+            except StateError as error:
+                yield False, str(error)
 
 
 def _ask(url: str) -> Settings:

@@ -9,7 +9,7 @@ from exporter.counting.records import JobState, OpenRun, ScopeState, SourceState
 from exporter.errors import SourceError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.status import UnwrittenPolls, is_up
+from exporter.ledger.status import UnwrittenPolls, is_readable
 from exporter.metrics.requests import RequestMetrics, SourceRequests
 from exporter.model import Job
 from exporter.polling.poll import Poller
@@ -128,7 +128,7 @@ class FakeLedger:
 
     def mark(self, source, _now, *, read):
         self._do("mark", source, read)
-        self.state.status = msgspec.structs.replace(self.state.status, up=is_up(self.state, read=read))
+        self.state.status = msgspec.structs.replace(self.state.status, up=read and is_readable(self.state))
 
     def skip_polls(self, source, polls, _now):
         self._do("skip_polls", source, polls)
@@ -143,8 +143,10 @@ class FakeLedger:
 
     def _record(self, report):
         self.reports.append(report)
-        read = is_up(self.state, read=not report.failed)
-        UnwrittenPolls(self.state.status).after(report, read=read, pending_steps=len(self.queue)).write_to(self.state)
+        polls = UnwrittenPolls(self.state.status).after(
+            report, up=is_readable(self.state), pending_steps=len(self.queue)
+        )
+        polls.write_to(self.state)
 
     def source(self, name):
         return {"s": self.state}[name]

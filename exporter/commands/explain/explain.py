@@ -16,7 +16,7 @@ from exporter.counting.labels import clean
 from exporter.counting.records import JobState
 from exporter.duration import format_duration
 from exporter.exposition.textformat import labels as pairs
-from exporter.ledger.open_runs import as_open
+from exporter.ledger.ledger_state import as_open
 from exporter.links import run_url
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, UNOBSERVED
 from exporter.metrics.family import Family, Kind, Level
