@@ -35,7 +35,6 @@ class SeriesRoom:
         self._rules = transaction.rules
         self._counting = transaction.counting
         self._steps: dict[int, set[str]] = {}
-        self._folded_steps: dict[int, set[str]] = {}
 
     def series_used(self, state: JobState) -> int:
         """Return how many series of a job count against `max_series`."""
@@ -103,10 +102,9 @@ class SeriesRoom:
         if state.overflow:
             return OTHER
         name = clean(step.name)
-        known, folded = self._steps.get(state.key), self._folded_steps.get(state.key)
-        if known is None or folded is None:
-            known = self._steps[state.key] = set(state.step_names())
-            folded = self._folded_steps[state.key] = set(state.folded_steps)
+        if state.key not in self._steps:
+            self._steps[state.key] = set(state.step_names())
+        known, folded = self._steps[state.key], state.folded_steps
         if name in known:
             series = SEPARATOR.join((name, step.result or Result.UNKNOWN))
             return name if series in state.counts.get(STEPS, {}) or self._reserve(self._lines(STEPS)) else OTHER
@@ -119,13 +117,11 @@ class SeriesRoom:
             known.add(name)
             if name in folded:
                 folded.remove(name)
-                state.folded_steps.remove(name)
             return name
         if name not in folded:
             self._count_overflow(STEPS)
             if len(folded) < MAX_FOLDED_STEPS:
-                folded.add(name)
-                state.folded_steps.append(name)
+                folded.append(name)
         return OTHER
 
     def error_type(self, state: JobState, run: Run) -> str:

@@ -108,8 +108,8 @@ class Reader:
         """Return a run; None if the state does not have it."""
         query = f"SELECT {COLUMNS} FROM runs WHERE source = (SELECT key FROM sources WHERE name = ?) AND run_id = ?"  # noqa: S608  # constants
         with self._view() as database:
-            row = database.execute(query, (source, run_id)).fetchone()
-        return None if row is None else to_stored(row)
+            rows = [to_stored(row) for row in database.execute(query, (source, run_id))]
+        return rows[0] if rows else None
 
     def recent(self, jobs: Collection[int], limit: int) -> dict[int, tuple[CompletedRun, ...]]:
         """Return the latest completed runs of each job, oldest first, by the job's key."""
@@ -118,9 +118,7 @@ class Reader:
             f"WHERE job = ? AND mark <> 0 AND result IS NOT NULL ORDER BY {ENDED} DESC LIMIT ?"
         )
         with self._view() as database:
-            return {
-                job: tuple(map(_completed, reversed(database.execute(query, (job, limit)).fetchall()))) for job in jobs
-            }
+            return {job: tuple(map(_completed, reversed([*database.execute(query, (job, limit))]))) for job in jobs}
 
     def before(self, job: int, timestamp: float, limit: int) -> list[StoredRun]:
         """Return the runs of a job that completed before a time, newest first."""

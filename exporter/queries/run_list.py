@@ -83,9 +83,9 @@ def _completed_streams(database: Database, keys: Collection[int], selection: Run
         return
     if selection.jobs is not None and len(selection.jobs) <= FEW_JOBS:
         for job in selection.jobs:
-            row = database.execute("SELECT source FROM runs WHERE job = ? AND mark <> 0 LIMIT 1", (job,)).fetchone()
-            if row is not None and row[0] in keys:
-                yield _Stream(False, row[0], "job = ? AND mark <> 0", (job,))
+            for (key,) in database.execute("SELECT source FROM runs WHERE job = ? AND mark <> 0 LIMIT 1", (job,)):
+                if key in keys:
+                    yield _Stream(False, key, "job = ? AND mark <> 0", (job,))
         return
     # The index sorts by result first, so each result needs its own stream. Expired runs have no result.
     for key, result in itertools.product(keys, (*Result, None) if selection.result is None else (selection.result,)):

@@ -21,6 +21,8 @@ from exporter.errors import AuthError, StateError
 
 Value = TypeVar("Value")
 
+Rows = list[tuple[Any, ...]]
+
 CONNECT_TIMEOUT = 3
 """Seconds to wait for each host of a URL that sets no other time."""
 
@@ -92,30 +94,18 @@ def _recording_failures(failures: deque[psycopg.Error], current_url: Callable[[]
     return Noted
 
 
-class Found(list[tuple[Any, ...]]):
-    """The rows that a statement returned."""
-
-    def fetchone(self) -> tuple[Any, ...] | None:
-        """Return the first row."""
-        return self[0] if self else None
-
-    def fetchall(self) -> list[tuple[Any, ...]]:
-        """Return all rows."""
-        return list(self)
-
-
 class Session:
     """Runs statements on one connection, with a question mark for each value."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> Rows:
         """Run a statement."""
         parameters = [*map(_to_postgres, values)] or None
         # Binary, because in text a role's `extra_float_digits` may round times.
         cursor = self._connection.execute(query.replace("?", "%s").encode(), parameters, binary=True)
-        return Found(tuple(map(_from_postgres, row)) for row in cursor) if cursor.description else Found()
+        return [tuple(map(_from_postgres, row)) for row in cursor] if cursor.description else []
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
         """Run a statement for each row of values."""
@@ -195,7 +185,7 @@ class Pool:
         with self.translate_errors(), self._borrow() as connection:
             yield Session(connection)
 
-    def execute(self, query: str, values: Any = (), /) -> Found:  # noqa: ANN401  # values of many types
+    def execute(self, query: str, values: Any = (), /) -> Rows:  # noqa: ANN401  # values of many types
         """Run a statement in its own transaction."""
         with self.session() as session:
             return session.execute(query, values)

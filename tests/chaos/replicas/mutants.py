@@ -11,7 +11,7 @@ import msgspec
 from exporter import cli, sharing
 from exporter.replica import Replica
 from exporter.state import lease_statements, leases, postgres
-from exporter.state.connections import Found, Pool, Session
+from exporter.state.connections import Pool, Rows, Session
 from exporter.state.lease_row import Row
 from exporter.state.leases import Leases
 
@@ -104,7 +104,7 @@ def _fence_outside() -> None:
 class _Clocked(Session):
     """Uses this machine's time instead of the database's."""
 
-    def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> Rows:
         return super().execute(query.replace("clock_timestamp()", f"to_timestamp({time.time()})"), values)
 
 
