@@ -11,9 +11,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from exporter.counting.classify import CountState
 from exporter.counting.counters import CountingRules
-from exporter.counting.latest import set_last_runs, set_streak
 from exporter.counting.names import QUEUE_DURATION, RUN_DURATION, STEP_DURATION
 from exporter.counting.records import Counted, JobState, OpenRun, SourceState, copy, with_bounds
 from exporter.counting.rules import SourceRules
@@ -290,20 +288,9 @@ class Journal:
         if not self.counting.zero_first:
             transaction.expose()
         with self.writing(name) as store:
-            store.put_source(transaction.source, transaction.scopes, transaction.checkpoints)
-            store.put_runs(name, transaction.runs.values())
-            for key in transaction.jobs_to_recount:
-                set_streak(transaction.job(key), store.streak(key), transaction.source.pruned_before)
-            for key in transaction.jobs_to_correct:
-                set_last_runs(transaction.job(key), *store.latest(key), transaction.source.pruned_before)
-            store.put_jobs(transaction.jobs.values())
-            if transaction.exporter is not None:
-                store.put_exporter(transaction.exporter)
+            transaction.write(store)
             jobs_with_series = [(job, self._series(job)) for job in transaction.jobs.values()]
-            followed = {
-                run_id: as_open(row, transaction.peek(row.job)) if row.mark is CountState.OPEN else None
-                for run_id, row in transaction.runs.items()
-            }
+            followed = transaction.open_runs()
         with self.updating_memory(name):
             self._cold_start = ""
             self.last_commit = now

@@ -6,14 +6,17 @@ from typing import TypeVar
 
 import msgspec
 
+from exporter.counting.classify import CountState
 from exporter.counting.counters import CountingRules
-from exporter.counting.records import Counted, JobState, ScopeState, SourceState, copy
+from exporter.counting.latest import set_last_runs, set_streak
+from exporter.counting.records import Counted, JobState, OpenRun, ScopeState, SourceState, copy
 from exporter.counting.rules import SourceRules
-from exporter.ledger.ledger_state import LedgerState
+from exporter.ledger.ledger_state import LedgerState, as_open
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import UnwrittenPolls, expose_unobserved
 from exporter.model import Job, Run, Step, one_row_per_run
 from exporter.state.schema import StoredRun
+from exporter.state.sql import SqlStore
 
 Value = TypeVar("Value")
 
@@ -146,6 +149,25 @@ class Transaction:
             if record is not None:
                 record.expose()
         expose_unobserved(self.source)
+
+    def write(self, store: SqlStore) -> None:
+        """Write all changes to the state."""
+        store.put_source(self.source, self.scopes, self.checkpoints)
+        store.put_runs(self.source.name, self.runs.values())
+        for key in self.jobs_to_recount:
+            set_streak(self.job(key), store.streak(key), self.source.pruned_before)
+        for key in self.jobs_to_correct:
+            set_last_runs(self.job(key), *store.latest(key), self.source.pruned_before)
+        store.put_jobs(self.jobs.values())
+        if self.exporter is not None:
+            store.put_exporter(self.exporter)
+
+    def open_runs(self) -> dict[str, OpenRun | None]:
+        """Return the active runs among the changed ones by run ID; None for a run that is no longer active."""
+        return {
+            run_id: as_open(row, self.peek(row.job)) if row.mark is CountState.OPEN else None
+            for run_id, row in self.runs.items()
+        }
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
