@@ -19,20 +19,11 @@ from exporter.model import Batch, Disposition, Result, Run, Step, one_row_per_ru
 from exporter.state.schema import StepState, StoredRun
 
 MAX_UNMAPPED = 20
-"""Maximum number of unmapped statuses per run and per source.
-
-Further statuses of a run are not counted. Further statuses of a source are counted as `__other__`.
-"""
+"""Maximum number of unmapped statuses per run, and per source. A source counts further ones as `__other__`."""
 
 
 class BatchStats(msgspec.Struct, kw_only=True):
-    """Statistics of written batches.
-
-    Attributes:
-        dispositions: Number of rows per disposition.
-        results: Number of counted runs per result.
-        delays: Seconds from the end of each counted run to the commit.
-    """
+    """Numbers of written rows and of counted runs. `delays`: seconds from the end of each counted run to the commit."""
 
     dispositions: Counter[Disposition] = msgspec.field(default_factory=Counter)
     results: Counter[Result] = msgspec.field(default_factory=Counter)
@@ -78,7 +69,7 @@ class BatchWriter:
         present = self._poll.now + self._poll.behind
         runs = one_row_per_run(classify.with_plausible_times(run, present) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
-        for run in sorted(runs, key=_counting_order):
+        for run in sorted(runs, key=lambda run: run.end if run.end is not None else run.start or 0.0):
             self._apply_run(run, batch.steps.get(run.run_id), batch.scope, rows)
         for run_id in batch.gone:
             if run_id in rows and rows[run_id].mark is CountState.OPEN:
@@ -200,21 +191,18 @@ class BatchWriter:
             if status and status not in known and len(known) < MAX_UNMAPPED:
                 statuses = f"{statuses}\n{status}".strip("\n")
                 self._count_unmapped(status)
-        begun = classify.origin(run)
-        return StoredRun(
+        now, origin = self._poll.now, classify.origin(run)
+        before = row or StoredRun(run=run, mark=record.mark, job=key, seen=now, origin=now)
+        return msgspec.structs.replace(
+            before,
             run=run,
             mark=record.mark,
             earlier=record.earlier,
             job=key,
-            seen=self._poll.now,
-            origin=begun if begun is not None else row.origin if row else self._poll.now,
+            seen=now,
+            origin=before.origin if origin is None else origin,
             statuses=statuses,
-            steps=row.steps if row else StepState.NONE,
-            tries=row.tries if row else 0,
-            incomplete=row.incomplete if row else 0,
-            due=row.due if row else None,
-            step_results=row.step_results if row else None,
-            late=late or (row is not None and row.late),
+            late=late or before.late,
         )
 
     def _count_unmapped(self, status: str) -> None:
@@ -316,8 +304,3 @@ def _contradicts(before: StoredRun, run: Run) -> bool:
     if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or known.result is None:
         return False
     return one_row_per_run([known, run])[0] is known
-
-
-def _counting_order(run: Run) -> float:
-    """Return a run's end, or its start if the end is unknown: runs of a batch are counted in this order."""
-    return run.end if run.end is not None else run.start or 0.0

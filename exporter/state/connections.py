@@ -6,7 +6,6 @@ connection.
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
@@ -68,6 +67,16 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     patience = PATIENCE
 
+    @classmethod
+    def connect(cls, conninfo: str = "", *, pool: "Pool", **kwargs: Any) -> Self:  # type: ignore[override]  # noqa: ANN401, ARG003  # of the driver
+        """Connect with the pool's current URL. The pool keeps the error."""
+        pool.failure = None
+        try:
+            return super().connect(pool.current_url(), **kwargs)
+        except psycopg.Error as error:
+            pool.failure = error
+            raise
+
     def wait(self, gen: PQGen[Value], interval: float = 0.1, timeout: float | None = None) -> Value:
         """Wait for the server, but not for longer than `patience`."""
         try:
@@ -76,22 +85,6 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 self.close()  # a late response would be mistaken for the next statement's
             raise
-
-
-def _recording_failures(failures: deque[psycopg.Error], current_url: Callable[[], str]) -> type[Connection]:
-    """Return a class of connections that keeps the error of the last attempt to connect in `failures`."""
-
-    class Noted(Connection):
-        @classmethod
-        def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # noqa: ANN401, ARG003  # of the driver
-            failures.clear()
-            try:
-                return super().connect(current_url(), **kwargs)
-            except psycopg.Error as error:
-                failures.append(error)
-                raise
-
-    return Noted
 
 
 class Session:
@@ -143,11 +136,11 @@ class Pool:
     def __init__(self, url: str, read_url: Callable[[], str | None] | None = None) -> None:
         self.name = describe_url(url)
         self._url, self._read_url = url, read_url
-        self._failures = deque[psycopg.Error](maxlen=1)
+        self.failure: psycopg.Error | None = None  # of the last attempt to connect
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
-            connection_class=_recording_failures(self._failures, self._current_url),
-            kwargs=parameters(url),
+            connection_class=Connection,
+            kwargs=parameters(url) | {"pool": self},
             min_size=1,
             max_size=8,
             timeout=_longest_connect(url),
@@ -156,7 +149,8 @@ class Pool:
             open=True,
         )
 
-    def _current_url(self) -> str:
+    def current_url(self) -> str:
+        """Return the URL, perhaps with a new password."""
         # A URL of another database is ignored until a restart, because its records differ from those in memory.
         with contextlib.suppress(AuthError):
             url = self._read_url() if self._read_url is not None else None
@@ -175,7 +169,7 @@ class Pool:
             yield
         except psycopg.Error as raised:
             # The pool only says that it waited in vain.
-            error = self._failures[-1] if isinstance(raised, PoolTimeout) and self._failures else raised
+            error = (isinstance(raised, PoolTimeout) and self.failure) or raised
             lines = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
             raise StateError(f"{self.name}: {lines[0]}") from raised
 
