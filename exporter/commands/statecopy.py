@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from exporter.commands.table import table
-from exporter.state.copying import CopyError, copy_state
+from exporter.errors import StateError
+from exporter.state.copying import copy_state
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -27,5 +28,5 @@ def copy(source: str, target: str, environ: Mapping[str, str], out: TextIO) -> i
 def _with_variables(flag: str, text: str, environ: Mapping[str, str]) -> str:
     # Every user of a machine can read the arguments of processes, so a password comes from a variable.
     if unset := [name for name in VARIABLE.findall(text) if name not in environ]:
-        raise CopyError(f"{flag}: the environment variable {unset[0]} is not set")
+        raise StateError(f"{flag}: the environment variable {unset[0]} is not set")
     return VARIABLE.sub(lambda found: environ[found[1]], text)

@@ -58,10 +58,6 @@ COPYING = MIGRATING.replace("READ COMMITTED", "REPEATABLE READ")
 """Begin transactions that may take long, but do not wait long for locks."""
 
 
-class UnknownOutcomeError(StateError):
-    """It is unknown whether a transaction was committed."""
-
-
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection on which no statement waits forever."""
 
@@ -201,7 +197,7 @@ class Pool:
         try:
             answer = connection.execute(b"COMMIT").statusmessage
         except psycopg.Error as error:
-            raise UnknownOutcomeError(f"{self.name}: no response to COMMIT; it may have been committed") from error
+            raise StateError(f"{self.name}: no response to COMMIT; it may have been committed") from error
         if answer != "COMMIT":
             raise StateError(f"{self.name}: the transaction was rolled back")
 

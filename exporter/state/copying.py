@@ -24,10 +24,6 @@ BATCH = 5000
 """Number of runs per write."""
 
 
-class CopyError(StateError):
-    """A state cannot be copied."""
-
-
 class Totals(msgspec.Struct, kw_only=True):
     """Totals of one source in a state.
 
@@ -62,12 +58,12 @@ def copy_state(source: str, target: str) -> dict[str, Totals]:
     Raises StateError and copies nothing if a state is in use, the target is not empty, or the copy differs.
     """
     if source == target or _is_one_file(source, target):
-        raise CopyError("--from and --to name the same state")
+        raise StateError("--from and --to name the same state")
     with _opened(source) as old, _created(target) as new:
         try:
             return _copied(old, new)
         except (ValueError, TypeError, OverflowError) as error:  # SQLite stores a value of any type in any column
-            raise CopyError(
+            raise StateError(
                 f"{old.name}: a damaged row cannot be copied ({type(error).__name__}); nothing was copied"
             ) from error
 
@@ -89,7 +85,7 @@ def _opened(place: str) -> Iterator[SqlStore]:
         return
     path = Path(place).absolute()
     if not path.is_file():
-        raise CopyError(f"{path}: there is no state")
+        raise StateError(f"{path}: there is no state")
     with _locked(path), closing(Store(path, read_only=True)) as store:
         yield store
 
@@ -122,7 +118,7 @@ def _created(place: str) -> Iterator[SqlStore]:
 
 def _require_no_content(path: Path) -> None:
     if path.exists() and not (path.is_file() and path.stat().st_size == 0):
-        raise CopyError(f"{path}: exists; name another file, or move this one away")
+        raise StateError(f"{path}: exists; name another file, or move this one away")
 
 
 def _remove(path: Path) -> None:
@@ -145,7 +141,7 @@ def _locked(path: Path) -> Iterator[None]:
 @contextmanager
 def _database(url: str, *, empty: bool) -> Iterator[SqlStore]:
     if reason := problem_of_url(url):
-        raise CopyError(f"the URL {reason}")
+        raise StateError(f"the URL {reason}")
     with import_module("exporter.state.postgres").opened_exclusively(url, empty=empty) as store:
         yield store
 
@@ -154,7 +150,7 @@ def _copied(old: SqlStore, new: SqlStore) -> dict[str, Totals]:
     load = SqlStore.load  # PostgresStore.load uses a new transaction, which would not see the one in progress
     loaded = load(old)
     if not loaded.sources:
-        raise CopyError(f"{old.name}: the state is empty")
+        raise StateError(f"{old.name}: the state is empty")
     for source in loaded.sources:
         new.put_source(source)
     keys = _new_keys(loaded, new)
@@ -169,7 +165,7 @@ def _copied(old: SqlStore, new: SqlStore) -> dict[str, Totals]:
     before, after = _totals(loaded, old), _totals(load(new), new)
     if before != after:
         different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        raise CopyError(f"{new.name}: the copy differs in {', '.join(different)}; nothing was copied")
+        raise StateError(f"{new.name}: the copy differs in {', '.join(different)}; nothing was copied")
     return after
 
 
