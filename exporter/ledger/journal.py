@@ -203,7 +203,7 @@ class Journal:
             self._limit_step_histograms()
 
     def check(self, rules: Mapping[str, SourceRules] | None = None) -> None:
-        """Raise IdentityError if the state has another API under a source's name. None: the active rules."""
+        """Raise IdentityError if the state has another API under a source's name. `rules`: None for the active ones."""
         with self.lock:
             _check_identities(self.committed.sources.values(), self.rules if rules is None else rules)
 

@@ -6,6 +6,7 @@ see `exporter.state.leases`.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -138,8 +139,11 @@ class PostgresStore(SqlStore):
             self._leases.committed(written, begun)
 
     @contextmanager
-    def exclusive_transaction(self) -> Iterator[None]:
-        """Read and write in one transaction while no replica can write. Raises LockedStateError if one is running."""
+    def exclusive_transaction(self, *, empty: bool = False) -> Iterator[None]:
+        """Read and write in one transaction while no replica can write.
+
+        Raises LockedStateError if a replica is running, RefusedStateError if the state must be `empty` but is not.
+        """
         with self._translate_errors(), self._within(self._pool.transaction(COPYING)) as session:
             try:
                 session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")
@@ -149,11 +153,10 @@ class PostgresStore(SqlStore):
                 ) from error
             if living := [name for (name,) in session.execute(RUNNING_REPLICAS)]:
                 raise LockedStateError(f"{self.name}: in use by {', '.join(living)}; stop all replicas first")
+            records = session.execute("SELECT 1 FROM sources UNION ALL SELECT 1 FROM jobs LIMIT 1") if empty else []
+            if records:
+                raise RefusedStateError(f"{self.name}: already holds a state; name an empty database")
             yield
-
-    def has_records(self) -> bool:
-        """Return whether the state has records."""
-        return bool(self._all("SELECT EXISTS (SELECT 1 FROM sources) OR EXISTS (SELECT 1 FROM jobs)")[0][0])
 
     def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
         self._db.execute(f"DECLARE everything NO SCROLL CURSOR FOR {query}")
@@ -191,28 +194,20 @@ class PostgresStore(SqlStore):
 
 @contextmanager
 def opened_exclusively(url: str, *, empty: bool) -> Iterator[PostgresStore]:
-    """Open a state in one transaction. `empty`: create the tables if necessary, and refuse a state that has records.
-
-    Raises RefusedStateError if a replica uses it, or if it is of another version or not empty.
-    """
+    """Open a state in one transaction. `empty`: create the tables if necessary, and refuse a state that has records."""
     pool = Pool(url)
     try:
         if empty and not schema_of(pool):
             migrate(pool)
         store = PostgresStore(pool, migrates=False)
-        with store.exclusive_transaction():
-            if empty and store.has_records():
-                raise RefusedStateError(f"{pool.name}: already holds a state; name an empty database")
+        with store.exclusive_transaction(empty=empty):
             yield store
     finally:
         pool.close()
 
 
 def open_shared(pool: Pool, leases: Leases) -> OpenedState:
-    """Open a shared state. If the database does not respond, the result has no store.
-
-    Raises RefusedStateError if another program or a newer version wrote it.
-    """
+    """Open a shared state; without a store if the database does not respond. Raises RefusedStateError."""
     try:
         store = PostgresStore(pool, leases)
         return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
@@ -298,7 +293,7 @@ def _try_to_migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
             # Replicas of the older version must not write to the new tables. This transaction ends their leases, and
             # they take no other leases: see `Leases.rows`.
             session.execute("LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE")
-        for statement in (each for script in migrations[version:] for each in script):
+        for statement in chain.from_iterable(migrations[version:]):
             session.execute(statement)
         if version:
             session.execute(REVOKE)  # after the migration, because it uses the new columns

@@ -15,10 +15,7 @@ from exporter.state.sql_runs import COMPLETED, OF_SOURCE, CorruptStateError, Sql
 
 
 class LoadedState(msgspec.Struct, kw_only=True):
-    """All records of a state, and its active runs.
-
-    `behind`: whether `exporter` has counts that this process knew and the database has lost.
-    """
+    """All records of a state, and its active runs. `behind`: whether the database has lost counts of `exporter`."""
 
     sources: list[SourceState] = []
     jobs: list[JobState] = []

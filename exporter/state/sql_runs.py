@@ -29,7 +29,7 @@ class SqlRuns(ABC):
     """Rows of runs in a database. Not thread-safe: the ledger holds its lock during every use."""
 
     IN_LIST: ClassVar[str]
-    """SQL condition that a value is in a list. The list is one parameter: see `_list`."""
+    """SQL condition that a value is in a list, which is one parameter: see `_list`."""
 
     TRUNCATED: ClassVar[str]
     """SQL function that truncates a number to an integer."""

@@ -4,6 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -109,23 +110,16 @@ class Store(SqlStore):
         if damage != "ok":
             raise CorruptStateError(f"{self.path}: {damage}")
         self.is_new = version == 0
-        if not read_only:
-            self._migrate(version)
-            version = len(MIGRATIONS)
-        self._columns = columns(version)
-        self._version = version
+        if read_only:
+            self._columns, self._version = columns(version), version
+        elif version < len(MIGRATIONS):
+            with self._transaction():  # a full disk must not leave a half-migrated state
+                for statement in chain.from_iterable(MIGRATIONS[version:]):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def _pragma(self, pragma: str) -> Any:  # noqa: ANN401  # pragmas have values of many types
         return self._db.execute(f"PRAGMA {pragma}").fetchone()[0]
-
-    def _migrate(self, version: int) -> None:
-        """Migrate the tables in one transaction, so that a full disk does not leave a half-migrated state."""
-        if version == len(MIGRATIONS):
-            return
-        with self._transaction():
-            for statement in (each for script in MIGRATIONS[version:] for each in script):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
