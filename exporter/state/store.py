@@ -177,7 +177,8 @@ class Store(SqlStore):
 
     def _removed(self) -> list[str]:
         removed = self._files.changed() if self._files is not None else []
-        return removed + ([self._lock.file.name] if self._lock is not None and not self._lock.is_in_place() else [])
+        is_unlocked = self._lock is not None and not self._lock.is_in_place()
+        return removed or ([Path(self.path).name] if is_unlocked else [])
 
     def _restore(self) -> None:
         """Write the state's files again from the open database. If it raises StateError, nothing has changed."""
@@ -186,7 +187,7 @@ class Store(SqlStore):
             try:
                 if self._files is not None and self._files.changed():
                     self._copy_to(path)
-                if self._lock is not None:
+                elif self._lock is not None:
                     self._lock.renew()
             except OSError as error:
                 raise StateError(f"{self.path}: cannot be written again: {error.strerror}") from error
@@ -206,6 +207,8 @@ class Store(SqlStore):
             spare.unlink()
         else:
             spare.replace(path)
+        if self._lock is not None:
+            self._lock.renew()  # if another process was faster, it uses the written file, and this one counts nothing
         removed, self._db = self._db, self._connect(self.path, check_same_thread=False, isolation_level=None)
         self._prepare(read_only=False)
         self._files = FileIdentities(path)

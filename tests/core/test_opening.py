@@ -178,18 +178,17 @@ def test_no_other_user_may_read_the_state_whatever_the_umask(path, umask):
         found.store.close()
     finally:
         os.umask(before)
-    assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm", "state.db.lock"), 0o600)
+    assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), 0o600)
 
 
 # --- the lock ---
 
 
-def test_a_second_process_is_refused_also_after_the_lock_file_was_removed(path):
+def test_a_second_process_is_refused_until_the_first_one_ends(path):
     first = opened(path, exclusive=True)
     for _ in range(2):
         with pytest.raises(LockedStateError, match="another jobrun-exporter uses this state"):
             opened(path, exclusive=True)
-        path.with_name("state.db.lock").unlink(missing_ok=True)
     first.store.close()
     opened(path, exclusive=True).store.close()
 
@@ -260,10 +259,10 @@ def harness(path):
     harness.close()
 
 
-PARTS = ("state.db", "state.db-wal", "state.db-shm", "state.db.lock")
+PARTS = ("state.db", "state.db-wal", "state.db-shm")
 
 
-@pytest.mark.parametrize("removed", [PARTS, PARTS[:3], *((part,) for part in PARTS)], ids="+".join)
+@pytest.mark.parametrize("removed", [PARTS, *((part,) for part in PARTS)], ids="+".join)
 def test_removed_files_are_reported_once_and_written_again_with_every_count(harness, removed):
     for name in removed:
         harness.path.with_name(name).unlink()
@@ -292,7 +291,7 @@ def test_files_removed_shortly_before_the_shutdown_are_written_again(harness):
 
 
 def test_a_file_that_replaced_the_state_is_never_written_to(harness, path):
-    for name in PARTS[:3]:
+    for name in PARTS:
         harness.path.with_name(name).unlink()
     path.write_bytes(b"")
     for _ in range(3):
@@ -327,6 +326,5 @@ def test_a_second_process_never_starts_on_restored_files(harness):
     with pytest.raises(StateError):
         harness.read(ended("b", BASELINE + 200))
     harness.read(ended("b", BASELINE + 200))
-    harness.path.with_name("state.db.lock").unlink()
     with pytest.raises(LockedStateError):
         opened(harness.path, exclusive=True)

@@ -396,14 +396,13 @@ def test_a_state_is_locked_until_it_is_released(path):
     )
     first.release()
     Lock(path).release()
-    assert [each.name for each in path.parent.iterdir()] == ["state.db"], "the lock file is taken away"
+    assert [each.name for each in path.parent.iterdir()] == ["state.db"]
 
 
 def test_a_lock_never_empties_an_existing_file(path):
-    lock = path.with_name("state.db.lock")
-    lock.write_text("somebody's note")
+    path.write_text("a state")
     Lock(path).release()
-    assert lock.read_text() == "somebody's note"
+    assert path.read_text() == "a state"
 
 
 def test_a_lock_in_a_missing_folder_is_an_error_of_the_state(tmp_path):
@@ -418,8 +417,7 @@ def test_a_lock_in_a_missing_folder_is_an_error_of_the_state(tmp_path):
 def test_a_state_is_set_aside_with_its_journals(path, endings):
     for ending in endings:
         path.with_name(f"state.db{ending}").write_text(ending)
-    path.with_name("state.db.lock").touch()
     kept = set_aside(path, "corrupt-1")
     assert kept == path.with_name("state.db.corrupt-1")
     there = {each.name: each.read_text() for each in path.parent.iterdir()}
-    assert there == {"state.db.lock": "", **{f"state.db.corrupt-1{ending}": ending for ending in endings}}
+    assert there == {f"state.db.corrupt-1{ending}": ending for ending in endings}
