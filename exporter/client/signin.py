@@ -10,7 +10,6 @@ import binascii
 import math
 import threading
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Generator, Mapping
 
 import httpx
@@ -18,8 +17,8 @@ import msgspec
 
 from exporter.client.budget import is_for_a_person
 from exporter.client.clock import MIN_SKEW
-from exporter.client.limits import parse_date
 from exporter.errors import AuthError
+from exporter.times import parse_timestamp
 
 # Lifetime of a token in seconds, if the token and the response do not say.
 DEFAULT_LIFE = 24 * 3600.0
@@ -54,65 +53,77 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class TokenAuth(httpx.Auth):
-    """Base class of sign-ins. A subclass builds the request for a token.
+    """Signs in for a token.
 
     The sign-in uses the `extensions` of the original request: `patience`, `skew` (seconds by which the API's clock is
     ahead of the local clock) and the callback `credential_expiry`, which gets the expiry of each new token.
+
+    Args:
+        endpoint: Template of the sign-in's path.
+        token_request: Returns the request for a token. It is called for each sign-in, because secrets may change.
+        refusals: What the 4xx statuses of a sign-in mean. Any other status means `refused`.
     """
 
     requires_response_body = True
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        token_request: Callable[[], httpx.Request],
+        *,
+        refusals: Mapping[int, str],
+        refused: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._endpoint = endpoint
+        self._token_request = token_request
+        self._refusals = refusals
+        self._refused = refused
         self._clock = clock
         self._lock = threading.Lock()
         self._token: Token | None = None
 
-    @abstractmethod
-    def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """Return the request for a token, with these extensions and its own `endpoint`."""
-
-    @abstractmethod
-    def explain_refusal(self, status: int) -> str:
-        """Return the meaning of a 4xx response to the sign-in."""
-
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Send the request with a token. Sign in if there is none. After a 401, sign in and send the request again."""
-        token = yield from self._valid_token(request, refused=None)
-        if token is None:
-            return
-        response = yield with_token(request, token)
-        if response.status_code != 401:
-            return
-        token = yield from self._valid_token(request, refused=token)
-        if token is not None:
-            yield with_token(request, token)
+        refused: Token | None = None
+        for _ in range(2):
+            token = yield from self._valid_token(request, refused)
+            if token is None:
+                return
+            request.headers["Authorization"] = f"Bearer {token.secret}"
+            response = yield request
+            if response.status_code != 401:
+                return
+            refused = token
 
     def _valid_token(self, request: httpx.Request, refused: Token | None) -> Flow:
         """Return the token that all threads share, or a new one; None if the sign-in's response is the final one."""
         with self._lock:
             if self._token is not None and self._token is not refused and self._clock() < self._token.renew:
                 return self._token
-            # A sign-in for a person does not wait for the budget, because polls would wait for this lock.
-            patience = {"patience": 0.0} if is_for_a_person() else {}
-            response = yield self.token_request({**request.extensions, **patience})
+            sign_in = self._token_request()
+            sign_in.extensions = {**request.extensions, "endpoint": self._endpoint}
+            if is_for_a_person():
+                # A sign-in for a person does not wait for the budget, because polls would wait for this lock.
+                sign_in.extensions["patience"] = 0.0
+            response = yield sign_in
             self._token = self._accept(response, request.extensions.get("skew", 0.0))
-            if self._token is not None:
-                report = request.extensions.get("credential_expiry")
-                if report is not None:
-                    report(self._token.expiry)
+            report = request.extensions.get("credential_expiry")
+            if self._token is not None and report is not None:
+                report(self._token.expiry)
             return self._token
 
     def _accept(self, response: httpx.Response, skew: float) -> Token | None:
         status = response.status_code
         if 400 <= status < 500 and status not in RETRYABLE_STATUSES:
-            raise AuthError(f"sign-in refused with {status}: {self.explain_refusal(status)}")
-        if not 200 <= status < 300:
+            raise AuthError(f"sign-in refused with {status}: {self._refusals.get(status, self._refused)}")
+        if not response.is_success:
             return None
         fields = _fields(response)
         secret = next((fields[key] for key in TOKEN_KEYS if fields.get(key)), None)
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
             raise AuthError("the response of the sign-in contains no token")
-        now, claims, date = self._clock(), parse_claims(secret), parse_date(response.headers.get("date", ""))
+        now, claims, date = self._clock(), parse_claims(secret), parse_timestamp(response.headers.get("date", ""))
         # The `Date` of a single response may be wrong. It is right if the token was issued at this time.
         if claims and claims.iat is not None and date is not None and abs(claims.iat - date) < MIN_SKEW:
             skew = date - now
@@ -134,29 +145,17 @@ class BearerAuth(httpx.Auth):
         yield request
 
 
-def with_token(request: httpx.Request, token: Token) -> httpx.Request:
-    """Return the request with this token."""
-    request.headers["Authorization"] = f"Bearer {token.secret}"
-    return request
-
-
 def make_token(secret: str, expires_in: object, now: float, skew: float) -> Token:
     """Return a token. It expires as its JWT says, or after `expires_in` seconds, or is renewed after a day."""
+    expiry, life = None, DEFAULT_LIFE
     claims = parse_claims(secret)
     if claims is not None:
-        expiry = claims.exp - skew
-        life = max(MIN_LIFE, claims.exp - (claims.iat if claims.iat is not None else now + skew))
+        expiry, life = claims.exp - skew, claims.exp - (now + skew if claims.iat is None else claims.iat)
     elif isinstance(expires_in, int | float) and math.isfinite(expires_in) and expires_in > 0:
-        life = max(MIN_LIFE, float(expires_in))
-        expiry = now + life
-    else:
-        return Token(secret=secret, renew=now + DEFAULT_LIFE - renewal_margin(DEFAULT_LIFE), expiry=None)
-    return Token(secret=secret, renew=max(now + MIN_LIFE / 2, expiry - renewal_margin(life)), expiry=expiry)
-
-
-def renewal_margin(life: float) -> float:
-    """Return the seconds before its expiry at which a token of this lifetime is renewed."""
-    return min(MAX_RENEWAL_MARGIN, RENEWAL_FRACTION * life)
+        expiry, life = now + expires_in, expires_in
+    margin = min(MAX_RENEWAL_MARGIN, RENEWAL_FRACTION * max(MIN_LIFE, life))
+    renew = (now + life if expiry is None else expiry) - margin
+    return Token(secret=secret, renew=max(now + MIN_LIFE / 2, renew), expiry=expiry)
 
 
 def parse_claims(token: str) -> Claims | None:

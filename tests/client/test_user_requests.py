@@ -68,14 +68,8 @@ def test_a_page_opened_again_sends_no_request(asking, client):
     assert opened(asking, client, [7] * 1000) == (1000, set())
 
 
-class SignIn(TokenAuth):
-    """Signs in with a request of its own."""
-
-    def token_request(self, extensions):
-        return httpx.Request("POST", "https://api.example.com/token", extensions={**extensions, "endpoint": "/token"})
-
-    def explain_refusal(self, status):
-        return f"refused with {status}"
+def token_request():
+    return httpx.Request("POST", "https://api.example.com/token")
 
 
 def test_a_sign_in_for_a_user_never_waits_because_polls_would_wait_for_its_token(moved):
@@ -84,9 +78,8 @@ def test_a_sign_in_for_a_user_never_waits_because_polls_would_wait_for_its_token
     budget.spread(100, 40, 60.0)
     environment = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "word"}))
-    client = Client(
-        "https://api.example.com", SignIn(moved.clock), budget, environment=environment, transport=transport
-    )
+    auth = TokenAuth("/token", token_request, refusals={}, refused="", clock=moved.clock)
+    client = Client("https://api.example.com", auth, budget, environment=environment, transport=transport)
     with for_a_person(), pytest.raises(RateLimitedError):
         client.get("/runs/1", endpoint="/runs/{id}", patience=3.0)
     assert moved.slept == []

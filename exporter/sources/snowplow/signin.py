@@ -1,7 +1,7 @@
 """Sign-in to Snowplow Console: by API key, or by password for older consoles."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import httpx
 
@@ -15,56 +15,35 @@ TOKEN_PASSWORD = "/oauth/token"  # noqa: S105  # a path
 REFUSALS = {
     401: "the key is wrong or was revoked",
     403: "the key is wrong, or lacks the permission to view data models and jobs",
+    404: "unknown organization",
 }
 
 
-class ApiKeyAuth(TokenAuth):
-    """Sign-in by API key: version 3 if the key has an ID, otherwise version 2, which is deprecated.
+def api_key_auth(
+    root: str,
+    organization: str,
+    *,
+    api_key: Callable[[], str],
+    api_key_id: str | None,
+    clock: Callable[[], float] = time.time,
+) -> TokenAuth:
+    """Return the sign-in by API key: version 3 if the key has an ID, otherwise version 2, which is deprecated."""
+    endpoint = TOKEN_V2 if api_key_id is None else TOKEN_V3
 
-    `root` is the API's root URL. Secrets are read again at each sign-in.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        organization: str,
-        *,
-        api_key: Callable[[], str],
-        api_key_id: Callable[[], str] | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(clock)
-        self._endpoint = TOKEN_V2 if api_key_id is None else TOKEN_V3
-        self._url = root.rstrip("/") + path(self._endpoint, org=organization)
-        self._headers = {"X-API-Key": api_key}
+    def token_request() -> httpx.Request:
+        headers = {"Accept": b"application/json", "X-API-Key": secret_text(api_key).encode()}
         if api_key_id is not None:
-            self._headers["X-API-Key-ID"] = api_key_id
+            headers["X-API-Key-ID"] = secret_text(lambda: api_key_id).encode()
+        raw_headers = [(name.encode(), value) for name, value in headers.items()]
+        return httpx.Request("GET", root + path(endpoint, org=organization), headers=raw_headers)
 
-    def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """Return the request for a token, with the key in headers."""
-        headers = {name: secret_text(read).encode() for name, read in self._headers.items()}
-        return httpx.Request(
-            "GET",
-            self._url,
-            headers=[(b"Accept", b"application/json"), *((name.encode(), value) for name, value in headers.items())],
-            extensions={**extensions, "endpoint": self._endpoint},
-        )
-
-    def explain_refusal(self, status: int) -> str:
-        """Return the meaning of a refusal. The path has the organization, so 404 means that it is unknown."""
-        return REFUSALS.get(status, "unknown organization" if status == 404 else "the request was not understood")
+    return TokenAuth(endpoint, token_request, refusals=REFUSALS, refused="the request was not understood", clock=clock)
 
 
-class PasswordAuth(TokenAuth):
-    """Sign-in by user and password, for older consoles. Secrets are read again at each sign-in."""
+def password_auth(grant: PasswordGrant, clock: Callable[[], float] = time.time) -> TokenAuth:
+    """Return the sign-in by user and password, for older consoles."""
 
-    def __init__(self, grant: PasswordGrant, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(clock)
-        self._grant = grant
-
-    def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """Return the request for a token, with a form as body."""
-        grant = self._grant
+    def token_request() -> httpx.Request:
         form = {
             "grant_type": "password",
             "username": grant.username,
@@ -73,14 +52,12 @@ class PasswordAuth(TokenAuth):
             "client_id": grant.client_id,
             "client_secret": secret_text(grant.client_secret.reveal),
         }
-        return httpx.Request(
-            "POST",
-            grant.token_url,
-            data=form,
-            headers={"Accept": "application/json"},
-            extensions={**extensions, "endpoint": TOKEN_PASSWORD},
-        )
+        return httpx.Request("POST", grant.token_url, data=form, headers={"Accept": "application/json"})
 
-    def explain_refusal(self, status: int) -> str:
-        """Return the meaning of a refusal. 404 means that the token URL is wrong."""
-        return "the token URL does not exist" if status == 404 else "the user or the client is not accepted"
+    return TokenAuth(
+        TOKEN_PASSWORD,
+        token_request,
+        refusals={404: "the token URL does not exist"},
+        refused="the user or the client is not accepted",
+        clock=clock,
+    )

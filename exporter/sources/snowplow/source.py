@@ -30,7 +30,7 @@ from exporter.sources.snowplow.api import (
     to_run,
 )
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
-from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
+from exporter.sources.snowplow.signin import api_key_auth, password_auth
 from exporter.sources.source import Access, Source, SourceType, StepLog
 from exporter.sources.view import View
 from exporter.sources.windows import halves, plan_poll
@@ -261,13 +261,11 @@ def _access(settings: SnowplowSettings) -> Access:
     root = root_of(settings)
     auth, organization = settings.auth, settings.organization_id
     if isinstance(auth, PasswordGrant):
-        return Access(root=root, auth=PasswordAuth(auth), credential=f"{root} {auth.username} {auth.client_id}")
+        return Access(root=root, auth=password_auth(auth), credential=f"{root} {auth.username} {auth.client_id}")
     key_id = auth.api_key_id if isinstance(auth, ApiKeyPair) else None
     return Access(
         root=root,
-        auth=ApiKeyAuth(
-            root, organization, api_key=auth.api_key.reveal, api_key_id=None if key_id is None else lambda: key_id
-        ),
+        auth=api_key_auth(root, organization, api_key=auth.api_key.reveal, api_key_id=key_id),
         credential=f"{root} {organization} {key_id or hash(auth.api_key)}",
     )
 

@@ -13,7 +13,7 @@ from exporter.client.signin import make_token, parse_claims
 from exporter.config.secret import Secret
 from exporter.errors import AuthError, NetworkError, RateLimitedError, RedirectError, ServerStatusError
 from exporter.sources.snowplow.settings import PasswordGrant
-from exporter.sources.snowplow.signin import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
+from exporter.sources.snowplow.signin import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, api_key_auth, password_auth
 
 ROOT = "https://console.example.com/api/msc/v1"
 NOW = 1_700_000_000.0
@@ -73,14 +73,14 @@ def meter():
     return Ledger()
 
 
-def key_auth(console, key=lambda: SECRETS[0], key_id=lambda: SECRETS[1], organization="org/1"):
-    return ApiKeyAuth(ROOT, organization, api_key=key, api_key_id=key_id, clock=lambda: console.now)
+def key_auth(console, key=lambda: SECRETS[0], key_id=SECRETS[1], organization="org/1"):
+    return api_key_auth(ROOT, organization, api_key=key, api_key_id=key_id, clock=lambda: console.now)
 
 
-def password_auth(console):
+def sign_in_by_password(console):
     password, client_secret = Secret(SECRETS[2]), Secret(SECRETS[3])
     grant = PasswordGrant(username="me@example.com", password=password, client_id="client", client_secret=client_secret)
-    return PasswordAuth(grant, clock=lambda: console.now)
+    return password_auth(grant, clock=lambda: console.now)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_key_headers_go_to_the_sign_in_alone(make, console):
 
 def test_a_password_signs_in_with_a_form(make, console, meter):
     console.sign_in = lambda: httpx.Response(200, json={"access_token": "opaque", "expires_in": 600})
-    ask(make(password_auth(console)))
+    ask(make(sign_in_by_password(console)))
     (request,) = console.signed_in
     assert str(request.url) == "https://id.snowplowanalytics.com/oauth/token"
     assert parse_qs(request.content.decode()) == {
@@ -315,7 +315,7 @@ def test_neither_representations_nor_errors_show_a_secret(make, console):
     token = console.token()
     console.refused.add("*")
     texts = [repr(make_token(token, None, NOW, 0.0))]
-    for auth in (key_auth(console), password_auth(console)):
+    for auth in (key_auth(console), sign_in_by_password(console)):
         with pytest.raises(AuthError) as caught:
             ask(make(auth))
         texts += [repr(auth), repr(vars(auth)), *traceback.format_exception(caught.value)]
