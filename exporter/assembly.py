@@ -18,9 +18,8 @@ from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.room import overflow_room, series_needed
-from exporter.polling.poll import Poller
+from exporter.polling.poll import Pages, Poller
 from exporter.polling.schedule import ScheduledSource
-from exporter.polling.steps import Pages
 from exporter.snapshot.builder import ConfiguredSource
 from exporter.snapshot.expectations import objective_of
 from exporter.snapshot.job import JobView

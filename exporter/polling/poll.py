@@ -7,6 +7,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -14,15 +15,15 @@ from exporter.client.budget import Stopped
 from exporter.client.client import Client
 from exporter.counting.records import SourceStatus
 from exporter.counting.rules import SourceRules
-from exporter.errors import AuthError, JobrunError, PartialError, RateLimitedError, StateError
+from exporter.errors import AuthError, JobrunError, NotFoundError, PartialError, RateLimitedError, StateError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import EXPIRY_GRACE, Ledger
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
 from exporter.polling.result import PollResult, describe
-from exporter.polling.steps import POLL_TIME_FRACTION, Pages, StepFetcher
 from exporter.sources.source import Source
 from exporter.sources.view import View
+from exporter.state.schema import StoredRun
 
 MIN_FIRST_POLL, FIRST_POLL_INTERVALS = 300.0, 10
 """Readiness waits for the first poll: for this many seconds or poll intervals, whichever is longer."""
@@ -32,6 +33,26 @@ MAX_CLOCK_SKEW = 5.0
 
 MAX_BACKOFF, BACKOFF_INTERVALS = 300.0, 10
 """Longest wait while polls fail: this many seconds or poll intervals, whichever is shorter."""
+
+
+POLL_TIME_FRACTION = 0.8
+"""Fraction of the interval after which a poll stops optional work, so that the next poll is not late."""
+
+STEP_BATCH = 100
+"""Number of runs whose steps are fetched before the queue is read again."""
+
+MAX_STEP_ERRORS = 3
+"""Consecutive failed requests after which all other steps wait for the next poll; 1 if the poll itself failed."""
+
+
+class Pages(Protocol):
+    """Publishes committed records."""
+
+    def publish(self) -> None:
+        """Publish all committed records."""
+
+    def publish_throttled(self) -> None:
+        """Publish all committed records, unless they were published a moment ago."""
 
 
 def backoff(interval: float, failures: int) -> float:
@@ -49,7 +70,6 @@ class Poller:
         requests: Knows the API's rate limit and when the credential expires.
         api_clock: The client, which knows the time of the API's clock.
         sweep_interval: Seconds between sweeps; None for no sweeps.
-        pages: Publishes what was committed.
         auth_backoff: Minimum seconds to the next poll after the API refused the credential.
 
     Attributes:
@@ -79,9 +99,6 @@ class Poller:
         self._pages = pages
         self._auth_backoff = auth_backoff
         self._log = structlog.get_logger().bind(source=rules.name)
-        self._steps = StepFetcher(
-            rules=rules, source=source, ledger=ledger, now=api_clock.now, monotonic=monotonic, pages=pages
-        )
         self.polled = False
         self._poll_started: float | None = None
         self._logged_invalid = False
@@ -103,11 +120,11 @@ class Poller:
 
     def wait(self) -> float:
         """Return the seconds to the next poll."""
-        return self._interval_after(self.status.failures, self.status.reason)
+        return self._wait_after(self.status.failures, self.status.reason)
 
-    def _interval_after(self, failures: int, reason: str) -> float:
-        refused = reason == AuthError.reason
-        return max(backoff(self._rules.poll_interval, failures), self._auth_backoff if refused else 0.0)
+    def _wait_after(self, failures: int, reason: str) -> float:
+        least = self._auth_backoff if reason == AuthError.reason else 0.0
+        return max(backoff(self._rules.poll_interval, failures), least)
 
     def poll(self, *, steps: bool = True) -> str:
         """Poll once, and fetch steps if `steps` is true. Return the outcome: `success`, `partial` or `error`.
@@ -118,11 +135,13 @@ class Poller:
         result = PollResult(started=self._clock.now(), skew=self._clock.skew)
         try:
             error = self._read(begun, result)
-            result.read_for = self._monotonic() - begun
             if result.outcome != "error":
-                self._publish_batches(result)
+                # The committed batches are published now, because fetching steps may take long.
+                self._ledger.mark(self._rules.name, self._clock.now(), read=not result.scope_failed)
+                (self._pages.publish_throttled if self.polled else self._pages.publish)()
+                self.polled = True
             if steps and not isinstance(error, AuthError | RateLimitedError):
-                self._steps.fetch(begun, result)
+                self._fetch_steps(begun, result)
         except Stopped:
             raise
         except Exception as error:  # noqa: BLE001  # a bug must neither end the daemon nor look like a success
@@ -182,7 +201,9 @@ class Poller:
             self._is_new_source, self._clock_offset = True, self._clock.now() - self._monotonic()
         self._follow_clock()
         result.load = self._ledger.start_poll(name, result.started)
-        sweep = self._sweep_due(result.started)
+        last = self._ledger.source(name).last_sweep
+        interval = self._sweep_interval
+        sweep = interval is not None and last is not None and abs(result.started - last) >= interval
         view = View(
             ledger=self._ledger,
             source=name,
@@ -224,15 +245,12 @@ class Poller:
             if self._check_clock_skew(result) and not accept_skew:
                 return False
             self._add_stats(result, self._ledger.commit(self._rules.name, batch, result.context(self._clock.now())))
-            self._log_invalid(batch.invalid)
+            if batch.invalid and not self._logged_invalid:
+                self._logged_invalid = True
+                self._log.warning("rows without a readable ID are not counted until they have one", rows=batch.invalid)
             result.batches += 1
             self._pages.publish_throttled()
         return True
-
-    def _log_invalid(self, rows: int) -> None:
-        if rows and not self._logged_invalid:
-            self._logged_invalid = True
-            self._log.warning("rows without a readable ID are not counted until they have one", rows=rows)
 
     def _check_clock_skew(self, result: PollResult) -> bool:
         """Return whether a response has shown another clock skew than assumed. If so, assume that one from now on."""
@@ -253,20 +271,44 @@ class Poller:
             self._ledger.shift_baseline(self._rules.name, change, self._clock.now(), again=self._is_new_source)
             self._clock_offset, self._clock_jumped_at = offset, self._monotonic()
 
-    def _sweep_due(self, now: float) -> bool:
-        last = self._ledger.source(self._rules.name).last_sweep
-        return self._sweep_interval is not None and last is not None and abs(now - last) >= self._sweep_interval
-
     def _add_stats(self, result: PollResult, stats: BatchStats) -> None:
         result.stats.dispositions.update(stats.dispositions)
         result.stats.results.update(stats.results)
 
-    def _publish_batches(self, result: PollResult) -> None:
-        """Publish the committed batches. Fetching steps, which comes next, may take long."""
-        publish = self._pages.publish_throttled if self.polled else self._pages.publish
-        self._ledger.mark(self._rules.name, self._clock.now(), read=not result.scope_failed)
-        publish()
-        self.polled = True
+    def _fetch_steps(self, begun: float, result: PollResult) -> None:
+        """Fetch the steps of completed runs for as long as the poll's time allows. `begun`: when the poll started."""
+        # A poll that has used up its time still spends as much time on steps as on reading. Otherwise late polls would
+        # never fetch any, and more and more runs would wait.
+        read_for = self._monotonic() - begun
+        errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * read_for)
+        max_errors = 1 if result.outcome == "error" else MAX_STEP_ERRORS
+        while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
+            for row in rows:
+                if errors >= max_errors or (self._monotonic() > until and result.steps):
+                    return
+                errors = 0 if self._fetch_steps_of(row, result) else errors + 1
+                result.steps += 1
+            self._pages.publish_throttled()
+
+    def _fetch_steps_of(self, row: StoredRun, result: PollResult) -> bool:
+        """Fetch the steps of one run. Return False if the request failed and must be repeated."""
+        name, context = self._rules.name, result.context(self._clock.now())
+        try:
+            self._ledger.commit_steps(name, row, self._source.steps(row.run), context)
+        except NotFoundError:
+            self._ledger.steps_missing(name, row, context)
+        except (Stopped, StateError):
+            raise
+        except Exception as caught:  # malformed steps of one run must not delay the steps of others
+            self._ledger.steps_failed(name, row, context)
+            if isinstance(caught, AuthError | RateLimitedError):
+                raise
+            reason, error = describe(caught)
+            result.reasons.append(reason)
+            traceback = {} if isinstance(caught, JobrunError) else {"exc_info": caught}
+            self._log.warning("fetching steps failed", reason=reason, error=error, **traceback)
+            return False
+        return True
 
     def _finish(self, result: PollResult, seconds: float) -> None:
         name = self._rules.name
@@ -286,7 +328,7 @@ class Poller:
 
     def _next_interval(self, result: PollResult) -> float:
         failures = self.failures + 1 if result.outcome == "error" else 0
-        return max(self._interval_after(failures, result.reason), self._source.round_seconds())
+        return max(self._wait_after(failures, result.reason), self._source.round_seconds())
 
     def _log_result(self, result: PollResult) -> None:
         log = self._log.warning if result.error else self._log.info

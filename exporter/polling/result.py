@@ -16,7 +16,6 @@ class PollResult(PollReport, kw_only=True):
         skew: Seconds by which the API's clock is assumed to be ahead of the local one.
         load: How often the source's records had been loaded when the poll started.
         batches: Number of committed batches.
-        read_for: Seconds until everything was read.
         steps: Number of runs whose steps were requested.
         stats: Statistics of the committed batches.
     """
@@ -25,7 +24,6 @@ class PollResult(PollReport, kw_only=True):
     skew: float
     load: int | None = None
     batches: int = 0
-    read_for: float = 0.0
     steps: int = 0
     stats: BatchStats = msgspec.field(default_factory=BatchStats)
 
