@@ -191,27 +191,25 @@ class Budget:
         if not person and self._stopping():
             raise Stopped
         started = last = self._monotonic()
-        pause = self._try(deadline, person=person)
-        if pause > 0:
-            with contextlib.nullcontext() if person else self._waiting_poll():
-                while pause > 0:
-                    if self._sleep(min(pause, MAX_SLEEP)):
-                        raise Stopped
-                    before, last = last, self._monotonic()
-                    if waited is not None:
-                        waited(last - before)
-                    pause = self._try(deadline, person=person)
+        waiting = False
+        try:
+            while (pause := self._try(deadline, person=person)) > 0:
+                if not person and not waiting:
+                    waiting = True
+                    self._count_waiting_polls(1)
+                if self._sleep(min(pause, MAX_SLEEP)):
+                    raise Stopped
+                before, last = last, self._monotonic()
+                if waited is not None:
+                    waited(last - before)
+        finally:
+            if waiting:
+                self._count_waiting_polls(-1)
         return last - started
 
-    @contextlib.contextmanager
-    def _waiting_poll(self) -> Iterator[None]:
+    def _count_waiting_polls(self, change: int) -> None:
         with self._lock:
-            self._polls_waiting += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._polls_waiting -= 1
+            self._polls_waiting += change
 
     def wait(self) -> float:
         """Return the seconds until the next request may be sent, as of now."""

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from urllib.parse import urlencode
 
 import httpx
@@ -118,15 +119,14 @@ class Client:
             SourceError: There was no usable response, even after up to two retries.
             Stopped: The process is shutting down.
         """
-        outcome = self._try(path, endpoint, params, patience)
-        for retry in range(RETRIES):
-            if not is_retryable(outcome) or self._apply_retry_after(outcome) > self._longest_pause:
+        for retry in count():
+            outcome = self._try(path, endpoint, params, patience)
+            wait = self._apply_retry_after(outcome)
+            if retry == RETRIES or not is_retryable(outcome) or wait > self._longest_pause:
                 break
             self._pause(retry)
-            outcome = self._try(path, endpoint, params, patience)
         if isinstance(outcome, SourceError):
             raise outcome
-        self._apply_retry_after(outcome)
         return body_of(outcome)
 
     def wait(self) -> float:

@@ -101,17 +101,15 @@ class DeadlineBackend(httpcore.NetworkBackend):
 class ResponseStream(httpx.SyncByteStream):
     """The bytes of a response as they arrive."""
 
-    def __init__(self, stream: Iterable[bytes]) -> None:
-        self._stream = stream
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream
+        return self._response.iter_stream()
 
     def close(self) -> None:
         """Return the connection to the pool."""
-        close = getattr(self._stream, "close", None)
-        if close is not None:
-            close()
+        self._response.close()
 
 
 # Per TLS file: time of its last change in ns, size and inode; None if it is missing.
@@ -147,9 +145,7 @@ class NetworkTransport(httpx.BaseTransport):
                 extensions=request.extensions,
             )
         )
-        if not isinstance(response.stream, Iterable):
-            raise TypeError("a synchronous pool returned an asynchronous stream")
-        return httpx.Response(response.status, headers=response.headers, stream=ResponseStream(response.stream))
+        return httpx.Response(response.status, headers=response.headers, stream=ResponseStream(response))
 
     def _current_pool(self) -> httpcore.ConnectionPool:
         """Return the pool; a new one if TLS files have changed and can be used."""
