@@ -94,7 +94,6 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
     Attributes:
         body: The list as received.
         by_text: The runs by the JSON text of their rows.
-        by_id: The runs by ID.
         fresh: Runs whose text the last list did not have.
         invalid: Number of rows that are not runs.
         repeated: Number of rows that were dropped because another row shows the same run.
