@@ -92,7 +92,7 @@ class BatchWriter:
                 self._move_to_excluded_job(key, run, row)
             return
         seen = self._earlier.get(run.run_id)
-        if seen is not None and not seen.prefers(run):
+        if seen is not None and not _is_better(run, seen.run):
             self.stats.dispositions[Disposition.DUPLICATE] += 1
             return
         before = seen.before if seen else row
@@ -300,7 +300,10 @@ def _is_same_record(row: StoredRun, other: StoredRun) -> bool:
 def _contradicts(before: StoredRun, run: Run) -> bool:
     """Return whether a row contradicts a known completion: the row is stale, or the run was reopened."""
     # An active or expired run may change in any way.
-    known = before.run
-    if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or known.result is None:
+    if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or before.run.result is None:
         return False
-    return one_row_per_run([known, run])[0] is known
+    return not _is_better(run, before.run)
+
+
+def _is_better(run: Run, known: Run) -> bool:
+    return one_row_per_run([known, run])[0] is not known

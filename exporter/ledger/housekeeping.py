@@ -27,11 +27,10 @@ def prune(ledger: Ledger, now: float, retention: float) -> int:
         read_through = _read_through(ledger, name, now)
         if read_through is None:
             continue
-        more = True
-        while more:
+        runs = PRUNE_BATCH
+        while runs == PRUNE_BATCH:
             runs = _prune_runs(ledger, name, read_through - retention, now)
             pruned += runs
-            more = runs == PRUNE_BATCH
         _delete_jobs(ledger, name, read_through - retention)
     if pruned:
         with ledger.lock:

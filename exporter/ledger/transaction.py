@@ -14,7 +14,7 @@ from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState, as_open
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import UnwrittenPolls, expose_unobserved
-from exporter.model import Job, Run, Step, one_row_per_run
+from exporter.model import Job, Run, Step
 from exporter.state.schema import StoredRun
 from exporter.state.sql import SqlStore
 
@@ -187,10 +187,6 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     scope: str = ""
     waiting: bool = False
     steps: Sequence[Step] | None = None
-
-    def prefers(self, run: Run) -> bool:
-        """Return whether another row of the run is better than `self.run`."""
-        return one_row_per_run([self.run, run])[0] is not self.run
 
 
 class SourceMemory(msgspec.Struct, kw_only=True):

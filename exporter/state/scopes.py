@@ -46,27 +46,26 @@ def write(
     checkpoints: Collection[str] | None,
 ) -> None:
     """Write these scopes and checkpoints of a source, and delete those that it no longer has; None stands for all."""
-    records = {name: msgspec.json.encode(source.scopes[name]) for name in _present(source.scopes, scopes)}
-    _write(database, key, ("scopes", "record"), records, scopes)
-    texts = {name: source.checkpoints[name] for name in _present(source.checkpoints, checkpoints)}
-    _write(database, key, ("notes", "note"), texts, checkpoints)
-
-
-def _present(table: Mapping[str, object], names: Collection[str] | None) -> Collection[str]:
-    return table if names is None else [name for name in names if name in table]
+    _write(database, key, ("scopes", "record"), source.scopes, scopes)
+    _write(database, key, ("notes", "note"), source.checkpoints, checkpoints)
 
 
 def _write(
-    database: Database, key: int, target: tuple[str, str], values: Mapping[str, object], names: Collection[str] | None
+    database: Database,
+    key: int,
+    target: tuple[str, str],
+    values: Mapping[str, ScopeState] | Mapping[str, str],
+    names: Collection[str] | None,
 ) -> None:
-    """Write values to a column of a table, and delete rows of `names` without a value; None stands for all rows."""
     table, column = target
     if names is None:
         database.execute(f"DELETE FROM {table} WHERE source = ?", (key,))  # noqa: S608  # constants
+        names = values.keys()
+    written = [(name, values[name]) for name in names if name in values]
     database.executemany(
         f"INSERT INTO {table} (source, name, {column}) VALUES (?, ?, ?) "  # noqa: S608  # constants
         f"ON CONFLICT (source, name) DO UPDATE SET {column} = excluded.{column}",
-        [(key, name, value) for name, value in values.items()],
+        [(key, name, value if isinstance(value, str) else msgspec.json.encode(value)) for name, value in written],
     )
-    ended = [(key, name) for name in names or () if name not in values]
+    ended = [(key, name) for name in names if name not in values]
     database.executemany(f"DELETE FROM {table} WHERE source = ? AND name = ?", ended)  # noqa: S608  # constants
