@@ -191,18 +191,21 @@ class BatchWriter:
             if status and status not in known and len(known) < MAX_UNMAPPED:
                 statuses = f"{statuses}\n{status}".strip("\n")
                 self._count_unmapped(status)
-        now, origin = self._poll.now, classify.origin(run)
-        before = row or StoredRun(run=run, mark=record.mark, job=key, seen=now, origin=now)
-        return msgspec.structs.replace(
-            before,
+        begun = classify.origin(run)
+        return StoredRun(
             run=run,
             mark=record.mark,
             earlier=record.earlier,
             job=key,
-            seen=now,
-            origin=before.origin if origin is None else origin,
+            seen=self._poll.now,
+            origin=begun if begun is not None else row.origin if row else self._poll.now,
             statuses=statuses,
-            late=late or before.late,
+            steps=row.steps if row else StepState.NONE,
+            tries=row.tries if row else 0,
+            incomplete=row.incomplete if row else 0,
+            due=row.due if row else None,
+            step_results=row.step_results if row else None,
+            late=late or (row is not None and row.late),
         )
 
     def _count_unmapped(self, status: str) -> None:
