@@ -39,9 +39,6 @@ from exporter.sources.view import View
 # After this many failures and no success in a poll, the list of projects is requested, to see whether the API responds.
 FAILURES_BEFORE_CHECK = 3
 
-# Consecutive failed parts after which all others wait for the next poll.
-MAX_FAILURES = 10
-
 # Maximum fraction of the budget for lists. Requests for the schedules of jobs have another such fraction.
 LISTS_SHARE = 0.05
 
@@ -73,7 +70,7 @@ class NorthflankSource(Source):
         if (wait := self._client.wait()) > spacing(PollTier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
         self._failing.start_poll()
-        responds, failures = False, 0
+        responds = False
         for request in self._requests(view):
             if not self._api.may_send(view):
                 break
@@ -81,15 +78,11 @@ class NorthflankSource(Source):
                 continue
             with self._failing.read(request.part, view):
                 yield from request.send(view)
-            if request.part in self._failing.errors:
-                failures += 1
-            else:
-                responds, failures = True, 0
-            if failures == FAILURES_BEFORE_CHECK and not responds:
+            if request.part not in self._failing.errors:
+                responds = True
+            elif not responds and len(self._failing.errors) >= FAILURES_BEFORE_CHECK:
                 self._list_projects(view)
                 responds = True
-            if failures == MAX_FAILURES:
-                break
         if self._failing.errors and not responds:
             self._list_projects(view)
         yield from self._unreadable_projects(view)

@@ -31,7 +31,7 @@ from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, Snowpl
 from exporter.sources.snowplow.signin import api_key_auth, password_auth
 from exporter.sources.source import Access, Source, SourceType, StepLog
 from exporter.sources.view import View
-from exporter.sources.windows import halves, plan_poll
+from exporter.sources.windows import Plan, halves, plan_poll
 
 REACH = 7 * DAY
 # The oldest time must still be within reach when the request arrives.
@@ -74,11 +74,8 @@ class SnowplowSource(Source):
         plan = plan_poll(view, self._settings, api=REACH - MARGIN, maximum=MAX_WINDOW)
         shown: set[str] = set()
         self._failing.start_poll()
-        for window, response, truncated, uncertain in self._complete_responses(plan.windows, view):
+        for window, response, truncated, unobserved in self._complete_responses(plan, view):
             shown |= response.by_id.keys()
-            unobserved = [uncertain] if uncertain else []
-            if plan.unobserved and window.start <= plan.windows[0].start:
-                unobserved.append(plan.unobserved)
             through = plan.through_after(window)
             yield self._to_batch(response, view.now, through=through, truncated=truncated, unobserved=unobserved)
             self._committed = response
@@ -86,16 +83,17 @@ class SnowplowSource(Source):
         self._failing.raise_errors()
 
     def _complete_responses(
-        self, windows: Sequence[Window], view: View
-    ) -> Iterator[tuple[Window, SnowplowRuns, int, Window | None]]:
+        self, plan: Plan, view: View
+    ) -> Iterator[tuple[Window, SnowplowRuns, int, Sequence[Window]]]:
         """Yield complete responses, oldest first. A window whose response may be trimmed is read again in halves.
 
-        The values are: the window; its response; the number of earlier responses that are now proven to be trimmed; and
-        the window again if its response may be trimmed but the window cannot be halved.
+        The values are: the window; its response; the number of responses that are now known to be trimmed; and the time
+        that remains unobserved.
         """
-        waiting, halvings = list(reversed(windows)), 0
+        waiting, halvings = list(reversed(plan.windows)), 0
         doubted: dict[Window, frozenset[str]] = {}  # IDs of the runs that a response had, by its window
         shown: set[str] = set()
+        unobserved = [] if plan.unobserved is None else [plan.unobserved]
         while waiting:
             window = waiting.pop()
             response = self._read_window(window)
@@ -108,10 +106,12 @@ class SnowplowSource(Source):
                 waiting += reversed(parts)
                 continue
             truncated = _pop_trimmed(doubted, response.by_text.values())
-            uncertain = window if doubtful and window not in self._reported_windows else None
-            if uncertain:
+            if doubtful and window not in self._reported_windows:
                 self._reported_windows.add(window)
-            yield window, response, truncated + (uncertain is not None), uncertain
+                truncated += 1
+                unobserved.append(window)
+            yield window, response, truncated, unobserved
+            unobserved = []
 
     def _read_window(self, window: Window) -> SnowplowRuns:
         bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
