@@ -183,7 +183,9 @@ class Client:
         """Block the budget for the seconds in `Retry-After`. Return these seconds; 0 without the header."""
         if not isinstance(outcome, httpx.Response) or outcome.status_code not in RETRYABLE_STATUSES:
             return 0.0
-        seconds = parse_retry_after(outcome.headers, self._clock.now()) or 0.0
+        # If the server's time is in doubt, the shorter wait is used. The next response corrects it.
+        times = self._clock.possible_times(outcome)
+        seconds = min(parse_retry_after(outcome.headers, now) or 0.0 for now in times)
         self._budget.block(seconds)
         return seconds
 

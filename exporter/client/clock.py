@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import httpx
 
-from exporter.times import parse_timestamp
+from exporter.client.limits import parse_age, parse_date
 
 MIN_SKEW = 5.0
 """Minimum skew in seconds: `Date` headers have whole seconds, and a response takes time to arrive."""
@@ -42,12 +42,18 @@ class ServerClock:
         self._suspected = skew
         return True
 
+    def possible_times(self, response: httpx.Response) -> list[float]:
+        """Return the time of a response by the API's clock; two possible times if its `Date` is in doubt."""
+        date, now = parse_date(response.headers.get("date", "")), self.now()
+        if date is None:
+            return [now]
+        return [date] if abs(date - now) < MIN_SKEW else [now, date]
+
     def _shown_skew(self, response: httpx.Response, sent: float) -> float | None:
-        date, age = parse_timestamp(response.headers.get("date", "")), response.headers.get("age", "")
+        date = parse_date(response.headers.get("date", ""))
         if date is None:
             return None
-        # The response may come from a cache, where it was for `Age` seconds.
-        date += float(age) if age.isascii() and age.isdigit() and len(age) < 10 else 0.0
+        date += parse_age(response.headers.get("age", ""))
         # `Date` may be any time between request and response, so a slow response does not prove a wrong clock.
         ahead_of_now, ahead_of_request = date - self.local(), date - sent
         skew = ahead_of_now if ahead_of_now > 0 else min(ahead_of_request, 0.0)

@@ -168,7 +168,15 @@ class BudgetedTransport(httpx.BaseTransport):
             self._recorder.set_limits(None, None, None)
 
     def _apply_limits(self, response: httpx.Response) -> None:
-        limits = parse_limits(response.headers, self._clock.now())
+        # This joins headers of the same name with commas.
+        headers = dict(response.headers)
+        # Most APIs send no header about rate limits.
+        if not any("rate" in name for name in headers):
+            return
+        # If the server's time is in doubt, limits whose reset is a timestamp are ignored.
+        limits, *others = (parse_limits(headers, now) for now in self._clock.possible_times(response))
+        if limits is None or any(other != limits for other in others):
+            return
         if limits.ignored and not self._logged_ignored:
             self._logged_ignored = True
             self._log.warning("rate limit headers ignored", source=self._source, error="; ".join(limits.ignored))

@@ -360,7 +360,7 @@ def test_impossible_limits_are_logged_once_and_change_nothing(make, meter):
     with capture_logs() as lines:
         client.get(PATH, endpoint=ENDPOINT)
         client.get(PATH, endpoint=ENDPOINT)
-    assert [line["error"] for line in lines] == ["x-ratelimit-limit is not a number between 1 and 1000000000"]
+    assert [line["error"] for line in lines] == ["x-ratelimit limit: is not between 1 and 1000000000"]
     assert (meter.said, meter.waits) == ([], [])
 
 
