@@ -74,9 +74,9 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
             cutoff, written = Cutoff(store, options.until), WrittenTotals()
             with closing(PastReader(_with_full_depth(config), cutoff, clocks, report)) as reader:
                 for name, configured in reader.assembly.configured.items():
-                    replay = Replay(reader.assembly.config, configured, reader.read(name), samples)
-                    written.runs += replay.play()
-                    written.jobs += replay.job_count
+                    jobs, runs = Replay(reader.assembly.config, configured, reader.read(name), samples).play()
+                    written.jobs += jobs
+                    written.runs += runs
         report(f"writing {written.runs} completed runs of {written.jobs} jobs")
         try:
             written.samples, written.size = samples.write(options.output)

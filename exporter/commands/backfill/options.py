@@ -14,13 +14,7 @@ USED_LABELS = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES
 
 
 class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of the command.
-
-    Attributes:
-        output: The file to write.
-        labels: Additional labels of all series.
-        until: Maximum of all cutoffs; None if only the baselines in the state decide.
-    """
+    """Options of the command. `until`: maximum of all cutoffs; None if only the baselines in the state decide."""
 
     output: Path
     labels: Mapping[str, str] = {}

@@ -59,35 +59,6 @@ class DeepView(View):
         return self.start
 
 
-class Progress:
-    """Reports at most one line per REPORT_INTERVAL seconds.
-
-    Args:
-        report: Receives a line.
-        monotonic: A monotonic clock, in seconds.
-    """
-
-    def __init__(self, report: ReportLine, monotonic: Callable[[], float]) -> None:
-        self._report = report
-        self._monotonic = monotonic
-        self._part_started = self._last = monotonic()
-
-    def start_part(self) -> None:
-        """Start a part of the work. `seconds_left` estimates the rest of this part."""
-        self._part_started = self._last = self._monotonic()
-
-    def __call__(self, line: str) -> None:
-        """Report a line, unless the last one was reported less than REPORT_INTERVAL seconds ago."""
-        now = self._monotonic()
-        if now - self._last >= REPORT_INTERVAL:
-            self._last = now
-            self._report(line)
-
-    def seconds_left(self, done: int, total: int) -> float:
-        """Return an estimate of the seconds until the part is finished. `done`: more than 0 of `total`."""
-        return (self._monotonic() - self._part_started) / done * (total - done)
-
-
 class PastReader:
     """Reads the past into a temporary ledger.
 
@@ -100,7 +71,7 @@ class PastReader:
     def __init__(self, config: Config, cutoff: Cutoff, clocks: Clocks, report: ReportLine) -> None:
         self._cutoff, self._clocks, self._report = cutoff, clocks, report
         self._sleep = clocks.sleep or time.sleep
-        self._progress = Progress(report, clocks.monotonic)
+        self._reported = clocks.monotonic()
         self._store = Store("")
         self._store.load()
         loaded = LoadedState(jobs=[without_counters(job) for job in cutoff.jobs])
@@ -119,25 +90,13 @@ class PastReader:
 
     def read(self, name: str) -> Past:
         """Return the past of a source. Raises SourceError if a part cannot be read."""
-        steps: dict[str, Sequence[Step]] = {}
         client, source = self.assembly.clients[name], self.assembly.sources[name]
         self._await_settled(name, client.now())
         start = client.now() - self.assembly.configured[name].settings.lookback
         self._ledger.start_poll(name, start)
         includes = self._rules[name].includes
         view = DeepView(ledger=self._ledger, source=name, clock=client.now, includes=includes, start=start)
-        for number in range(MAX_POLLS):
-            if number:
-                self._report(f"{name}: not everything is read yet; continuing in {POLL_PAUSE:.0f} s")
-                self._sleep(POLL_PAUSE)
-            self._read_once(name, source, view, steps)
-            scopes = self._ledger.source(name).scopes
-            if all(scope.watermark is not None for scope in scopes.values() if scope.readable):
-                break
-        else:
-            raise SourceError(f"{name}: not everything could be read")
-        if refused := [scope or "all" for scope, state in scopes.items() if not state.readable]:
-            self._report(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
+        steps = self._read_api(name, source, view)
         self._add_stored_runs(name)
         jobs = self._ledger.jobs_of(name)
         past = Past(
@@ -152,6 +111,28 @@ class PastReader:
         self._fetch_steps(past, source, client.now())
         return past
 
+    def _read_api(self, name: str, source: Source, view: DeepView) -> dict[str, Sequence[Step]]:
+        """Read all runs that the API shows. Return the steps that came with them."""
+        steps: dict[str, Sequence[Step]] = {}
+        for number in range(MAX_POLLS):
+            if number:
+                self._report(f"{name}: not everything is read yet; continuing in {POLL_PAUSE:.0f} s")
+                self._sleep(POLL_PAUSE)
+            self._read_once(name, source, view, steps)
+            scopes = self._ledger.source(name).scopes
+            if all(scope.watermark is not None for scope in scopes.values() if scope.readable):
+                if refused := [scope or "all" for scope, state in scopes.items() if not state.readable]:
+                    self._report(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
+                return steps
+        raise SourceError(f"{name}: not everything could be read")
+
+    def _report_sometimes(self, line: str) -> None:
+        """Report a line, unless the last one was reported less than REPORT_INTERVAL seconds ago."""
+        now = self._clocks.monotonic()
+        if now - self._reported >= REPORT_INTERVAL:
+            self._reported = now
+            self._report(line)
+
     def _await_settled(self, name: str, now: float) -> None:
         """Wait until the API shows all runs from before the cutoff."""
         # An API may show the newest runs late, and sources do not request them yet (see exporter.sources.windows).
@@ -163,12 +144,11 @@ class PastReader:
             self._sleep(end + settle - now)
 
     def _read_once(self, name: str, source: Source, view: DeepView, steps: dict[str, Sequence[Step]]) -> None:
-        self._progress.start_part()
-        runs = 0
+        self._reported, runs = self._clocks.monotonic(), 0
         for batch in source.fetch(view):
             now = view.now
             runs += len(batch.runs)
-            self._progress(f"{name}: {runs} runs read")
+            self._report_sometimes(f"{name}: {runs} runs read")
             self._ledger.commit(name, batch, PollContext(now=now, started=now))
             steps.update(batch.steps)
 
@@ -196,11 +176,12 @@ class PastReader:
             limit = format_duration(max(60, round(total / pace) * 60))
             cure = '(without them: steps: "off" in a copy of the configuration)'
             self._report(f"{name}: fetching the steps of {total} runs, {limit} at most {cure}")
-        self._progress.start_part()
+        self._reported = started = self._clocks.monotonic()
         for done, run in enumerate(pending):
             if done:
-                left = format_duration(math.ceil(self._progress.seconds_left(done, total)))
-                self._progress(f"{name}: steps of {done} of {total} runs ({done * 100 // total} %), about {left} left")
+                left = format_duration(math.ceil((self._clocks.monotonic() - started) / done * (total - done)))
+                part = f"steps of {done} of {total} runs ({done * 100 // total} %)"
+                self._report_sometimes(f"{name}: {part}, about {left} left")
             try:
                 past.steps[run.run_id] = source.steps(run)
                 errors = 0

@@ -53,9 +53,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     """The past of a source.
 
     Attributes:
-        name: Name of the source.
         store: Its runs.
-        jobs: Its jobs.
         steps: Steps of completed runs, by run ID.
         cutoffs: Cutoff of each job, by the job's key. Only runs that completed up to it are written.
         cutoff: Knows which runs the daemon counts. They are not written.
@@ -119,19 +117,14 @@ class Replay:
             record.expose()
         return record
 
-    @property
-    def job_count(self) -> int:
-        """Return the number of jobs with runs to write."""
-        return len(self._recorded)
-
-    def play(self) -> int:
-        """Replay all runs. Return the number of completed runs."""
+    def play(self) -> tuple[int, int]:
+        """Replay all runs. Return the numbers of jobs and of completed runs to write."""
         completed = 0
         events = self._past.store.events(self._past.name)
         for minute, group in groupby(events, key=lambda event: math.ceil(event[0] / RESOLUTION) * RESOLUTION):
             completed += self._replay_minute(minute, list(group))
         self._ledger.close()
-        return completed
+        return len(self._recorded), completed
 
     def _replay_minute(self, minute: float, events: Sequence[tuple[float, int, str]]) -> int:
         rows = self._past.store.runs(self._past.name, {run_id for _, _, run_id in events})
