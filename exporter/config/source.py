@@ -22,19 +22,16 @@ from exporter.config.values import (
     ProxyUrl,
     ReadableFile,
     Regex,
+    RunUrl,
     Switch,
-    at_least,
     is_off,
-    template,
+    requires,
 )
 from exporter.duration import UNITS, format_duration
 from exporter.model import Result, State
 from exporter.patterns import Pattern
 
 DAY, HOUR, MINUTE = UNITS["d"], UNITS["h"], UNITS["m"]
-
-RUN_URL_FIELDS = ("run_id", "job_id", "job_name", "project", "source")
-"""Names that `run_url` may contain in braces."""
 
 MEANINGS: Mapping[str, Result | State] = {str(meaning): meaning for meaning in (*Result, *State)}
 """Results and states by name. `status_map` maps a vendor's status to one of them."""
@@ -137,7 +134,7 @@ class SourceSettings(Section):
     """The vendor."""
     base_url: BaseUrl
     """Scheme, host, optional port and prefix of the API, without the API's own path."""
-    poll_interval: Annotated[Duration, at_least(1.0)] = MINUTE
+    poll_interval: Annotated[Duration, requires(lambda seconds: seconds >= 1, "must be at least 1s")] = MINUTE
     """Time between two polls."""
     lookback: PositiveDuration = 7 * DAY
     """How far back runs are read after downtime; less if the API shows less."""
@@ -155,7 +152,7 @@ class SourceSettings(Section):
     """Which jobs to watch."""
     status_map: StatusMap = Field(default={})
     """The result or state of each of the vendor's statuses."""
-    run_url: Annotated[str, template(RUN_URL_FIELDS)] = ""
+    run_url: RunUrl = ""
     """Link to the vendor's page of a run."""
     timeout: PositiveDuration = 30.0
     """Timeout of one request."""

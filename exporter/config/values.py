@@ -4,9 +4,9 @@ import ipaddress
 import itertools
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
@@ -27,19 +27,13 @@ def _duration(value: object) -> float:
     return parse_duration(str(value))
 
 
-def _positive(seconds: float) -> float:
-    if seconds <= 0:
-        raise ValueError("must be longer than 0s")
-    return seconds
+def requires(is_valid: Callable[[Any], object], message: str) -> AfterValidator:
+    """Return a validator that refuses a value with a message, unless `is_valid` returns something true."""
 
-
-def at_least(least: float) -> AfterValidator:
-    """Return a validator that refuses durations of less than `least` seconds."""
-
-    def check(seconds: float) -> float:
-        if seconds < least:
-            raise ValueError(f"must be at least {format_duration(least)}")
-        return seconds
+    def check(value: object) -> object:
+        if not is_valid(value):
+            raise ValueError(message)
+        return value
 
     return AfterValidator(check)
 
@@ -52,7 +46,7 @@ Duration = Annotated[
 ]
 """Seconds, not negative."""
 
-PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+PositiveDuration = Annotated[Duration, requires(lambda seconds: seconds > 0, "must be longer than 0s")]
 """Seconds, more than 0."""
 
 
@@ -85,12 +79,8 @@ Regex = Annotated[
 """A regular expression that must match the whole value."""
 
 
-def _buckets(bounds: tuple[float, ...]) -> tuple[float, ...]:
-    if not bounds:
-        raise ValueError("needs at least one bound")
-    if bounds[0] <= 0 or any(later <= earlier for earlier, later in itertools.pairwise(bounds)):
-        raise ValueError("must be positive and strictly increasing")
-    return bounds
+def _increase(bounds: tuple[float, ...]) -> bool:
+    return all(earlier < later for earlier, later in itertools.pairwise((0.0, *bounds)))
 
 
 def _not_boolean(value: object) -> object:
@@ -102,7 +92,11 @@ def _not_boolean(value: object) -> object:
 Number = Annotated[float, BeforeValidator(_not_boolean), Field(allow_inf_nan=False)]
 """A finite number. Booleans are refused, because pydantic would convert true to 1."""
 
-Buckets = Annotated[tuple[Number, ...], AfterValidator(_buckets)]
+Buckets = Annotated[
+    tuple[Number, ...],
+    requires(bool, "needs at least one bound"),
+    requires(_increase, "must be positive and strictly increasing"),
+]
 """Upper bounds of a histogram's buckets, in seconds, without +Inf."""
 
 Positive = Annotated[Number, Field(gt=0)]
@@ -176,21 +170,24 @@ ProxyUrl = Annotated[str, _or_empty(_proxy_url)]
 """The URL of an HTTP proxy, with or without user and password, or ""."""
 
 
-def template(known: Sequence[str]) -> AfterValidator:
-    """Return a validator of an http(s) URL, or "". Braces in it may contain only the `known` names."""
+RUN_URL_FIELDS = ("run_id", "job_id", "job_name", "project", "source")
+"""Names that `run_url` may contain in braces."""
 
-    def validate(text: str) -> str:
-        try:
-            used = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
-            url = text.format_map(dict.fromkeys(known, "x")) if used <= set(known) else None
-        except ValueError:
-            url = None
-        if url is None:
-            raise ValueError(f"may contain {', '.join(f'{{{name}}}' for name in known)} and no other braces")
-        _refuse_credentials(_split(url))  # pages and a label show the URL
-        return text
 
-    return _or_empty(validate)
+def _run_url(text: str) -> str:
+    try:
+        used = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+        url = text.format_map(dict.fromkeys(RUN_URL_FIELDS, "x")) if used <= set(RUN_URL_FIELDS) else None
+    except ValueError:
+        url = None
+    if url is None:
+        raise ValueError(f"may contain {', '.join(f'{{{name}}}' for name in RUN_URL_FIELDS)} and no other braces")
+    _refuse_credentials(_split(url))  # pages and a label show the URL
+    return text
+
+
+RunUrl = Annotated[str, _or_empty(_run_url)]
+"""An http(s) URL with names in braces, or ""."""
 
 
 def _readable(text: str) -> str:
@@ -231,17 +228,17 @@ Switch = BeforeValidator(lambda value: ("on" if value else "off") if isinstance(
 """Converts YAML's true and false back to `on` and `off`."""
 
 
-def _name(text: str) -> str:
-    if not text or text != text.strip() or re.search(r"[/\x00-\x1f\x7f]", text):
-        raise ValueError("must not be empty, contain a slash or line break, or begin or end with a space")
-    if len(text) > MAX_NAME_LENGTH:  # each series and link contains the name
-        raise ValueError(f"must not have more than {MAX_NAME_LENGTH} characters")
-    return text
-
-
 MAX_NAME_LENGTH = 100
+"""Maximum number of characters. Each series and link contains the name."""
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[
+    str,
+    requires(
+        lambda text: text and text == text.strip() and not re.search(r"[/\x00-\x1f\x7f]", text),
+        "must not be empty, contain a slash or line break, or begin or end with a space",
+    ),
+    requires(lambda text: len(text) <= MAX_NAME_LENGTH, f"must not have more than {MAX_NAME_LENGTH} characters"),
+]
 """A name that can be a label value and a segment of a URL's path."""
 
 
@@ -292,26 +289,26 @@ Labels = Annotated[dict[str, str], AfterValidator(_labels)]
 """Names and values of additional labels."""
 
 
-def _state_path(text: str) -> str:
-    if text.startswith((":memory:", "file:")):
-        raise ValueError("must be the path of a file: without one all counters are lost with the process")
-    if "\0" in text:
-        raise ValueError("must not contain a NUL character")
-    return text
-
-
-StatePath = Annotated[str, Field(min_length=1), AfterValidator(_state_path)]
+StatePath = Annotated[
+    str,
+    Field(min_length=1),
+    requires(
+        lambda text: not text.startswith((":memory:", "file:")),
+        "must be the path of a file: without one all counters are lost with the process",
+    ),
+    requires(lambda text: "\0" not in text, "must not contain a NUL character"),
+]
 """The path of the state's file."""
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-def _stripped(text: str) -> str:
-    stripped = text.strip().removeprefix("\ufeff").strip()
-    if not stripped:
-        raise ValueError("must not be empty")
-    if re.search(r"[\x00-\x1f\x7f]", stripped):
-        raise ValueError("must not contain line breaks or control characters")
-    return stripped
-
-
-Text = Annotated[str, Field(min_length=1), AfterValidator(_stripped)]
+Text = Annotated[
+    str,
+    Field(min_length=1),
+    AfterValidator(lambda text: text.strip().removeprefix("\ufeff").strip()),
+    requires(bool, "must not be empty"),
+    requires(
+        lambda text: not re.search(r"[\x00-\x1f\x7f]", text), "must not contain line breaks or control characters"
+    ),
+]
 """A text that is not empty, without white space at its ends."""
