@@ -135,8 +135,6 @@ class Assembly:
 
     Attributes:
         configured: What snapshots need to know about each source, by name.
-        sources: The sources by name.
-        clients: The HTTP client of each source, by name.
         scheduled: The sources with their pollers, in the order of the config.
     """
 
@@ -192,12 +190,11 @@ class Assembly:
 
     def _reused(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
         """Return a source of `before` with its poller; None if it must be built again."""
-        credential = _credential(settings)
+        name, credential = settings.name, _credential(settings)
         if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
             return None
-        self.sources[settings.name] = before.sources[settings.name]
-        self.clients[settings.name] = before.clients[settings.name]
-        return next(each for each in before.scheduled if each.name == settings.name)
+        self.sources[name], self.clients[name] = before.sources[name], before.clients[name]
+        return next(each for each in before.scheduled if each.name == name)
 
     def groups(self) -> list[frozenset[str]]:
         """Return the names of the sources, grouped by credential."""

@@ -49,13 +49,7 @@ class Console(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command.
-
-    Attributes:
-        help: A sentence about it.
-        handle: Runs it and returns the exit code.
-        flags: Arguments of argparse's `add_argument` for each flag, by the flag's name.
-    """
+    """A command. `handle` returns the exit code; `flags` has the arguments of `add_argument` by the flag's name."""
 
     help: str
     handle: Callable[[argparse.Namespace, Console], int]

@@ -24,13 +24,7 @@ from exporter.times import format_utc
 
 
 class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
-    """A source after one poll.
-
-    Attributes:
-        outcome: `success`, `partial` or `error`.
-        error: Why the poll failed; "" if it did not.
-        rows: A row of cells per job.
-    """
+    """A source after one poll: `success`, `partial` or `error`. `rows`: cells of the table, a row per job."""
 
     source: str
     outcome: str
@@ -65,29 +59,24 @@ def _rows(ledger: Ledger, source: str, jobs: Iterable[JobState]) -> list[tuple[s
     with ledger.lock:
         runs = ledger.store().count_runs(source)
     active = Counter(run.job for run in ledger.open_runs(source))
-    return [_cells(job, runs.get(job.key, 0), active[job.key]) for job in jobs]
+    return [
+        (job.source, job.project, job.name, str(runs.get(job.key, 0)), str(active[job.key]), *_results(job))
+        for job in jobs
+    ]
 
 
-def _cells(job: JobState, runs: int, active: int) -> tuple[str, ...]:
+def _results(job: JobState) -> tuple[str, ...]:
     last = job.last_run
-    names, numbers = (job.source, job.project, job.name), (str(runs), str(active))
     if last is None:
-        return (*names, *numbers, "", str(job.streak), "", "")
+        return "", str(job.streak), "", ""
     end = "" if last.end is None else format_utc(last.end).replace("T", " ")
     duration = "" if last.duration is None else format_duration(round(last.duration))
-    return (*names, *numbers, last.result, str(job.streak), end, duration)
+    return last.result, str(job.streak), end, duration
 
 
 HEADINGS = (
-    "SOURCE",
-    "PROJECT",
-    "JOB",
-    "RUNS",
-    "ACTIVE",
-    "LAST RESULT",
-    "FAILURES IN A ROW",
-    "LAST END",
-    "LAST DURATION",
+    *("SOURCE", "PROJECT", "JOB", "RUNS", "ACTIVE"),
+    *("LAST RESULT", "FAILURES IN A ROW", "LAST END", "LAST DURATION"),
 )
 
 

@@ -11,12 +11,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigProblem(NamedTuple):
-    """One problem or one warning.
+    """One problem or warning. `path`: of the key, such as `sources[0].poll_interval`; "" for the whole file."""
 
-    Attributes:
-        path: Path of the key, such as `sources[0].poll_interval`; "" for the whole file.
-        message: Description of the problem. It never contains a value, because a value can be a secret.
-    """
+    # The message never contains a value, because a value can be a secret.
 
     path: str
     message: str
