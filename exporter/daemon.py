@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from exporter import __version__, logs
+from exporter import __version__, assets, logs
 from exporter.assembly import Assembly, Clocks, rules_of
 from exporter.config import Config, ConfigError, ConfigProblem, secrets
 from exporter.errors import StateError
@@ -20,7 +20,6 @@ from exporter.ledger.housekeeping import expire_jobs, prune
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
-from exporter.pages import runbooks
 from exporter.pages.site import Site
 from exporter.polling.schedule import PollSchedule, ScheduledSource
 from exporter.queries.reader import Reader
@@ -147,7 +146,7 @@ class Daemon:
             external_url=lambda: self._config.web.external_url,
             routes=[
                 api.route(reporter, self._pool, lambda: openapi.document(__version__, self._config.web.external_url)),
-                *Site(reporter, self._pool, runbooks.read_runbooks, version=__version__).routes,
+                *Site(reporter, self._pool, lambda: assets.read("docs/runbooks.md"), version=__version__).routes,
             ],
         )
 

@@ -5,21 +5,10 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from exporter import assets
-from exporter.queries.errors import QueryError
-
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
 NOT_IN_SLUG = re.compile(r"[^\w\- ]")
-
-
-def read_runbooks() -> str:
-    """Return the runbooks as Markdown. Raises QueryError if they are not installed."""
-    try:
-        return assets.read("docs/runbooks.md")
-    except assets.AssetError as error:
-        raise QueryError(404, str(error)) from None
 
 
 def render_runbooks(markdown: str) -> dict[str, object]:

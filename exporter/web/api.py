@@ -67,9 +67,6 @@ class Endpoint(NamedTuple):
 
     Attributes:
         path: Path below ROOT. Its parameters are in braces.
-        summary: A sentence about the response.
-        parameters: Type of the query's parameters.
-        response: Type of the response.
         respond: Returns the response for a reporter, the query's parameters, and the path's parameters.
         errors: Status codes that only this endpoint returns, and when.
     """

@@ -19,13 +19,7 @@ RETRY_INTERVAL = 5.0
 
 
 class ActiveWebConfig(NamedTuple):
-    """The active web config.
-
-    Attributes:
-        headers: Headers of every response.
-        users: Bcrypt hashes by name; empty if no password is needed.
-        tls: The TLS context; None for plain HTTP.
-    """
+    """The active web config. `users`: bcrypt hashes by name; empty for no basic auth. `tls`: None for plain HTTP."""
 
     headers: Mapping[str, str]
     users: Mapping[bytes, bytes]

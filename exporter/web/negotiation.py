@@ -26,16 +26,11 @@ def _preferences(header: str) -> dict[str, float]:
     qualities: dict[str, float] = {}
     for item in header.lower().split(","):
         name, *parameters = (part.strip() for part in item.split(";"))
-        qualities[name] = max(qualities.get(name, 0.0), _quality(parameters))
+        pairs = (parameter.partition("=") for parameter in parameters)
+        text = next((value for key, _, value in pairs if key.strip() == "q"), "1")
+        try:
+            quality = float(text)
+        except ValueError:
+            quality = 0.0
+        qualities[name] = max(qualities.get(name, 0.0), quality)
     return qualities
-
-
-def _quality(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,7 +59,7 @@ def _operation(endpoint: Endpoint, parameters: Json) -> Json:
     return {
         "operationId": "_".join(re.findall(r"\w+", endpoint.path)),
         "summary": endpoint.summary,
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(parameters)],
+        "parameters": list(_parameters(endpoint, parameters)),
         "responses": {
             "200": {"description": "The response.", "content": _content(endpoint.response)},
             **{str(code): {"description": text, "content": _content(ErrorReport)} for code, text in errors.items()},
@@ -71,14 +71,11 @@ def _content(response: type[msgspec.Struct]) -> Json:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{response.__name__}"}}}
 
 
-def _path_parameters(endpoint: Endpoint) -> Iterator[Json]:
+def _parameters(endpoint: Endpoint, in_query: Json) -> Iterator[Json]:
     for name in re.findall(r"{(\w+)}", endpoint.path):
         schema = {"type": "string", "minLength": 1}
         yield {"name": name, "in": "path", "required": True, "description": PATH_PARAMETERS[name], "schema": schema}
-
-
-def _query_parameters(parameters: Json) -> Iterable[Json]:
-    for name, schema in parameters.get("properties", {}).items():
+    for name, schema in in_query.get("properties", {}).items():
         kind = TIME if name in TIMES else _without_null(schema)
         yield {"name": name, "in": "query", "description": schema.get("description", ""), "schema": kind}
 

@@ -58,13 +58,9 @@ class RequestPool:
     def route(
         self, path: str, handler: Handler, on_error: Callable[[QueryError], Response], *, every_method: bool = False
     ) -> Route:
-        """Return a route.
+        """Return a route. `handler` may raise QueryError, and `on_error` returns the response to a request that failed.
 
-        Args:
-            path: The route's path, as Starlette writes it.
-            handler: Returns the response, or raises QueryError.
-            on_error: Returns the response to a request that failed.
-            every_method: Whether the handler gets requests of all methods, not only GET.
+        With `every_method`, the handler gets requests of all methods, not only GET.
         """
 
         async def respond(request: Request) -> Response:

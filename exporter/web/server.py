@@ -213,12 +213,10 @@ class WebServer:
     """Serves an application from `start` until `stop`.
 
     Args:
-        app: The application.
-        host: Host to listen on; "" for all interfaces.
-        port: Port to listen on; 0 for any free port. After the start, the attribute `port` has the actual one.
+        host: "" for all interfaces.
+        port: 0 for any free port. After the start, the attribute `port` has the actual one.
         tls: Returns the TLS context of a new connection; None for plain HTTP.
-        head_timeout: See HEAD_TIMEOUT.
-        max_connections: Maximum number of open connections; None for `connection_limit()`.
+        max_connections: None for `connection_limit()`.
     """
 
     def __init__(  # noqa: PLR0913  # the limits are arguments for tests
