@@ -8,11 +8,10 @@ from exporter.links import run_path
 from exporter.model import FAILING, Result, State
 from exporter.pages.charts import graph, sparkline, timeline
 from exporter.pages.formatting import plural
-from exporter.queries.filters import JobOrder, JobQuery, RunQuery
+from exporter.queries.filters import JobOrder, JobQuery, RunQuery, from_pairs
 from exporter.queries.records import Problem, RunPage, SourceReport
 from exporter.queries.reporter import Reporter
 from exporter.snapshot.conditions import STATUSES
-from exporter.web.parameters import from_pairs
 
 ORDERS = {
     JobOrder.URGENCY: "Most urgent",

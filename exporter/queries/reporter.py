@@ -112,13 +112,9 @@ class Reporter:
         """Return a page of runs."""
         self._check(query.source)
         selection = RunSelection(
+            query=query,
             sources=[query.source] if query.source else self._settings().keys(),
             jobs=_matching_jobs(self.snapshot().records.values(), query),
-            result=query.result,
-            state=query.state,
-            run_id=query.run_id or None,
-            after=query.after,
-            before=query.before,
         )
         after = runs.decode_cursor(query.cursor) if query.cursor else None
         with _reading():

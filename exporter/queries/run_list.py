@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.model import Result, State
+from exporter.model import Result
+from exporter.queries.filters import RunQuery
 from exporter.state.database import Database
 from exporter.state.schema import COLUMNS, ENDED, StoredRun, to_stored
 
@@ -30,15 +31,11 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class RunSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects runs. None selects any. `sources`: names. `jobs`: keys."""
+    """Selects runs by a query, and by the names of sources and keys of jobs that fit it. None selects any."""
 
+    query: RunQuery = RunQuery()
     sources: Collection[str] | None = None
     jobs: Collection[int] | None = None
-    result: Result | None = None
-    state: State | None = None
-    run_id: str | None = None
-    after: float | None = None
-    before: float | None = None
 
 
 class ListedRun(msgspec.Struct, frozen=True):
@@ -73,13 +70,13 @@ def list_runs(database: Database, selection: RunSelection, limit: int, after: Pl
 
 
 def _active_streams(keys: Iterable[int], selection: RunSelection) -> Iterator[_Stream]:
-    if selection.result is None and selection.jobs != frozenset():
+    if selection.query.result is None and selection.jobs != frozenset():
         for key in keys:
             yield _Stream(True, key, f"source = ? AND mark = 0{_in_jobs(selection.jobs)}", (key,))
 
 
 def _completed_streams(database: Database, keys: Collection[int], selection: RunSelection) -> Iterator[_Stream]:
-    if selection.state is not None:
+    if selection.query.state is not None:
         return
     if selection.jobs is not None and len(selection.jobs) <= FEW_JOBS:
         for job in selection.jobs:
@@ -88,7 +85,8 @@ def _completed_streams(database: Database, keys: Collection[int], selection: Run
                     yield _Stream(False, key, "job = ? AND mark <> 0", (job,))
         return
     # The index sorts by result first, so each result needs its own stream. Expired runs have no result.
-    for key, result in itertools.product(keys, (*Result, None) if selection.result is None else (selection.result,)):
+    wanted = selection.query.result
+    for key, result in itertools.product(keys, (*Result, None) if wanted is None else (wanted,)):
         of_result, value = ("result IS NULL", ()) if result is None else ("result = ?", (result.value,))
         where = f"source = ? AND {of_result} AND mark <> 0{_in_jobs(selection.jobs)}"
         yield _Stream(False, key, where, (key, *value))
@@ -102,12 +100,13 @@ def _rows(
     database: Database, stream: _Stream, selection: RunSelection, after: Place | None, limit: int
 ) -> Iterator[ListedRun]:
     # A generator decodes only the rows that the merge takes.
+    query = selection.query
     filters = {
-        "run_id = ?": selection.run_id,
-        "result = ?": selection.result and selection.result.value,
-        "state = ?": selection.state and selection.state.value,
-        f"{stream.at} >= ?": selection.after,
-        f"{stream.at} < ?": selection.before,
+        "run_id = ?": query.run_id or None,
+        "result = ?": query.result and query.result.value,
+        "state = ?": query.state and query.state.value,
+        f"{stream.at} >= ?": query.after,
+        f"{stream.at} < ?": query.before,
     }
     given = {condition: value for condition, value in filters.items() if value is not None}
     conditions, arguments = [stream.where, *given], [*stream.arguments, *given.values()]
@@ -115,11 +114,11 @@ def _rows(
         condition, more = _after(stream, after)
         conditions.append(condition)
         arguments += more
-    query = (
+    statement = (
         f"SELECT {COLUMNS} FROM runs WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants and numbers
         f"ORDER BY {stream.at} DESC, run_id DESC LIMIT ?"
     )
-    for row in database.execute(query, (*arguments, limit)):
+    for row in database.execute(statement, (*arguments, limit)):
         yield _listed(stream.source, row)
 
 

@@ -9,10 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exporter.queries.errors import QueryError
-from exporter.queries.filters import JobQuery, RunQuery, doc
+from exporter.queries.filters import JobQuery, RunQuery, doc, parse
 from exporter.queries.records import JobList, LogReport, Problem, RunList, RunPage, SourceReport
 from exporter.queries.reporter import Reporter
-from exporter.web.parameters import parse
 from exporter.web.request_pool import RequestPool, segments
 
 ROOT = "/api/v1"

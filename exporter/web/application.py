@@ -139,7 +139,8 @@ class _Metrics(NamedTuple):
                     await self._serve(page, scope, receive, send)
             except TimeoutError:
                 # An orderly end would make a part of the page look complete.
-                await _abort(scope)
+                scope["extensions"][ABORT]()
+                await asyncio.sleep(0)  # the event loop closes the connection in its next iteration
 
     async def _serve(self, page: MetricsPage, scope: Scope, receive: Receive, send: Send) -> None:
         body, headers = _choose(page, scope)
@@ -154,13 +155,6 @@ class _Metrics(NamedTuple):
         if not await _disconnected(receive):
             self.scraped(page.generation)
         await send({"type": "http.response.body"})
-
-
-async def _abort(scope: Scope) -> None:
-    abort = scope.get("extensions", {}).get(ABORT)
-    if abort is not None:
-        abort()
-        await asyncio.sleep(0)  # the event loop closes the connection in its next iteration
 
 
 def _choose(page: MetricsPage, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:

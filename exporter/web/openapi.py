@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from exporter.queries.filters import TIMES
 from exporter.web.api import ENDPOINTS, ROOT, Endpoint, ErrorReport
-from exporter.web.parameters import TIMES
 
 Json = dict[str, Any]
 
