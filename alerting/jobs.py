@@ -351,7 +351,7 @@ unless on ({SERVED_JOB}) (
         """,
         severity=('{{ if or (eq $value 1.0) (eq $labels.page "none") }}info{{ else }}warning{{ end }}'),
         blank=("stop_cause",),
-        summary=f"Job {texts.JOB} was switched off",
+        summary=f"Job {texts.JOB} was disabled",
         description=(
             f"Job {texts.JOB} was disabled at its vendor in the last day{texts.clause('stop_cause', ' (.)')}."
             "{{ if eq $value 2.0 }} It was failing or overdue, and those alerts continue.{{ end }} No run is expected "

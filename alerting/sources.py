@@ -114,10 +114,10 @@ AVAILABLE = (
     Alert(
         name="JobrunSourceScopeUnreadable",
         expression=unless_down("JobrunSourceScopeUnreadable"),
-        summary=f"No permission to read {{{{ $value }}}} scopes of {texts.SOURCE}",
+        summary=f"{{{{ $value }}}} scopes of {texts.SOURCE} cannot be read",
         description=(
-            f"The credential of {texts.SOURCE} cannot read {{{{ $value }}}} of its customers or projects, or they "
-            "were deleted. Failures of their jobs are not reported; all others are watched."
+            f"{{{{ $value }}}} customers or projects of {texts.SOURCE} cannot be read: the API refuses them or fails. "
+            "Failures of their jobs are not reported; all other jobs are watched."
         ),
         links=texts.of_source("JobrunSourceScopeUnreadable"),
     ),

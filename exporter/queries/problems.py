@@ -73,7 +73,7 @@ def _poll_problems(source: SourceReport, _now: float) -> Iterator[Found]:
     # A poll that could read only some customers or projects does not page. If the others stay unread, the source
     # becomes stale.
     if source.up is False and (source.last_success is None or source.last_success != source.last_poll):
-        sentence = "The credential cannot read any customer or project."
+        sentence = "No customer or project can be read."
         if source.last_error:
             sentence = f"The last poll failed ({source.last_reason}): {source.last_error}."
         yield "JobrunSourceDown", sentence, source.last_success
@@ -90,7 +90,7 @@ def _coverage_problems(source: SourceReport, now: float) -> Iterator[Found]:
         sentence = f"Runs in a period of {format_roughly(length)} were never read: the API no longer shows them."
         yield "JobrunSourceCoverageGap", sentence, start
     if source.scopes_unreadable:
-        sentence = f"No permission to read {source.scopes_unreadable} scopes: {', '.join(source.unreadable)}."
+        sentence = f"{source.scopes_unreadable} scopes cannot be read: {', '.join(source.unreadable)}."
         yield "JobrunSourceScopeUnreadable", sentence, None
     if conditions.is_recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
         sentence = "The API truncated responses. Missing runs are requested again; some APIs do not show all of them."

@@ -224,7 +224,7 @@ def test_broken_sources_say_what_is_wrong(client, reports):
         "partial 2 scopes may not be read.",
         "2h can never be read",
         "responses were truncated, the last 1h ago ; the missing runs are requested again",
-        "no permission to read 2 scopes: north , south",
+        "2 scopes cannot be read: north , south",
         "steps of 1 run are lost",
         "unmapped status paused_by_admin : 3 runs",
         "4 of 100 left",

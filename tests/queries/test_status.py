@@ -221,7 +221,7 @@ def test_a_source_without_a_readable_scope_is_a_problem_with_a_reason(harness):
     harness.bench.ledger.finish_poll("one", PollReport(ended=NOW + 60, duration=1.0, outcome="partial"))
     harness.bench.publisher.publish()
     problem = next(each for each in harness.reporter.problems() if each.kind == "JobrunSourceDown")
-    assert problem.sentence == "The credential cannot read any customer or project."
+    assert problem.sentence == "No customer or project can be read."
 
 
 def test_problems_of_the_exporter_itself_have_sentences(harness):
