@@ -16,11 +16,11 @@ Timestamps are Unix seconds. An unknown value is absent, not 0.
 - `result`, and `status` of `jobrun_last_run_status`, is `success`, `failure`, `error`, `timeout`, `cancellation`,
   `skip` or `unknown`.
 - `state` is `pending` or `executing`.
-- `__other__` collects what exceeds a limit.
-- `metrics.exclude` of the config names metrics that are not served.
+- `__other__` counts the jobs, steps and error types that have no series of their own, because a limit is reached.
+- Metrics that `metrics.exclude` of the config names are not served.
 
-A new series of a counter or histogram shows 0 for a while before its first value, so that `increase()` sees it. In
-OpenMetrics, counters of runs have the ID of the newest run as exemplar.
+A new series of a counter or histogram shows 0 for a while before its first value. Otherwise `increase()` would miss
+that value. In OpenMetrics, counters of runs have the ID of the newest run as exemplar.
 
 ## Stability
 
@@ -41,10 +41,13 @@ A stable metric never changes its meaning under the same name.
 """
 
 TITLES = {
-    Level.JOB: ("Jobs", "Committed with the runs; the same after a restart."),
-    Level.SOURCE: ("Sources", "Committed with each poll; the same after a restart."),
-    Level.EXPORTER: ("The exporter", "About the state and the exposed series."),
-    Level.PROCESS: ("The process", "Counters start at 0 with each process. Also: `process_*` and `python_*`."),
+    Level.JOB: ("Jobs", "These values are committed with the runs, so a restart keeps them."),
+    Level.SOURCE: ("Sources", "These values are committed with each poll, so a restart keeps them."),
+    Level.EXPORTER: ("The exporter", "These values describe the state and the exposed series."),
+    Level.PROCESS: (
+        "The process",
+        "These counters start at 0 with each process. `process_*` and `python_*` are served, too.",
+    ),
 }
 
 

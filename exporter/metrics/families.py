@@ -191,7 +191,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     counter(
         COLD_STARTS,
-        "Losses of the state: new (no file), lost (too old for the APIs), corrupt (set aside), rewound (commits lost).",
+        "Starts without a usable state (new, corrupt, or lost: too old), and losses of commits (rewound), by reason.",
         "reason",
         level=Level.EXPORTER,
     ),
@@ -206,12 +206,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     labeled_gauge(
         "jobrun_source_scopes",
-        "Scopes by whether the credential may read them.",
+        "Scopes by whether they can be read.",
         samples.scopes,
         "state",
         level=Level.SOURCE,
     ),
-    source_gauge("jobrun_source_jobs", "Jobs known of a source.", lambda view: view.jobs if view.known else None),
+    source_gauge("jobrun_source_jobs", "Known jobs of a source.", lambda view: view.jobs if view.known else None),
     source_gauge(
         "jobrun_source_watermark_timestamp_seconds",
         "All completed runs up to this time are counted.",
@@ -244,7 +244,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     source_gauge(
         "jobrun_source_step_fetches_pending",
-        "Completed runs whose steps have yet to be fetched.",
+        "Completed runs whose steps were not fetched yet.",
         lambda view: view.status.pending_steps,
     ),
     source_counter(POLLS, "Polls by outcome.", "outcome", zero_first=False, seeds=OUTCOMES),
