@@ -52,23 +52,32 @@ class JobReader:
         self, project: Project, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float
     ) -> Iterator[ScheduledRequest]:
         """Yield the requests for a job: its unlisted active runs, its runs, and its schedule."""
-        interval = self._settings.poll_interval
         job.unlisted_open_runs = {each: time for each, time in job.unlisted_open_runs.items() if each in open_runs}
         for run_id, requested in job.unlisted_open_runs.items():
-            overdue = overdue_ratio(requested, job.first_listed, now, PollTier.FAST, interval)
-            yield self._run_request(project, open_runs[run_id], overdue)
-        # Unlisted active runs do not make a job fast, because they are requested by ID. Until this process has read the
-        # runs of a job, the job may be busy.
+            overdue = overdue_ratio(requested, job.first_listed, now, PollTier.FAST, self._settings.poll_interval)
+            yield self._request_by_id(project, open_runs[run_id], overdue)
+        # Unlisted active runs do not make a job fast, because they are requested by ID.
+        yield self._runs_request(project, job, now, is_open=len(job.unlisted_open_runs) < len(open_runs))
+        if job.row.cron and job.requested is not None and job.schedule_age(now) >= self.schedule_spacing:
+            # The first read of a schedule is as urgent as the runs of an idle job.
+            first = job.checkpoint.schedule_read_at is None
+            overdue = 1.0 if first else job.schedule_age(now) / self.schedule_spacing
+            send = partial(self._read_schedule, project, job)
+            yield ScheduledRequest(part=f"schedule of job {job.row.job_id}", send=send, overdue=overdue)
+
+    def _runs_request(self, project: Project, job: TrackedJob, now: float, *, is_open: bool) -> ScheduledRequest:
+        interval = self._settings.poll_interval
+        # Until this process has read the runs of a job, the job may be busy.
         tier = tier_of(
             now,
             interval,
-            is_open=job.changed or len(job.unlisted_open_runs) < len(open_runs),
+            is_open=job.changed or is_open,
             enabled=None if job.checkpoint.read_at is None else job.row.enabled,
             schedule=job.checkpoint.schedule,
             last_start=job.last_start if job.first_page else now,
         )
         overdue = overdue_ratio(job.requested, job.first_listed, now, tier, interval)
-        yield ScheduledRequest(
+        return ScheduledRequest(
             part=job.part,
             send=partial(self._read_runs, project, job),
             tier=tier,
@@ -76,12 +85,6 @@ class JobReader:
             due=is_job_due(job.requested, now, tier, interval),
             retry=self._failing.get(job.part) is not None,
         )
-        if job.row.cron and job.requested is not None and job.schedule_age(now) >= self.schedule_spacing:
-            # The first read of a schedule is as urgent as the runs of an idle job.
-            first = job.checkpoint.schedule_read_at is None
-            overdue = 1.0 if first else job.schedule_age(now) / self.schedule_spacing
-            send = partial(self._read_schedule, project, job)
-            yield ScheduledRequest(part=f"schedule of job {job.row.job_id}", send=send, overdue=overdue)
 
     # --- pages ---
 
@@ -127,7 +130,7 @@ class JobReader:
         # A new run may have moved an active run to a page that was read before. So the active run is requested by ID.
         for run_id in open_runs.keys() - cursor.runs.keys() - job.unlisted_open_runs.keys():
             job.unlisted_open_runs[run_id] = None
-            self.urgent.append(self._run_request(project, open_runs[run_id]))
+            self.urgent.append(self._request_by_id(project, open_runs[run_id]))
         for run_id in cursor.runs.keys() & job.unlisted_open_runs.keys():
             del job.unlisted_open_runs[run_id]
         unchanged = cursor.pages == 1 and cursor.first_page == job.first_page
@@ -163,7 +166,7 @@ class JobReader:
 
     # --- single runs ---
 
-    def _run_request(self, project: Project, run: OpenRun, overdue: float = float("inf")) -> ScheduledRequest:
+    def _request_by_id(self, project: Project, run: OpenRun, overdue: float = float("inf")) -> ScheduledRequest:
         send = partial(self._read_run, project, run)
         return ScheduledRequest(part=f"run {run.run_id}", send=send, tier=PollTier.FAST, overdue=overdue)
 
@@ -188,7 +191,7 @@ class JobReader:
         project.missing_jobs = {run.job_id: project.missing_jobs.get(run.job_id, view.now) for run in runs}
         for run in runs:
             if not 0 <= view.now - project.missing_jobs[run.job_id] <= MISSING_AFTER:
-                self.urgent.append(self._run_request(project, run))
+                self.urgent.append(self._request_by_id(project, run))
 
     # --- schedules ---
 
