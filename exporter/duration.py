@@ -34,12 +34,9 @@ def _prometheus(text: str) -> float | None:
     match = _PROMETHEUS.fullmatch(text)
     if match is None or not text:
         return None
+    counts = zip(match.groups(default="0"), UNITS.values(), strict=True)
     # The sum is computed in milliseconds, as an integer, so that 1h30m100ms is the float nearest to 5400.1.
-    return sum(int(count) * round(unit * 1000) for count, unit in _counts(match)) / 1000
-
-
-def _counts(match: re.Match[str]) -> list[tuple[str, float]]:
-    return [(count, unit) for count, unit in zip(match.groups(), UNITS.values(), strict=True) if count]
+    return sum(int(count) * round(unit * 1000) for count, unit in counts) / 1000
 
 
 def _iso_8601(text: str) -> float | None:

@@ -13,6 +13,7 @@ NAME = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*")
 PAIR = re.compile(
     r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)\s*"""
 )
+END = re.compile(r"\s*}\s*")
 ESCAPE = re.compile(
     r"""\\(?:(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-3][0-7]{2}|[abfnrtv\\"'])|.)""", re.DOTALL
 )
@@ -74,7 +75,7 @@ def parse(text: str) -> Selector:
 
 
 def _matchers(text: str, position: int) -> Iterator[Matcher]:
-    while not (end := re.compile(r"\s*}\s*").match(text, position)):
+    while not (end := END.match(text, position)):
         pair = PAIR.match(text, position)
         if pair is None:
             raise SelectorError(f'{_where(text, position)}: expected label="value" or }}; {EXAMPLE}')
