@@ -75,10 +75,10 @@ GLANCE = Row(
     panels=(
         tiles(
             "At a glance",
-            "Known jobs; sources whose last poll could not read everything; the age of the data of the most outdated "
-            "source; time whose completed runs were never read, because the API no longer shows them; the used "
-            "fraction of metrics.max_series, above which new jobs are counted under __other__; how long ago the state "
-            "was written; and whether the last reload was applied.",
+            "Sources down: the last poll could not read all of the source. Oldest data: the source that is furthest "
+            "behind. Lost: the API no longer shows runs of this time, and they were never read. Series used: fraction "
+            "of metrics.max_series; new jobs are counted under __other__ when it is full. State written: how long "
+            "ago. Config: whether the last reload was applied.",
             Tile(
                 name="Jobs",
                 expression=f"sum({JOBS})",

@@ -101,9 +101,9 @@ NOW = Row(
     panels=(
         tiles(
             "At a glance",
-            "Firing alerts by severity; jobs with a current problem, even if its alert does not fire yet; jobs with at "
-            f"least {RATIO_RUNS} runs in 30 days of which more than 1 % failed; sources whose last poll could not read "
-            "everything; the age of the data of the most outdated source.",
+            "Jobs not well: jobs with a problem, even if its alert does not fire yet. Error budget used up: jobs with "
+            f"at least {RATIO_RUNS} runs in 30 days, of which more than 1 % failed. Sources down: the last poll could "
+            "not read all of the source. Oldest data: the source that is furthest behind.",
             Tile(
                 name="Critical alerts",
                 expression=alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="critical"),
@@ -149,8 +149,8 @@ NOW = Row(
         panel(
             "table",
             "What is wrong",
-            "One line per job, source or exporter with its most urgent problem and for how long, newest first. The "
-            "job links to its dashboard, the run to its page.",
+            "The most urgent problem of each job, source and exporter, and for how long it has lasted. The newest come "
+            "first. The job links to its dashboard, the run to its page.",
             listed(problems.rows(JOBS, SOURCES)),
             size=(24, 9),
             unit="short",
