@@ -368,7 +368,7 @@ DURATIONS = (
         name="JobrunRunStuck",
         expression=held("run_stuck"),
         severity=texts.WARNING,
-        summary=f"Job {texts.JOB} has a run {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}",
+        summary=f"Job {texts.JOB} has had a run {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}",
         description=(
             f"A run of {texts.JOB} has been {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}, longer than "
             "it may take, and has not completed."
