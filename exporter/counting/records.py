@@ -1,7 +1,7 @@
 """Records of jobs and sources: counters, histograms and the data of gauges.
 
 The state stores one JSON document per record. A transaction changes copies, which replace the committed records after
-they are on disk. A committed record is never changed.
+they are on disk. A committed record is never changed. Times are Unix seconds, durations seconds.
 """
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
@@ -98,24 +98,16 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
     Attributes:
         key: Number of the job in the state.
-        source: Name of the source.
         job: Latest description from the vendor; `job.job_id` identifies the job.
-        project: Exported label.
-        name: Exported label; it ends in ` #<id>` if another job already has the name.
-        discovered: When the exporter first saw the job.
+        name: Label `job_name`; it ends in ` #<id>` if another job already has the name.
         baseline: Runs that completed up to this time are not counted, unless they were seen active.
         listed: Whether the vendor lists the job. A listed job stays until it is no longer listed.
-        missing_since: Since when the vendor has not listed the job.
         last_start: Latest start of a completed run, which need not be the run that completed last.
         expected_since: When the schedule last changed or the job was enabled again. Earlier due times do not count.
-        streak: Failed runs since the last success.
         folded: True if the job is counted under the source's `__other__` job.
         overflow: True for the `__other__` job, which has no gauges.
-        excluded: True while the config excludes the job.
         gone: True after the job expired: it has no series.
-        gone_since: When the job expired.
         folded_steps: Names of steps that are counted under `__other__`.
-        learned: What was learned from its past runs.
     """
 
     key: int
@@ -175,8 +167,6 @@ class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Record of a scope, the part of a source that is readable or unreadable as a whole.
 
     Attributes:
-        baseline: Unix time. Runs that completed before it are not counted.
-        watermark: Unix time up to which all completed runs are counted.
         readable: Whether the last poll could read the scope.
         complete: Whether a complete poll has read the scope.
         missing_since: Since when the API has reported the scope as deleted.
@@ -214,15 +204,9 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         up: Whether a scope is readable, and the last poll read all readable ones; None before the first poll.
         outcome: `success`, `partial` or `error`; "" before the first poll.
         reason: Reason of the last poll's error; "" if it had none.
-        error: Text of the error.
-        last_poll: When the last poll ended.
-        last_poll_duration: Duration of the last poll, in seconds.
         last_success: When a poll last read something.
         failures: Failed polls since the last one that did not fail.
-        interval: Current interval between polls, in seconds.
         pending_steps: Completed runs whose steps have yet to be fetched.
-        rate_limit: The rate limit that the API last reported.
-        credential_expiry: When the credential in use expires.
         credential_since: When `credential_expiry` was first reported.
     """
 
@@ -245,21 +229,14 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     """Record of one source: its scopes, its status and its counters.
 
     Attributes:
-        identity: The API and account that this source reads.
-        baseline: The start of its first poll.
         complete: Whether a poll has ever been complete.
-        scopes: Records by scope.
         filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
         checkpoints: Positions at which the source continues to read.
         unobserved: Start and end of each time range that was never read.
         pending_unobserved: Unobserved seconds that wait for a scrape before they are added to their counter.
         listed: Time of the last list of scopes of which all have a record.
-        last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` was corrected after the API's clock had jumped.
         pruned_before: Runs that ended before this time have been pruned.
-        last_truncated: When a response was last truncated.
-        last_unobserved: When an unobserved range was last found.
-        status: Status after the last poll.
     """
 
     name: str

@@ -46,18 +46,13 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     """How the ledger treats a source.
 
     Attributes:
-        name: The source's name, which is the label `source`.
         identity: The API and account. The state refuses another identity under the same name.
         results: Results whose series every job has from the start.
-        has_attempts: Whether the vendor reports attempts.
         steps: `all`, `failed` or `off`.
         reopens: Whether a completed run can become active again under its ID.
         max_run_age: How long an active run is followed, in seconds.
         reach: Maximum age of the runs that the API shows, in seconds.
-        poll_interval: Configured seconds between polls.
         settle: Seconds by which a watermark stays behind the time of the poll.
-        include: Patterns of included jobs.
-        exclude: Patterns of excluded jobs.
         max_series: Limit for the series of all jobs, without overflow jobs.
         series_of: Returns how many series a job needs, with or without step histograms.
         run_buckets: Returns the bounds of a job's run durations, in seconds.

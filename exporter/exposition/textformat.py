@@ -24,7 +24,6 @@ class Block(msgspec.Struct, frozen=True):
     Attributes:
         plain: Lines in the text format.
         rich: Lines in OpenMetrics; the same object as `plain` if there are no exemplars.
-        lines: Number of lines.
         pending: Joined label values of the series that are exposed as 0.
     """
 

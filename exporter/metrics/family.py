@@ -46,12 +46,9 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: Exported name, including `_total` of a counter.
-        kind: Type of the family.
-        help: Help text, one sentence.
         labels: Names of the labels that follow the labels of the level.
         level: Owner of the series.
         samples: Returns a gauge's samples from a view of its level; None for counters and histograms.
-        stability: How stable the family is.
         zero_first: Whether a new series is exposed as 0 until a scrape has read the 0.
         seeds: Label values of the series that exist from the start; "" for a family without labels.
         buckets: Bounds of a histogram, if they are not configurable.

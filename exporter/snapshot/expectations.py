@@ -21,8 +21,6 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     """Expectations of one job. A value is None if nothing is expected.
 
     Attributes:
-        schedule: The schedule, as the config or the vendor writes it.
-        unparsed: Whether the schedule is not valid.
         next_expected: When the next run should start.
         freshness: Maximum age of the last success, in seconds.
         duration_budget: Maximum duration of a run, in seconds.

@@ -15,14 +15,9 @@ class JobView(Expectation, frozen=True, kw_only=True):
         state: The committed record; never changed here.
         active: Number and earliest start of the active runs in each state.
         results: Results that its source can produce. Their series exist from the start.
-        has_steps: Whether its runs have steps.
         objective: Index of its objective, from 0.
-        team: The team that is responsible.
         page: `page` of its objective or source, which limits the severity of its alerts.
-        failures_to_page: Consecutive failures before a page.
         labels: Names and values of the labels that objectives add to jobrun_job_info.
-        job_url: Link to the job at its vendor.
-        failed_run_url: Link to its last failed run.
         step_histograms: Whether durations of its steps are exposed.
         withheld: True while its counters and histograms are not exposed yet.
         steps_withheld: True while the counters and histograms of its steps are not exposed yet.

@@ -22,8 +22,6 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
     """Result of the last reload of the config.
 
     Attributes:
-        successful: Whether the last reload was applied.
-        applied: When a config was last applied.
         error: Why the last reload was refused; "" if it was applied.
     """
 
@@ -36,9 +34,6 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     """What this process knows as one of many replicas.
 
     Attributes:
-        replica: Name of the replica.
-        replicas: Number of replicas that share the state.
-        sources: Sources that this replica polls.
         taken: How often this replica took over each source.
         lost: Number of sources that this replica lost without having handed them back.
         last_commit: When any replica last wrote the state, by the database's clock.
@@ -64,17 +59,12 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
     """The exporter itself.
 
     Attributes:
-        state: Its committed counters.
-        build: Version of the running program.
         ownership: This process as one of many replicas; None if the state is not shared.
-        reload: Result of the last reload; None before the first config.
-        last_commit: When the state was last written.
         state_size: Size of the state on disk, in bytes.
         state_error: Why the state cannot be written; "" if it can.
         commit_errors: Failed writes of the state since the process started.
         objective_jobs: Number of jobs per objective, in the order of the config.
         unmatched: Indexes of objectives in the config that match no job, once all sources have been read.
-        series_limit: `metrics.max_series`.
         series: Number of series on `/metrics` by family, counted while it is rendered.
     """
 
@@ -114,8 +104,6 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         records: The records of all jobs by key, including jobs that are not served.
         jobs: Views of the served jobs by key, in order.
         sources: Views of the configured sources by name, in the order of the config.
-        exporter: The exporter itself.
-        excluded: Families that are not served.
     """
 
     generation: int = 0

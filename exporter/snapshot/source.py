@@ -13,9 +13,6 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state: The committed record; never changed here.
         provider: The `type` of the source in the config.
-        api_url: Address of its API.
-        configured_interval: Configured seconds between polls.
-        requests_per_minute: Configured request budget.
         jobs: Number of its served jobs.
         open_runs: Its active runs, oldest first.
         polled: Whether it has been polled since this process started.
