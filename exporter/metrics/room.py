@@ -15,10 +15,9 @@ from exporter.counting.names import (
     STEP_DURATION,
     STEPS,
 )
-from exporter.counting.records import JobState, LastFailure, LastRun
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Level
-from exporter.model import Job, Result, State
+from exporter.model import Result, State
 from exporter.snapshot.job import JobView
 
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
@@ -52,12 +51,14 @@ def series_needed(
     needed += len(distributions.get(QUEUE_DURATION, ())) * bucket_lines(QUEUE_DURATION, run_buckets, excluded)
     needed += sum(len(series) for family, series in counts.items() if family not in excluded)
     needed += ERRORS not in excluded and OTHER not in counts.get(ERRORS, ())
-    if view.has_steps and view.state.job.has_steps:
+    has_steps = view.has_steps and view.state.job.has_steps
+    if has_steps:
         steps = view.state.step_names()
         missing = OTHER not in steps
         step_lines = bucket_lines(STEP_DURATION, step_buckets, excluded) * view.step_histograms
         needed += step_counters(excluded) * missing + (len(steps) + missing) * step_lines
-    return needed + (_gauges(view.results, view.has_steps and view.state.job.has_steps, excluded) if view.gauged else 0)
+    results = len(view.results)
+    return needed + (_gauges(results, results * has_steps, excluded) if view.gauged else 0)
 
 
 def overflow_room(
@@ -88,32 +89,12 @@ def overflow_room(
 
 
 @functools.lru_cache(maxsize=256)
-def _gauges(results: tuple[Result, ...], has_steps: bool, excluded: frozenset[str]) -> int:  # noqa: FBT001  # the key of a cache
-    """Return how many gauges a job has once a run has completed and one has failed."""
-    ended = LastRun(run_id="r", result=Result.SUCCESS, order=0.0, start=0.0, end=0.0, duration=0.0)
-    state = JobState(
-        key=0,
-        source="",
-        job=Job(job_id="", name="", enabled=True, has_steps=has_steps),
-        project="",
-        name="",
-        discovered=0.0,
-        baseline=0.0,
-        last_run=ended,
-        last_failure=LastFailure(run_id="r", order=0.0, end=0.0),
-        last_success=0.0,
-        failing_since=0.0,
+def _gauges(results: int, step_results: int, excluded: frozenset[str]) -> int:
+    """Return how many gauges a job has once a run has completed and one has failed. The source has these results."""
+    # The number of values of each label that has several.
+    values = {"state": len(State), "status": results, "result": step_results, "expectation": 3}
+    return sum(
+        values.get(family.labels[0], 1) if family.labels else 1
+        for family in FAMILIES
+        if family.level is Level.JOB and family.samples and family.name not in excluded
     )
-    view = JobView(
-        state=state,
-        active={State.EXECUTING: (1, 0.0)},
-        results=results,
-        has_steps=has_steps,
-        freshness=0.0,
-        duration_budget=0.0,
-        next_expected=0.0,
-        learned=("next_run", "freshness", "duration_budget"),
-    )
-    # Computed once per type of source, because all its jobs have the same gauges.
-    gauges = [each for each in FAMILIES if each.level is Level.JOB and each.samples and each.name not in excluded]
-    return sum(1 for family in gauges for _ in (family.samples(view) if family.samples else ()))

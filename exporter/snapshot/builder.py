@@ -32,14 +32,11 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     """What the ledger has committed, from which a snapshot is built.
 
     Attributes:
-        jobs: The records of all jobs by key.
-        sources: The records of all sources by name.
         exporter: The view of the exporter, as far as the ledger knows it.
         open_runs: Active runs by source, oldest first; the same tuple while nothing changes.
         changed: Keys of the jobs that changed since the previous snapshot; None if all may have changed.
         starting: Sources that have had no complete poll since the process started.
         polled: Sources that have been polled since the process started.
-        step_histograms: Whether step durations are counted.
     """
 
     jobs: Mapping[int, JobState]
@@ -67,15 +64,7 @@ class ViewBuilder:
         source = self.sources.get(job.source)
         return source is not None and source.rules.serves(job)
 
-    def job(
-        self,
-        job: JobState,
-        open_runs: Sequence[OpenRun] = (),
-        *,
-        watched: bool = True,
-        step_histograms: bool = True,
-        withheld: bool = False,
-    ) -> JobView:
+    def job(self, job: JobState, open_runs: Sequence[OpenRun] = (), *, watched: bool = True) -> JobView:
         """Return the view of a job. `watched`: whether its scope is readable, so that new runs are seen."""
         rules = self.sources[job.source].rules
         bare = JobView(
@@ -83,8 +72,6 @@ class ViewBuilder:
             active=active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs),
             results=rules.results,
             has_steps=rules.steps != "off",
-            step_histograms=step_histograms,
-            withheld=withheld,
         )
         try:
             view = self._with_expectations(bare, open_runs, watched=watched)
@@ -101,8 +88,11 @@ class ViewBuilder:
         job, source = view.state, self.sources[view.state.source]
         objective = objective_of(self.config, job)
         expected = expectation(job, objective, open_runs)
-        if expected.unparsed:
-            self._warn_of_schedule(job, expected.schedule)
+        if expected.unparsed and (job.key, expected.schedule) not in self._unparsed:
+            self._unparsed.add((job.key, expected.schedule))
+            expression = {"schedule": clean(expected.schedule), "timezone": clean(job.job.timezone)}
+            message = "schedule not understood; the job's next run is learned instead"
+            self._log.warning(message, **_names(job), **expression)
         if not watched:  # a run would not be seen, so none is expected
             learned = tuple(name for name in expected.learned if name == "duration_budget")
             expected = msgspec.structs.replace(expected, freshness=None, next_expected=None, learned=learned)
@@ -121,24 +111,8 @@ class ViewBuilder:
             failed_run_url=run_url(external_url, source.settings, job.job, failed) if failed else "",
         )
 
-    def _warn_of_schedule(self, job: JobState, schedule: str) -> None:
-        """Log once that a job's schedule is not valid."""
-        if (job.key, schedule) not in self._unparsed:
-            self._unparsed.add((job.key, schedule))
-            expression = {"schedule": clean(schedule), "timezone": clean(job.job.timezone)}
-            log = self._log.bind(**_names(job))
-            log.warning("schedule not understood; the job's next run is learned instead", **expression)
-
-    def source(
-        self,
-        state: SourceState,
-        *,
-        jobs: int = 0,
-        open_runs: tuple[OpenRun, ...] = (),
-        polled: bool = True,
-        withheld: bool = False,
-    ) -> SourceView:
-        """Return the view of a source. `jobs`: number of its served jobs."""
+    def source(self, state: SourceState) -> SourceView:
+        """Return the view of a source."""
         source = self.sources[state.name]
         return SourceView(
             state=state,
@@ -146,10 +120,6 @@ class ViewBuilder:
             api_url=source.api_url,
             configured_interval=source.settings.poll_interval,
             requests_per_minute=source.settings.requests_per_minute,
-            jobs=jobs,
-            open_runs=open_runs,
-            polled=polled,
-            withheld=withheld,
         )
 
 
@@ -172,15 +142,17 @@ class SnapshotBuilder:
 
     def build(self, committed: Committed, withheld: frozenset[str] = frozenset()) -> Snapshot:
         """Return the snapshot of committed records. `withheld`: sources whose counters are not served yet."""
-        ownership = committed.exporter.ownership
-        steps_withheld = ownership.steps_rewound if ownership is not None else frozenset()
-        unreadable = self._unreadable_scopes(committed)
         before = self._withheld, self._steps_withheld, self._unreadable
-        everything = self._everything or committed.changed is None or (withheld, steps_withheld, unreadable) != before
+        ownership = committed.exporter.ownership
+        self._withheld = withheld
+        self._steps_withheld = ownership.steps_rewound if ownership else frozenset()
+        self._unreadable = self._unreadable_scopes(committed)
+        changed = committed.changed
+        if self._everything or (self._withheld, self._steps_withheld, self._unreadable) != before:
+            changed = None
         # If anything below raises, the next call builds everything again, so that no change is lost.
         self._everything = True
-        self._withheld, self._steps_withheld, self._unreadable = withheld, steps_withheld, unreadable
-        jobs = self._jobs(committed, None if everything else committed.changed)
+        jobs = self._jobs(committed, changed)
         self.latest = Snapshot(
             generation=self.latest.generation + 1,
             # A copy, because the ledger replaces records in its own table while readers iterate over this one.
@@ -204,43 +176,35 @@ class SnapshotBuilder:
         if changed is not None and not changed:
             return dict(self.latest.jobs)
         keys = committed.jobs.keys() if changed is None else committed.jobs.keys() & set(changed)
-        built = self._build_views(committed, [key for key in keys if self._views.is_served(committed.jobs[key])])
-        kept = {} if changed is None else {key: view for key, view in self.latest.jobs.items() if key not in changed}
-        return dict(sorted({**kept, **built}.items()))
-
-    def _build_views(self, committed: Committed, keys: Collection[int]) -> dict[int, JobView]:
-        open_runs = {key: list[OpenRun]() for key in keys}
+        open_runs = {key: list[OpenRun]() for key in keys if self._views.is_served(committed.jobs[key])}
         for run in (run for runs in committed.open_runs.values() for run in runs):
             if run.job in open_runs:
                 open_runs[run.job].append(run)
-        return {key: self._job(committed, committed.jobs[key], open_runs[key]) for key in keys}
-
-    def _job(self, committed: Committed, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
-        view = self._views.job(
-            job,
-            open_runs,
-            watched=(job.source, job.job.scope) not in self._unreadable,
-            step_histograms=committed.step_histograms,
-            withheld=job.source in self._withheld,
-        )
-        return msgspec.structs.replace(view, steps_withheld=True) if job.source in self._steps_withheld else view
+        views = {} if changed is None else {key: view for key, view in self.latest.jobs.items() if key not in changed}
+        for key, runs in open_runs.items():
+            job = committed.jobs[key]
+            views[key] = msgspec.structs.replace(
+                self._views.job(job, runs, watched=(job.source, job.job.scope) not in self._unreadable),
+                step_histograms=committed.step_histograms,
+                withheld=job.source in self._withheld,
+                steps_withheld=job.source in self._steps_withheld,
+            )
+        return dict(sorted(views.items()))
 
     def _sources(self, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
         served_jobs = Counter(view.state.source for view in jobs.values())  # only served jobs have views
-        views: dict[str, SourceView] = {}
-        ownership = committed.exporter.ownership
+        ownership, views = committed.exporter.ownership, dict[str, SourceView]()
         for name in self._views.sources:
             if name not in committed.sources:
                 continue
-            view = self._views.source(
-                committed.sources[name],
+            view = msgspec.structs.replace(
+                self._views.source(committed.sources[name]),
                 jobs=served_jobs[name],
                 open_runs=committed.open_runs.get(name, ()),
                 polled=name in committed.polled,
                 withheld=name in self._withheld,
+                rewound=ownership is not None and name in ownership.rewound,
             )
-            if ownership is not None and name in ownership.rewound:
-                view = msgspec.structs.replace(view, rewound=True)
             # A source is rendered again only if its view is a different object.
             before = self.latest.sources.get(name)
             views[name] = before if before is not None and _is_same(before, view) else view
@@ -254,20 +218,15 @@ class SnapshotBuilder:
         # Before all sources are read, the job of an objective may not have been seen yet.
         if not committed.starting & sources.keys():
             unmatched = tuple(place for place, count in enumerate(counts) if not count)
-            self._report_unmatched(unmatched, len(jobs))
+            for place in () if self._reported_unmatched else unmatched:
+                self._log.warning("objective matches no job", objective=place, jobs=len(jobs))
+            self._reported_unmatched = True
         return msgspec.structs.replace(
             committed.exporter,
             objective_jobs=counts,
             unmatched=unmatched,
             series_limit=config.metrics.max_series,
         )
-
-    def _report_unmatched(self, unmatched: Sequence[int], jobs: int) -> None:
-        """Log once per config the objectives that match no job."""
-        if not self._reported_unmatched:
-            self._reported_unmatched = True
-            for place in unmatched:
-                self._log.warning("objective matches no job", objective=place, jobs=jobs)
 
 
 def _names(job: JobState) -> dict[str, str]:

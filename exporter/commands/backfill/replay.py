@@ -186,10 +186,15 @@ class Replay:
 
     def _lines(self, job: JobState) -> Iterator[tuple[SeriesGroup, bytes]]:
         """Yield the lines of each series of a job."""
-        view = self._views.job(job, step_histograms=self._ledger.counting.step_histograms)
-        active = active_of(self._active.get(job.key, {}).values())
-        # Unknown for the past: links to runs, and when the next run was expected.
-        view = msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
+        view = msgspec.structs.replace(
+            self._views.job(job),
+            step_histograms=self._ledger.counting.step_histograms,
+            active=active_of(self._active.get(job.key, {}).values()),
+            # Unknown for the past: links to runs, and when the next run was expected.
+            objective=None,
+            failed_run_url="",
+            next_expected=None,
+        )
         prefix = self._samples.prefix(prefix_of(Level.JOB, view.common_labels))
         for family in self._families:
             for lines in _lines_by_series(family, block_of(family, prefix, view).plain):
