@@ -44,16 +44,14 @@ With many sources, collecting takes much longer than rendering the changes of a 
 
 
 class Body(msgspec.Struct, frozen=True):
-    """Rendered bytes in parts, because pages share unchanged parts. `length`: total length of the parts."""
+    """Rendered bytes in parts, because pages share unchanged parts."""
 
     parts: tuple[bytes, ...]
-    length: int
 
-    @classmethod
-    def of(cls, parts: Iterable[bytes]) -> "Body":
-        """Return a body of these parts, without empty ones."""
-        kept = tuple(part for part in parts if part)
-        return cls(kept, sum(map(len, kept)))
+    @property
+    def length(self) -> int:
+        """Return the total length of the parts."""
+        return sum(map(len, self.parts))
 
     def __bytes__(self) -> bytes:
         return b"".join(self.parts)
@@ -109,20 +107,17 @@ class _FamilyBlocks:
 
     def parts(self, *, openmetrics: bool) -> tuple[_Part, _Part]:
         """Return the header and the lines of the family in a format."""
+        if not self._sorted:
+            # All replicas must render a snapshot to the same bytes, no matter which owner came first.
+            self._blocks = dict(sorted(self._blocks.items(), key=itemgetter(0)))
+            self._sorted = True
         if self._joined is None:
-            self._sort()
             plain = _Part.of(b"".join([block.plain for block in self._blocks.values()]))
             rich = plain
             if self._owners_with_exemplars:
                 rich = _Part.of(b"".join([block.rich for block in self._blocks.values()]))
             self._joined = plain, rich
         return self._headers[openmetrics], self._joined[openmetrics]
-
-    def _sort(self) -> None:
-        # All replicas must render a snapshot to the same bytes, so the order must not depend on which owner came first.
-        if not self._sorted:
-            self._blocks = dict(sorted(self._blocks.items(), key=itemgetter(0)))
-            self._sorted = True
 
 
 class Exposition:
@@ -252,9 +247,10 @@ def _counted_before_exposed(family: Family, view: View) -> Iterator[Series]:
         yield from ((view.owner, family.name, key) for key, each in series.items() if each.counted > each.released)
 
 
-def _bodies(lines: list[_Part]) -> tuple[Body, Body]:
-    body = Body.of(part.plain for part in lines)
-    return body, Body.of([member(body.parts, (part.deflated for part in lines))])
+def _bodies(parts: Sequence[_Part]) -> tuple[Body, Body]:
+    """Return a page, plain and compressed."""
+    plain = tuple(part.plain for part in parts if part.plain)
+    return Body(plain), Body((member(plain, (part.deflated for part in parts)),))
 
 
 class _ServedMetrics(Collector):
