@@ -204,7 +204,9 @@ def read_text(path: Path) -> str:
 def loads(text: str, environ: Mapping[str, str], known: KnownNames) -> Config:
     """Parse a config. `environ`, `known` and errors: as for `load`."""
     data, problems, empty_variables = parse(text, environ)
-    config = validated(_model(known), data, problems)
+    sources = as_mapping(data).get("sources")
+    types = {str(as_mapping(source).get("type")) for source in (sources if isinstance(sources, list) else ())}
+    config = validated(_model(known, types), data, problems)
     problems += _cross_section_problems(data, known)
     if config is None or problems:
         hints = {path: f": the environment variable {name} is empty" for path, name in empty_variables.items()}
@@ -212,8 +214,8 @@ def loads(text: str, environ: Mapping[str, str], known: KnownNames) -> Config:
     return config
 
 
-def _model(known: KnownNames) -> type[Config]:
-    """Return a model of the config that validates each source by its `type`."""
+def _model(known: KnownNames, types: Collection[str]) -> type[Config]:
+    """Return a model of the config that validates each source by its `type`, which is one of these."""
     sources = known.sources
 
     def check_type(given: object) -> object:
@@ -224,7 +226,8 @@ def _model(known: KnownNames) -> type[Config]:
             raise invalid(f"unknown type; {suggestion(name.casefold(), sources)}", "type")
         return given
 
-    members = [Annotated[settings, Tag(f"<{name}>")] for name, settings in sources.items()]
+    names = [name for name in sources if name in types] or sources
+    members = [Annotated[sources[name], Tag(f"<{name}>")] for name in names]
     union: Any = reduce(lambda left, right: left | right, members)
     tag_of = Discriminator(lambda given: f"<{as_mapping(given).get('type')}>")
     source: Any = Annotated[union, tag_of, BeforeValidator(check_type)]
@@ -270,7 +273,7 @@ def _retention_too_short(state: Mapping[str, Any], sources: Sequence[Mapping[str
 
 def schema(known: KnownNames) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a config file, for editors."""
-    model = _model(known).model_json_schema()
+    model = _model(known, known.sources).model_json_schema()
     model["$defs"]["MetricsSettings"]["properties"]["exclude"]["items"]["enum"] = sorted(known.families)
     return {"$schema": GenerateJsonSchema.schema_dialect, **model}
 

@@ -1,6 +1,5 @@
 """Problems of a config, each with the path of its key."""
 
-import difflib
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -43,6 +42,8 @@ def path_of(keys: Iterable[str | int]) -> str:
 
 def suggestion(name: str, known: Collection[str], otherwise: str = "") -> str:
     """Return a hint with the most similar known name. If none is similar, return `otherwise` or all known names."""
+    import difflib  # noqa: PLC0415  # most configs have no problem
+
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else otherwise or f"known are {', '.join(sorted(known))}"
 
