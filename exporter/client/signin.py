@@ -17,8 +17,8 @@ import msgspec
 
 from exporter.client.budget import is_for_a_person
 from exporter.client.clock import MIN_SKEW
+from exporter.client.limits import parse_date
 from exporter.errors import AuthError
-from exporter.times import parse_timestamp
 
 # Lifetime of a token in seconds, if the token and the response do not say.
 DEFAULT_LIFE = 24 * 3600.0
@@ -123,7 +123,7 @@ class TokenAuth(httpx.Auth):
         secret = next((fields[key] for key in TOKEN_KEYS if fields.get(key)), None)
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
             raise AuthError("the response of the sign-in contains no token")
-        now, claims, date = self._clock(), parse_claims(secret), parse_timestamp(response.headers.get("date", ""))
+        now, claims, date = self._clock(), parse_claims(secret), parse_date(response.headers.get("date", ""))
         # The `Date` of a single response may be wrong. It is right if the token was issued at this time.
         if claims and claims.iat is not None and date is not None and abs(claims.iat - date) < MIN_SKEW:
             skew = date - now
