@@ -219,7 +219,7 @@ class Daemon:
     def _scraped(self, generation: int) -> None:
         self._pending_series.scraped(generation)
         if self._shared is not None:
-            self._shared.replica.scraped(generation)
+            self._shared.replica.pages.scraped(generation)
 
     def _open(self) -> OpenedState:
         """Open the state under its lock. If it cannot be locked, only read it."""

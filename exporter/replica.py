@@ -1,6 +1,5 @@
 """One of many replicas: leases sources, loads the commits of other replicas, and reports whether its page is fresh."""
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from exporter.ledger.exposing import expose_sources
 from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
+from exporter.page_versions import PageVersions
 from exporter.snapshot.snapshot import Ownership
 from exporter.state.lease_row import STEPS, Row
 from exporter.state.leases import RENEWAL, Leases, RequestAges, SupersededError
@@ -32,9 +32,6 @@ never shows less, no matter which replicas respond.
 
 CLOCK_DIFFERENCE = 60.0
 """Maximum seconds by which an API's clock is assumed to be ahead of the database's."""
-
-MAX_PAGES = 1000
-"""Maximum number of pages whose versions are remembered until a scrape has read them."""
 
 FAILED = {
     SupersededError: "polls ended: replicas of a newer version have taken over",
@@ -91,7 +88,6 @@ class Replica:
     ) -> None:
         self._ledger = ledger
         self._leases = leases
-        self._zero_first = zero_first
         self._boottime = boottime
         self._handlers = handlers
         self._polled: set[str] = set()
@@ -100,21 +96,17 @@ class Replica:
         self._confirmed = float("-inf")
         self._error = "the state was not read yet"
         self._failing: type[StateError] | None = None
-        # Versions that scrapes have read, what the last page was rendered from, and its generation.
-        self._served: dict[str, int] = {}
-        self._rendered: tuple[dict[str, int], object, int, object, int] = ({}, None, 0, None, 0)
-        self._generation = -1
-        # Versions of this replica's sources on each page that no scrape may have read, by generation.
-        self._pages: dict[int, dict[str, int]] = {}
+        self._rendered: object = None  # what the last page was rendered from
         # By source: after a failover the steps of runs that ended up to this time must be read again.
         self._steps_until: dict[str, float] = {}
         # Sources whose version went back, until all replicas know it.
         self._went_back: set[str] = set()
-        self._lock = threading.Lock()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0
         # The sources in the config of each running replica, with the versions that scrapes have read from it.
         self._peers: list[dict[str, int]] = []
+        self.pages = PageVersions(zero_first)
+        """The versions on the pages of this replica."""
         self.replicas = 1
         """Number of replicas that share the state."""
         self.taken: Counter[str] = Counter()
@@ -269,16 +261,8 @@ class Replica:
 
     def _beat(self) -> None:
         """Record that this replica is running, and find out which pages scrapes have read from any replica."""
-        with self._lock:
-            served = {name: self._served.get(name, -1) for name in self._configured}
-        self._peers = self._leases.beat(served)
-        scraped: dict[str, int] = {}
-        for name, version in (item for peer in self._peers for item in peer.items()):
-            scraped[name] = max(version, scraped.get(name, version))
-        for generation, versions in sorted(self._pages.items()):
-            if all(scraped.get(name, -1) >= version for name, version in versions.items()):
-                self._zero_first.scraped(generation)
-                del self._pages[generation]
+        self._peers = self._leases.beat(self.pages.read(self._configured))
+        self.pages.read_anywhere(self._peers)
         self._hand_back_surplus()
 
     def _candidates(self, group: Group) -> int:
@@ -369,14 +353,5 @@ class Replica:
         content = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size
         if content != self._rendered:
             self._handlers.publish()
-            with self._lock:
-                self._rendered, self._generation = content, self._handlers.generation()
-            self._pages[self._generation] = {name: held[name] for name in held.keys() & self._polled}
-            while len(self._pages) > MAX_PAGES:
-                del self._pages[min(self._pages)]
-
-    def scraped(self, generation: int) -> None:
-        """Record that a scrape has read the page of this generation."""
-        with self._lock:
-            if generation >= self._generation:
-                self._served = self._rendered[0]
+            self._rendered = content
+            self.pages.add(self._handlers.generation(), versions, held.keys() & self._polled)

@@ -240,10 +240,10 @@ def test_a_scrape_of_an_older_page_does_not_count_for_a_newer_one(member, admin)
         return msgspec.json.decode(admin.execute("SELECT served FROM replicas").fetchone()[0])
 
     only = member("a")
-    only.replica.scraped(-1)
+    only.replica.pages.scraped(-1)
     only.tick()
     assert served() == {"s": -1, "other": -1}
-    only.replica.scraped(0)
+    only.replica.pages.scraped(0)
     only.tick()
     assert served() != {"s": -1, "other": -1}
 
