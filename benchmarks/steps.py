@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
-from tests.e2e.processes import needed
+from tests.e2e.processes import require_tool
 from tests.e2e.scrapes import fetch
 from tests.e2e.servers import Prometheus
 
@@ -44,7 +44,7 @@ def backfill(folder, now, failing):
     lines = sorted(samples(now, failing), key=lambda line: line.split("{")[0])
     text = folder / "samples"
     text.write_text("\n".join(lines) + "\n# EOF\n")
-    command = [needed("promtool"), "tsdb", "create-blocks-from", "openmetrics", text, folder / "data"]
+    command = [require_tool("promtool"), "tsdb", "create-blocks-from", "openmetrics", text, folder / "data"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # ours
     text.unlink()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from tests.e2e.processes import HOST, free_port, missing
+from tests.e2e.processes import HOST, free_port, skip_or_fail
 
 NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
 
@@ -122,7 +122,7 @@ def standby(primary: Server) -> Iterator[Server]:
 @contextmanager
 def _running(primary: Server | None) -> Iterator[Server]:
     if not NEWEST_FIRST:
-        missing("PostgreSQL is not installed")
+        skip_or_fail("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="jobrun-postgres-"))
     if os.geteuid() == 0:
         shutil.chown(folder, "nobody")

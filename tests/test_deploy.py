@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from exporter import __version__
-from tests.e2e.processes import needed
+from tests.e2e.processes import require_tool
 
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy/systemd/jobrun-exporter.service"
@@ -64,7 +64,7 @@ def unit(tmp_path):
 
 
 def analyzed(*arguments):
-    command = [needed("systemd-analyze"), *map(str, arguments)]
+    command = [require_tool("systemd-analyze"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a system tool
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from exporter.config import loads
 from exporter.sources import KNOWN_NAMES
-from tests.e2e.processes import HOST, eventually, free_port, needed
+from tests.e2e.processes import HOST, eventually, free_port, require_tool
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy/compose"
@@ -36,7 +36,7 @@ OWN = ("exporter", "replica", "vendor")
 @pytest.fixture(params=VARIANTS)
 def project(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Return the merged compose files of a variant."""
-    needed("podman")  # podman-compose asks for its version first
+    require_tool("podman")  # podman-compose asks for its version first
     command = [sys.executable, "-m", "podman_compose", *VARIANTS[request.param], "config"]
     done = subprocess.run(command, cwd=COMPOSE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_haproxy_tries_the_next_replica_if_one_is_down_or_answers_503(tmp_path: 
         text = re.sub(r"^    server-template .*$", "\n".join(lines), text, flags=re.MULTILINE)
         text = text.replace("bind :9797", f"bind {HOST}:{port}").replace("inter 2s", "inter 100s")
         (tmp_path / "haproxy.cfg").write_text(text)
-        proxy = subprocess.Popen([needed("haproxy"), "-f", tmp_path / "haproxy.cfg"], stderr=subprocess.DEVNULL)
+        proxy = subprocess.Popen([require_tool("haproxy"), "-f", tmp_path / "haproxy.cfg"], stderr=subprocess.DEVNULL)
         try:
             assert eventually(lambda: status(port) == 200)
             assert [status(port) for _ in range(12)] == [200] * 12
@@ -166,9 +166,9 @@ def test_prometheus_and_alertmanager_accept_their_configs(tmp_path: Path) -> Non
     for name in ("prometheus.yml", "prometheus.replicas.yml"):
         shutil.copy(COMPOSE / name, tmp_path)
     for command in (
-        [needed("promtool"), "check", "config", tmp_path / "prometheus.yml"],
-        [needed("promtool"), "check", "config", tmp_path / "prometheus.replicas.yml"],
-        [needed("amtool"), "check-config", ROOT / "prometheus/alertmanager.yml"],
+        [require_tool("promtool"), "check", "config", tmp_path / "prometheus.yml"],
+        [require_tool("promtool"), "check", "config", tmp_path / "prometheus.replicas.yml"],
+        [require_tool("amtool"), "check-config", ROOT / "prometheus/alertmanager.yml"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.e2e.processes import mounted, runs_as_root, unmounted
+from tests.e2e.processes import mount, runs_as_root, unmount
 
 Place = Literal["anything", "statement", "commit", "glance"]
 """Before any statement, or before one in a transaction; right after a COMMIT; at a clock read."""
@@ -100,7 +100,7 @@ class Disk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
-        self._own = runs_as_root() and mounted("-t", "tmpfs", "-o", "size=256m", "none", str(folder))
+        self._own = runs_as_root() and mount("-t", "tmpfs", "-o", "size=256m", "none", str(folder))
         self._limit = resource.getrlimit(resource.RLIMIT_FSIZE)
         self.full = False
 
@@ -125,12 +125,12 @@ class Disk:
         return (usage.f_blocks - usage.f_bfree) * usage.f_frsize
 
     def _resize(self, size: int) -> bool:
-        return mounted("-o", f"remount,size={max(size, 4096)}", str(self.folder))
+        return mount("-o", f"remount,size={max(size, 4096)}", str(self.folder))
 
     def close(self) -> None:
         self.free()
         if self._own:
-            unmounted(self.folder)
+            unmount(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ from exporter.simulators.world import SimRun
 from tests.chaos.renamed import JOB, RenamedJob
 from tests.chaos.worlds import DenseWorld
 from tests.contract.harness import NOW
-from tests.e2e.vendor_settings import vendor
+from tests.e2e.vendor_traits import traits_of
 
 Key = tuple[str, ...]
 Range = tuple[float, float]
@@ -33,7 +33,7 @@ class JobTruth:
     """One job's runs. A run that never completes expires as `unknown` after `max_run_age`."""
 
     def __init__(self, word: str, runs: Sequence[SimRun], max_run_age: float) -> None:
-        known = vendor(word)
+        known = traits_of(word)
         latest = {run.run_id: run.created for run in runs}
         deep = first_page_end(runs) if word == "northflank" else float("-inf")
         self.ended = sorted(
@@ -178,14 +178,14 @@ class GroundTruth:
 
     def steps(self, since: float, until: float, unobserved: Sequence[Range]) -> tuple[Counter[Key], Counter[Key]]:
         """Return the same for steps, by project, job, name of the step and result."""
-        known = vendor(self.word)
+        known = traits_of(self.word)
         must: Counter[Key] = Counter()
         may: Counter[Key] = Counter()
         for project, name in self.stepped:
             job = self.jobs[project, name]
             for completion in job.ended[job.place(since) : job.place(until)]:
                 for number, step in enumerate(completion.run.steps):
-                    if shown := known.step(number, step):
+                    if shown := known.step_name(number, step):
                         key = project, name, shown, str(step.result)
                         may[key] += 1
                         must[key] += is_sure(completion, unobserved)

@@ -33,10 +33,10 @@ from tests.chaos.crashable import copied
 from tests.chaos.scenario import ScenarioOutcome
 from tests.chaos.scenario_harness import secrets_of
 from tests.chaos.troubles import at
-from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.processes import Daemon, Trap, eventually, free_port
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, write_config
+from tests.e2e.processes import Daemon, KillAtStatement, eventually, free_port
 from tests.e2e.scrapes import Scraper, Series, counted, fetch, page
-from tests.e2e.vendor_settings import simulators
+from tests.e2e.vendor_traits import simulators
 
 OVERLAP = "60s"
 """Seconds. Every wrong answer ends sooner."""
@@ -78,20 +78,20 @@ class ProcessChaos:
         self.scrapes = 0
         self._folder = folder
         self._vendors = vendors
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
         self._notes = folder / "notes"
         self._copy: Path | None = None
 
     def live_and_die(self) -> None:
         """Run one process: disruptions at its start and during its life, and kill -9 at its end."""
-        dice = self._dice
+        rng = self._rng
         with self._trouble():
-            trap = Trap(dice.randint(1, 30), self._notes) if dice.random() < 0.3 else None
+            trap = KillAtStatement(rng.randint(1, 30), self._notes) if rng.random() < 0.3 else None
             daemon = self.start(trap)
             if trap is not None:
                 self.tally["kill -9 inside a transaction"] += daemon.wait(1.5)
             else:
-                time.sleep(dice.choice((0.1, 0.3, 0.6, 1.2)) * dice.random())
+                time.sleep(rng.choice((0.1, 0.3, 0.6, 1.2)) * rng.random())
                 self._disturb(daemon)
             daemon.kill()
             self.tally["kill -9"] += 1
@@ -102,28 +102,28 @@ class ProcessChaos:
         return Daemon(self._config(), self.scraper.port, connect=connect or sqlite3.connect)
 
     def _config(self, *, whole: bool = False) -> Path:
-        vendors = self._dice.sample(list(self._vendors), len(self._vendors))
-        if not whole and self._dice.random() < 0.15:
+        vendors = self._rng.sample(list(self._vendors), len(self._vendors))
+        if not whole and self._rng.random() < 0.15:
             vendors.pop()
             self.tally["source removed and added"] += 1
         blocks = [source(each, each.vendor, overlap=OVERLAP) for each in vendors]
         metrics = {"zero_first": "0s"}
-        return written(self._folder, {"sources": blocks, "state": {"path": str(self.state)}, "metrics": metrics})
+        return write_config(self._folder, {"sources": blocks, "state": {"path": str(self.state)}, "metrics": metrics})
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
         """Disrupt an API, or none, for a while."""
-        if self._dice.random() < 0.5:
+        if self._rng.random() < 0.5:
             yield
             return
-        each = self._dice.choice(self._vendors)
-        if self._dice.random() < 0.2:
+        each = self._rng.choice(self._vendors)
+        if self._rng.random() < 0.2:
             with self._unusual(each):
                 yield
             return
-        name = self._dice.choice(list(DISRUPTIONS))
+        name = self._rng.choice(list(DISRUPTIONS))
         self.tally[name] += 1
-        each.disruptions.set(at(each.vendor, DISRUPTIONS[name], self._dice.choice((1.0, 0.3))))  # type: ignore[arg-type]  # of the kinds that there are
+        each.disruptions.set(at(each.vendor, DISRUPTIONS[name], self._rng.choice((1.0, 0.3))))  # type: ignore[arg-type]  # of the kinds that there are
         yield
         each.disruptions.clear()
 
@@ -141,7 +141,7 @@ class ProcessChaos:
 
     def _disturb(self, daemon: Daemon) -> None:
         """Reload at times, or keep files from growing."""
-        draw = self._dice.random()
+        draw = self._rng.random()
         if draw < 0.15:
             self.tally["reload"] += 1
             self._config()
@@ -155,12 +155,12 @@ class ProcessChaos:
     def _limited(self, pid: int) -> None:
         limit = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
-        time.sleep(self._dice.uniform(0.1, 0.8))
+        time.sleep(self._rng.uniform(0.1, 0.8))
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
 
     def _replace(self) -> None:
         """Copy the state at times, or restore a copy."""
-        draw = self._dice.random()
+        draw = self._rng.random()
         if draw < 0.03 and self.state.exists():
             self._copy = copied(self.state, self._folder / f"copy-{self.tally['copy made']}")
             self.tally["copy made"] += 1

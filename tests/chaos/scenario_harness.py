@@ -25,7 +25,7 @@ from tests.chaos.renamed import EXCLUDED
 from tests.chaos.watch import UNBOUNDED, Findings, Watch
 from tests.chaos.worlds import DenseWorld, Size, drawn
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset
-from tests.e2e.vendor_settings import vendor
+from tests.e2e.vendor_traits import traits_of
 
 TOKEN = "eyJhbGciOi"
 """Prefix of every token that a simulated sign-in issues."""
@@ -342,7 +342,7 @@ def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: 
 
 def arguments_of(word: str) -> dict[str, Any]:
     """Return a simulator's arguments: no rate limits, large pages, and a key of its own."""
-    arguments = dict(vendor(word).arguments)
+    arguments = dict(traits_of(word).arguments)
     if word == "snowplow":
         arguments["credentials"] = SnowplowCredentials(api_key="planted-snowplow-secret")
     if word == "workato":

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from tests.chaos.renamed import INCLUDED
-from tests.e2e.scrapes import COUNTED, KEPT
+from tests.e2e.scrapes import COUNTED, PERSISTENT
 
 MOST_SHOWN = 20
 """Discrepancies of one scenario that are shown; the others are counted."""
@@ -91,7 +91,7 @@ class Watch:
     def _sample(self, series: str, value: float) -> None:
         self.values[series] = value
         self._groups.setdefault(series.partition(",")[0], {})[series] = value
-        if not series.startswith(KEPT):
+        if not series.startswith(PERSISTENT):
             return
         before = self._highest.get(series)
         if before is None and value and self._zero_first and series.partition("{")[0] in COUNTED:

@@ -1,4 +1,4 @@
-"""Real processes: commands as a user starts them, and daemons forked from a server with all imports done."""
+"""Real processes: commands as a user starts them, and daemons that start fast because all imports are done."""
 
 import multiprocessing
 import os
@@ -34,14 +34,14 @@ FORKING = threading.Lock()
 HOST = "127.0.0.1"
 
 
-def missing(what: str) -> NoReturn:
-    """Skip the test, or fail it where nothing may be skipped."""
-    (pytest.fail if os.environ.get("JOBRUN_TEST_NO_SKIP") else pytest.skip)(what)
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test; fail it if `JOBRUN_TEST_NO_SKIP` is set."""
+    (pytest.fail if os.environ.get("JOBRUN_TEST_NO_SKIP") else pytest.skip)(reason)
 
 
-def needed(tool: str) -> str:
-    """Return the path of a tool that the test needs."""
-    return shutil.which(tool) or missing(f"{tool} is not installed")
+def require_tool(tool: str) -> str:
+    """Return the path of a tool. Skip or fail the test if the tool is not installed."""
+    return shutil.which(tool) or skip_or_fail(f"{tool} is not installed")
 
 
 def free_port() -> int:
@@ -50,16 +50,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def eventually(look: Callable[[], T], wanted: Callable[[T], bool] = bool, seconds: float = 20.0) -> T:
-    """Check until a condition holds; return the last value, for the assertion that follows."""
+def eventually(read: Callable[[], T], accept: Callable[[T], bool] = bool, seconds: float = 20.0) -> T:
+    """Read a value until it is accepted or the time is over. Return the last value, for an assertion."""
     until = time.monotonic() + seconds
-    while not wanted(seen := look()) and time.monotonic() < until:
+    while not accept(seen := read()) and time.monotonic() < until:
         time.sleep(0.02)
     return seen
 
 
 class Command:
-    """`python -m exporter …` as a process; its output goes to a file that `output` reads."""
+    """A process of `python -m exporter …`."""
 
     def __init__(self, folder: Path, *arguments: str, environ: dict[str, str] | None = None) -> None:
         self._output = folder / f"output-{time.monotonic_ns()}.txt"
@@ -99,9 +99,9 @@ def run_command(folder: Path, *arguments: str, environ: dict[str, str] | None = 
 
 
 class Daemon:
-    """`run` in a process forked from one with all imports: it starts in a tenth of a second.
+    """A process of the command `run`. It starts in a tenth of a second, forked from a process with all imports.
 
-    `prepare` is called in it first.
+    The process first calls `prepare`.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Daemon:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
     def wait(self, seconds: float) -> bool:
-        """Return whether it ended within a time."""
+        """Wait for its end. Return whether it ended in time."""
         return not eventually(self._alive, lambda alive: not alive, seconds)
 
     def _alive(self) -> bool:
@@ -160,17 +160,17 @@ def _run(  # noqa: PLR0917  # the arguments of a process
     sys.exit(run(config_file, listen, None, log, connect=connect, environ=environ))
 
 
-class Trap:
-    """Opens the database so that the process kills itself at the n-th statement inside transactions.
+class KillAtStatement:
+    """Connects to the database so that the process kills itself at the n-th statement in transactions.
 
-    The next statement is appended to a file first. `thread`: only transactions of this thread.
+    It first appends that statement to the file `kill_log`. `thread`: name of the only thread whose statements count.
     """
 
-    def __init__(self, statement: int, notes: Path, thread: str = "") -> None:
-        self._left = statement
-        self._notes = notes
+    def __init__(self, number: int, kill_log: Path, thread: str = "") -> None:
+        self._left = number
+        self._kill_log = kill_log
         self._thread = thread
-        self._inside = False
+        self._in_transaction = False
 
     def __call__(self, *arguments: Any, **options: Any) -> sqlite3.Connection:  # passed on unchanged
         connection: sqlite3.Connection = sqlite3.connect(*arguments, **options)
@@ -179,30 +179,30 @@ class Trap:
 
     def _trace(self, statement: str) -> None:
         if statement.startswith("BEGIN"):
-            self._inside = self._thread in ("", threading.current_thread().name)
-        elif self._inside:
+            self._in_transaction = self._thread in ("", threading.current_thread().name)
+        elif self._in_transaction:
             self._left -= 1
             if self._left == 0:
-                with self._notes.open("a") as notes:
-                    notes.write(f"{statement[:60]!r}\n")
+                with self._kill_log.open("a") as file:
+                    file.write(f"{statement[:60]!r}\n")
                 os.kill(os.getpid(), signal.SIGKILL)
-            self._inside = not statement.startswith(("COMMIT", "ROLLBACK"))
+            self._in_transaction = not statement.startswith(("COMMIT", "ROLLBACK"))
 
 
 def runs_as_root() -> bool:
-    """Return whether file systems can be mounted."""
+    """Return whether this process is root, which mounting needs."""
     return os.geteuid() == 0
 
 
-def mounted(*arguments: str) -> bool:
+def mount(*arguments: str) -> bool:
     """Run `mount`; return whether it succeeded."""
-    return _silently(["mount", *arguments])
+    return _succeeds(["mount", *arguments])
 
 
-def unmounted(folder: Path) -> bool:
+def unmount(folder: Path) -> bool:
     """Run `umount`; return whether it succeeded."""
-    return _silently(["umount", "--lazy", str(folder)])
+    return _succeeds(["umount", "--lazy", str(folder)])
 
 
-def _silently(command: Sequence[str]) -> bool:
+def _succeeds(command: Sequence[str]) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

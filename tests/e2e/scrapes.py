@@ -1,4 +1,4 @@
-"""Scrapes of a daemon, as Prometheus reads them."""
+"""HTTP requests to a daemon, and the samples of its `/metrics`."""
 
 import http.client
 import threading
@@ -11,7 +11,7 @@ from tests.e2e.processes import HOST
 
 Series = tuple[str, ...]
 
-KEPT = (
+PERSISTENT = (
     "jobrun_run",
     "jobrun_step",
     "jobrun_source_unobserved",
@@ -21,14 +21,14 @@ KEPT = (
     "jobrun_exporter_series_overflow",
     "jobrun_exporter_state_cold_starts",
 )
-"""Prefixes of the names of counters and histograms that outlive a process."""
+"""Prefixes of the names of counters and histograms that a restart keeps."""
 
 COUNTED = {
     "jobrun_runs_total": ("project", "job_name", "result"),
     "jobrun_run_duration_seconds_count": ("project", "job_name", "result"),
     "jobrun_steps_total": ("project", "job_name", "step_name", "result"),
 }
-"""Families that are compared with the truth."""
+"""Families that tests compare with the truth, and the labels by which they compare."""
 
 
 def fetch(
@@ -45,7 +45,7 @@ def fetch(
 
 
 def page(port: int) -> str:
-    """Return the page in text format, "" while none is served."""
+    """Return `/metrics` in text format; "" if the daemon does not serve it."""
     try:
         status, _, body = fetch(port)
     except (OSError, http.client.HTTPException):
@@ -54,18 +54,18 @@ def page(port: int) -> str:
 
 
 def values(text: str) -> dict[str, float]:
-    """Return all samples by name and labels as written."""
+    """Return all samples. The keys are series as the page writes them."""
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {series: float(value) for series, value in lines}
 
 
 def value(port: int, series: str) -> float | None:
-    """Return one sample, None if there is none."""
+    """Return the value of a series; None if the page does not have it."""
     return values(page(port)).get(series)
 
 
 def counted(text: str, source: str) -> Counter[Series]:
-    """Return the counts of a source that can be compared with the truth, without zeros."""
+    """Return the values of the families `COUNTED` of a source, without zeros."""
     counts: Counter[Series] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -74,13 +74,13 @@ def counted(text: str, source: str) -> Counter[Series]:
     return counts
 
 
-def kept_counters(text: str) -> Iterator[tuple[str, float]]:
-    """Return samples of counters and histograms that outlive a process."""
+def persistent_counters(text: str) -> Iterator[tuple[str, float]]:
+    """Yield the samples of counters and histograms that a restart keeps."""
     wanted = False
     for line in text.splitlines():
         if line.startswith("# TYPE "):
             _, _, name, kind = line.split(" ")
-            wanted = kind in ("counter", "histogram") and name.startswith(KEPT)
+            wanted = kind in ("counter", "histogram") and name.startswith(PERSISTENT)
         elif wanted and line[0] != "#":
             series, number = line.rsplit(" ", 1)
             yield series, float(number)
@@ -90,8 +90,8 @@ class Scraper(threading.Thread):
     """Scrapes all the time, also across restarts, and records counters that fall.
 
     Attributes:
-        scrapes: The number of complete responses.
-        falls: Every series that fell: its name, the value before and after.
+        scrapes: The number of pages that differed from the page before.
+        falls: Each fall of a counter: the series, the value before and the value after.
         first: The first value of each series.
     """
 
@@ -111,11 +111,11 @@ class Scraper(threading.Thread):
             text = page(self.port)
             if text and text != self._last:
                 self._last = text
-                self._take(text)
+                self._check(text)
 
-    def _take(self, text: str) -> None:
+    def _check(self, text: str) -> None:
         self.scrapes += 1
-        for series, number in kept_counters(text):
+        for series, number in persistent_counters(text):
             before = self._highest.setdefault(series, number)
             self.first.setdefault(series, number)
             if number < before:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import yaml
 
-from tests.e2e.processes import HOST, eventually, free_port, missing, needed
+from tests.e2e.processes import HOST, eventually, free_port, require_tool, skip_or_fail
 from tests.e2e.scrapes import COUNTED, Series, fetch
 
 NEWEST = Path(__file__).parents[2] / ".cache" / "newest" / "usr" / "bin"
@@ -27,10 +27,10 @@ EDITIONS = ("oldest", "newest")
 def program(name: str, edition: str) -> str:
     """Return the path of a program; skip the test without it, or fail where nothing may be skipped."""
     if edition == "oldest":
-        return needed(name)
+        return require_tool(name)
     path = NEWEST / name
     if not path.exists():
-        missing(f"the newest {name} is not here: scripts/newest-prometheus gets it")
+        skip_or_fail(f"the newest {name} is not here: scripts/newest-prometheus gets it")
     return str(path)
 
 

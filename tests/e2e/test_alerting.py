@@ -15,7 +15,7 @@ from alerting.promql import PAGE_DELAY
 from exporter.simulators.disruptions import Status
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import source, written
+from tests.e2e.live_world import source, write_config
 from tests.e2e.processes import HOST, Daemon, eventually, free_port
 from tests.e2e.scrapes import page
 from tests.e2e.servers import EDITIONS, Alertmanager, Prometheus, Receiver, receiver
@@ -92,7 +92,7 @@ class Chain:
         alertmanager = Alertmanager(folder / "alertmanager", hurried_routes(self.pager.url), edition=edition)
         stack.callback(alertmanager.end)
         self.port = free_port()
-        self._config = written(folder, self._settings(folder))
+        self._config = write_config(folder, self._settings(folder))
         self._daemon = Daemon(self._config, self.port)
         assert eventually(lambda: page(self.port)), self._daemon.log
         rules = folder / "rules.yml"

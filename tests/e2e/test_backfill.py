@@ -10,11 +10,11 @@ from exporter.model import Result
 from exporter.simulators import SIMULATORS
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.world import SimJob
-from tests.e2e.live_world import source, truth, written
-from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
+from tests.e2e.live_world import source, truth, write_config
+from tests.e2e.processes import HOST, Daemon, eventually, free_port, require_tool, run_command
 from tests.e2e.scrapes import fetch
 from tests.e2e.servers import Prometheus
-from tests.e2e.vendor_settings import vendor
+from tests.e2e.vendor_traits import traits_of
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +46,7 @@ def backfilled(folder: Path, config_file: Path, port: int) -> str:
     assert "Traceback" not in output
     made = subprocess.run(
         [
-            needed("promtool"),
+            require_tool("promtool"),
             "tsdb",
             "create-blocks-from",
             "openmetrics",
@@ -64,13 +64,13 @@ def backfilled(folder: Path, config_file: Path, port: int) -> str:
 @pytest.mark.parametrize("word", SIMULATORS)
 def test_increases_before_and_after_the_first_poll_equal_the_completed_runs(tmp_path: Path, word: str) -> None:
     world, port = lived(), free_port()
-    with SIMULATORS[word](world, **vendor(word).arguments) as simulator:
+    with SIMULATORS[word](world, **traits_of(word).arguments) as simulator:
         settings = {
             "sources": [source(simulator)],
             "state": {"path": str(tmp_path / "state.db")},
             "metrics": {"zero_first": "1500ms"},
         }
-        config_file = written(tmp_path, settings)
+        config_file = write_config(tmp_path, settings)
         daemon = Daemon(config_file, port)
         assert eventually(lambda: fetch_ready(port)), daemon.log
         (tmp_path / "server").mkdir()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.processes import Command, eventually, free_port, needed
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, write_config
+from tests.e2e.processes import Command, eventually, free_port, require_tool
 from tests.e2e.scrapes import Scraper, counted, page, value
 
 pytestmark = pytest.mark.e2e
@@ -24,7 +24,9 @@ class FalseClock:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
         self.set(0)
-        found = subprocess.run([needed("faketime"), "-f", "+0", "env"], capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            [require_tool("faketime"), "-f", "+0", "env"], capture_output=True, text=True, check=True
+        )
         library = next(line for line in found.stdout.splitlines() if line.startswith("LD_PRELOAD="))
         self.environ = {
             "LD_PRELOAD": library.removeprefix("LD_PRELOAD=").replace("libfaketime.so", "libfaketimeMT.so"),
@@ -56,7 +58,7 @@ def run(tmp_path: Path, simulator: SnowplowSimulator, clock: FalseClock) -> Call
             "state": {"path": str(tmp_path / "state.db")},
             "metrics": {"zero_first": "0s"},
         }
-        arguments = (f"--config.file={written(tmp_path, settings)}", f"--web.listen-address=127.0.0.1:{port}")
+        arguments = (f"--config.file={write_config(tmp_path, settings)}", f"--web.listen-address=127.0.0.1:{port}")
         command = Command(tmp_path, "run", *arguments, environ=clock.environ)
         scraper = Scraper(port, pause=0.2)
         scraper.start()

@@ -22,7 +22,7 @@ from exporter.simulators.disruptions import AnyDisruption, Hang, Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.tokens import jwt
 from exporter.simulators.world import MARK
-from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, write_config
 from tests.e2e.processes import Command, eventually, run_command
 from tests.e2e.scrapes import counted, fetch, page, value, values
 
@@ -86,7 +86,7 @@ OPTIONAL = {"bcrypt", "jinja2", "markdown_it", "psycopg", "re2", "exporter.simul
 
 def test_a_daemon_that_is_only_scraped_imports_nothing_optional(tmp_path: Path, start: Start, simulated: dict) -> None:
     command = start(
-        *("run", f"--config.file={written(tmp_path, settings(simulated))}", "--web.listen-address=127.0.0.1:0"),
+        *("run", f"--config.file={write_config(tmp_path, settings(simulated))}", "--web.listen-address=127.0.0.1:0"),
         environ={"PYTHONPROFILEIMPORTTIME": "1"},
     )
     port = port_of(command)
@@ -100,7 +100,7 @@ def test_a_daemon_that_is_only_scraped_imports_nothing_optional(tmp_path: Path, 
 def test_a_fresh_daemon_serves_what_simulate_shows_in_both_formats_and_compressed(
     tmp_path: Path, start: Start, simulated: dict
 ) -> None:
-    _, port = started_daemon(start, written(tmp_path, settings(simulated)))
+    _, port = started_daemon(start, write_config(tmp_path, settings(simulated)))
     assert polled(port)
 
     _, headers, text = fetch(port)
@@ -120,7 +120,7 @@ def test_a_fresh_daemon_serves_what_simulate_shows_in_both_formats_and_compresse
 
 
 def test_check_and_once_succeed_for_a_config_and_its_source(tmp_path: Path, simulated: dict) -> None:
-    config = f"--config.file={written(tmp_path, settings(simulated))}"
+    config = f"--config.file={write_config(tmp_path, settings(simulated))}"
 
     assert run_command(tmp_path, "check", config) == (0, "config is valid: 1 source\n")
     code, output = run_command(tmp_path, "check", config, "--live")
@@ -137,7 +137,7 @@ def test_check_and_once_succeed_for_a_config_and_its_source(tmp_path: Path, simu
 
 def test_check_live_and_once_say_which_source_refuses_the_credential(tmp_path: Path, simulated: dict) -> None:
     wrong = {**simulated, "auth": {"api_key_id": "simulated-key-id", "api_key": "not-the-key"}}
-    config = f"--config.file={written(tmp_path, settings(wrong))}"
+    config = f"--config.file={write_config(tmp_path, settings(wrong))}"
 
     for command in (("check", "--live"), ("once",)):
         code, output = run_command(tmp_path, *command, config)
@@ -148,7 +148,7 @@ def test_check_live_and_once_say_which_source_refuses_the_credential(tmp_path: P
 
 
 def test_a_second_daemon_on_the_same_state_exits_1_and_says_why(tmp_path: Path, start: Start, simulated: dict) -> None:
-    config_file = written(tmp_path, settings(simulated))
+    config_file = write_config(tmp_path, settings(simulated))
     _, port = started_daemon(start, config_file)
     assert polled(port)
 
@@ -161,9 +161,9 @@ def test_a_second_daemon_on_the_same_state_exits_1_and_says_why(tmp_path: Path, 
 
 
 def test_a_daemon_whose_address_is_in_use_exits_1_and_says_so(tmp_path: Path, start: Start, simulated: dict) -> None:
-    config_file = written(tmp_path, settings(simulated))
+    config_file = write_config(tmp_path, settings(simulated))
     _, port = started_daemon(start, config_file)
-    other = written(tmp_path, settings(simulated, state={"path": "other.db"}))
+    other = write_config(tmp_path, settings(simulated, state={"path": "other.db"}))
 
     code, output = run_command(tmp_path, "run", f"--config.file={other}", f"--web.listen-address=127.0.0.1:{port}")
 
@@ -180,7 +180,7 @@ def test_sigterm_ends_the_daemon_within_five_seconds(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator, disruptions: list[AnyDisruption]
 ) -> None:
     simulator.disruptions.set(disruptions)
-    command, _ = started_daemon(start, written(tmp_path, settings(source(simulator))))
+    command, _ = started_daemon(start, write_config(tmp_path, settings(source(simulator))))
     assert eventually(lambda: simulator.log.counts().get(("runs", 0 if disruptions else 200)))
 
     command.signal(signal.SIGTERM)
@@ -244,16 +244,16 @@ def test_a_reload_applies_a_good_config_and_refuses_a_bad_one(
     def up(name: str) -> float | None:
         return value(port, f'jobrun_source_up{{source="{name}"}}')
 
-    command, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
+    command, port = started_daemon(start, write_config(tmp_path, settings(source(simulator))))
     assert eventually(lambda: up("live")) == 1
 
-    written(tmp_path, settings(source(simulator), source(simulator, "second"), surprise=1))
+    write_config(tmp_path, settings(source(simulator), source(simulator, "second"), surprise=1))
     reload(port, command)
     assert eventually(lambda: value(port, RELOADED), lambda seen: seen == 0) == 0
     assert "surprise" in command.output
     assert (up("live"), up("second")) == (1, None)
 
-    written(tmp_path, settings(source(simulator), source(simulator, "second")))
+    write_config(tmp_path, settings(source(simulator), source(simulator, "second")))
     reload(port, command)
     assert eventually(lambda: up("second")) == 1
     assert (up("live"), value(port, RELOADED)) == (1, 1)
@@ -266,7 +266,7 @@ def test_reloads_send_no_requests_for_an_unchanged_source(
         return sum(simulator.log.counts().values())
 
     rarely = {**source(simulator), "poll_interval": "1h", "steps": "off"}
-    command, port = started_daemon(start, written(tmp_path, settings(rarely)))
+    command, port = started_daemon(start, write_config(tmp_path, settings(rarely)))
     eventually(lambda: "poll finished" in command.output)
     before = requested()
     for _ in range(4):
@@ -274,14 +274,14 @@ def test_reloads_send_no_requests_for_an_unchanged_source(
     assert requested() == before
     assert "Traceback" not in command.output
 
-    written(tmp_path, settings({**rarely, "poll_interval": "2h"}))
+    write_config(tmp_path, settings({**rarely, "poll_interval": "2h"}))
     post_reload(port, command)
     assert eventually(requested, lambda seen: seen > before) > before
 
 
 def test_post_reload_answers_with_the_errors(tmp_path: Path, start: Start, simulator: SnowplowSimulator) -> None:
-    _, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
-    written(tmp_path, {"sources": []})
+    _, port = started_daemon(start, write_config(tmp_path, settings(source(simulator))))
+    write_config(tmp_path, {"sources": []})
 
     status, _, body = fetch(port, "/-/reload", method="POST", timeout=10)
 
@@ -294,18 +294,18 @@ def test_a_source_removed_and_added_again_loses_and_doubles_no_run(
 ) -> None:
     with SnowplowSimulator(world) as second:
         both = settings(source(simulator), source(second, "other"))
-        command, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
+        command, port = started_daemon(start, write_config(tmp_path, settings(source(simulator))))
         assert eventually(lambda: sum(counted(page(port), "live").values()) > 5)
 
         for _ in range(2):
-            written(tmp_path, settings(source(second, "other")))
+            write_config(tmp_path, settings(source(second, "other")))
             post_reload(port, command)
             assert eventually(lambda: counted(page(port), "live"), lambda counts: not counts) == {}
-            written(tmp_path, both)
+            write_config(tmp_path, both)
             post_reload(port, command)
             assert eventually(lambda: sum(counted(page(port), "live").values()) > 5)
         world.rest()
-        written(tmp_path, settings(source(simulator)))
+        write_config(tmp_path, settings(source(simulator)))
         post_reload(port, command)
 
     expected = truth(simulator, baseline(tmp_path / "state.db", "live"))
@@ -324,7 +324,7 @@ def test_logs_contain_neither_secrets_nor_customer_data(
     key = tmp_path / "key"
     key.write_text(simulator.credentials.api_key)
     auth = {"api_key_id": simulator.credentials.api_key_id, "api_key_file": str(key)}
-    config_file = written(tmp_path, settings(source(simulator, auth=auth)))
+    config_file = write_config(tmp_path, settings(source(simulator, auth=auth)))
     command, port = started_daemon(start, config_file, "--log.level=debug", f"--log.format={form}")
     up = 'jobrun_source_up{source="live"}'
     assert eventually(lambda: value(port, up)) == 1

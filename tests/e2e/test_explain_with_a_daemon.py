@@ -12,7 +12,7 @@ import yaml
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, config, truth
-from tests.e2e.processes import Daemon, eventually, free_port, mounted, run_command, runs_as_root, unmounted
+from tests.e2e.processes import Daemon, eventually, free_port, mount, run_command, runs_as_root, unmount
 from tests.e2e.scrapes import counted, fetch, page
 
 pytestmark = pytest.mark.e2e
@@ -25,10 +25,10 @@ def sealed(tmp_path: Path) -> Iterator[Path]:
     """Return a folder on its own file system, which a test can make read-only."""
     folder = tmp_path / "sealed"
     folder.mkdir()
-    if not (runs_as_root() and mounted("-t", "tmpfs", "-o", "size=16m", "none", str(folder))):
+    if not (runs_as_root() and mount("-t", "tmpfs", "-o", "size=16m", "none", str(folder))):
         pytest.skip("file systems can only be mounted by root")
     yield folder
-    unmounted(folder)
+    unmount(folder)
 
 
 def explained(folder: Path, config_file: Path, selector: str) -> tuple[int, str]:
@@ -69,7 +69,7 @@ def test_a_state_on_a_read_only_file_system_is_explained_with_a_note(
     daemon = Daemon(config_file, free_port())
     assert counting(daemon.port)
     assert daemon.terminate() == 0
-    assert mounted("-o", "remount,ro", str(sealed))
+    assert mount("-o", "remount,ro", str(sealed))
     code, text = explained(tmp_path, config_file, "jobrun_runs_total")
     assert code == 0, text
     assert {match[4] for match in TOTALS.finditer(text)} == {"the same"}

@@ -14,7 +14,7 @@ import yaml
 
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import source, written
+from tests.e2e.live_world import source, write_config
 from tests.e2e.processes import HOST, eventually, free_port
 from tests.e2e.servers import EDITIONS, program, ready, receiver
 
@@ -127,7 +127,7 @@ def test_six_steps_lead_from_nothing_to_the_first_message_on_a_phone(shell: Shel
         check, start = commands(2)
         state = {"path": str(shell.folder / "state.db")}
         zero_first = {"zero_first": "1s"}
-        written(shell.folder, {"sources": [source(simulator)], "state": state, "metrics": zero_first})
+        write_config(shell.folder, {"sources": [source(simulator)], "state": state, "metrics": zero_first})
         assert "config is valid" in shell.run(check)
         shell.start(start, "9797")
 

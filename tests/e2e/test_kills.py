@@ -20,90 +20,90 @@ import pytest
 
 from exporter.simulators.server import Simulator
 from exporter.state.store import Connect
-from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
-from tests.e2e.processes import Daemon, Trap, eventually, free_port
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, write_config
+from tests.e2e.processes import Daemon, KillAtStatement, eventually, free_port
 from tests.e2e.scrapes import COUNTED, Scraper, Series, counted, fetch, page
-from tests.e2e.vendor_settings import simulators
+from tests.e2e.vendor_traits import simulators
 
 pytestmark = pytest.mark.e2e
 
 KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
 """Kills of both variants together."""
 
-LAST = KILLS * 9 // 20
-"""Number of the life of a variant after which no new runs start."""
+LAST_WITH_NEW_RUNS = KILLS * 9 // 20
+"""Number of processes of a variant during which new runs start."""
 
 FIRST_LONG = 3
-"""The first life that is long enough for a poll of every source; earlier ones create tables."""
+"""Number of the first process that polls every source. Earlier ones are killed while they create tables."""
 
-TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
-"""Fraction of kills inside a transaction, and inside a transaction that exposes new series."""
+IN_TRANSACTION, IN_EXPOSING_TRANSACTION = 0.25, 0.1
+"""Fractions of kills in any transaction, and in a transaction that exposes new series."""
 
-LIVES = ((0.5, 0.06, 0.4), (0.4, 0.4, 1.0), (0.1, 1.2, 1.8))
-"""Fractions of the lives and their seconds. Most end during the first polls, some after a few polls."""
+LIFETIMES = ((0.5, 0.06, 0.4), (0.4, 0.4, 1.0), (0.1, 1.2, 1.8))
+"""Fraction of the processes, and their shortest and longest lifetime in seconds. Most end during the first polls."""
 
-USUAL = 1.0
-"""Seconds in which a daemon polls all sources. On a slower machine lives are proportionally longer."""
+USUAL_START = 1.0
+"""Seconds in which a daemon polls all sources. On a slower machine all lifetimes are proportionally longer."""
 
 PATIENCE = 1.5
 """Seconds in which a daemon must reach the statement at which it kills itself."""
 
-QUIET = 60.0
-"""Seconds after which everything has been read: some jobs are read every tenth poll only."""
+CATCH_UP = 60.0
+"""Seconds in which a daemon has read everything. Some jobs are read only every tenth poll."""
 
 OVERLAP = "30s"
-"""Short, so that a watermark that is ahead loses something, and polls leave time for steps."""
+"""Short, so that a watermark that is too late loses runs, and polls leave time for steps."""
 
 Counts = Mapping[str, Counter[Series]]
-"""Counts by source, which is named like its vendor."""
+"""Counts by source. Each source is named like its vendor."""
 
 
 class KilledDaemons:
-    """A configuration whose daemons are killed, and its scraper."""
+    """One daemon after another with the same state, each killed, and the scraper of all."""
 
     def __init__(self, folder: Path, vendors: Sequence[Simulator], zero_first: str) -> None:
         self.state = folder / "state.db"
         self.port = free_port()
-        self.notes = folder / "notes"
+        self.kill_log = folder / "kills"
         self.scraper = Scraper(self.port)
         self.scraper.start()
         self._vendors = vendors
-        self._config_files = list(rotations(folder, self.state, vendors, zero_first))
-        self._dice = random.Random(zero_first)
+        self._config_files = list(rotated_configs(folder, self.state, vendors, zero_first))
+        self._rng = random.Random(zero_first)
         self.pace = 1.0
 
-    def die_often(self, numbers: range) -> None:
+    def start_and_kill(self, numbers: range) -> None:
         for number in numbers:
             if number == FIRST_LONG:
-                self._live_until_all_is_polled()
+                self._poll_all_and_kill()
             else:
-                self._live_and_die(trap(number, self._dice, self.notes))
+                self._run_and_kill(choose_kill(number, self._rng, self.kill_log))
 
-    def _live_until_all_is_polled(self) -> None:
+    def _poll_all_and_kill(self) -> None:
         begun = time.monotonic()
         daemon = self.start()
-        assert eventually(self._all_is_polled, seconds=60), daemon.log
-        self.pace = max(1.0, (time.monotonic() - begun) / USUAL)
+        assert eventually(self._all_polled, seconds=60), daemon.log
+        self.pace = max(1.0, (time.monotonic() - begun) / USUAL_START)
         daemon.kill()
 
-    def _all_is_polled(self) -> bool:
+    def _all_polled(self) -> bool:
         try:
             return fetch(self.port, "/-/ready")[0] == 200
         except OSError:
             return False
 
-    def _live_and_die(self, trap: Trap | None) -> None:
-        daemon = self.start(connect=trap or sqlite3.connect)
-        if trap is None:
-            (_, least, most) = self._dice.choices(LIVES, [share for share, _, _ in LIVES])[0]
-            time.sleep(self._dice.uniform(least, most) * self.pace)
+    def _run_and_kill(self, kill: KillAtStatement | None) -> None:
+        daemon = self.start(connect=kill or sqlite3.connect)
+        if kill is None:
+            (_, least, most) = self._rng.choices(LIFETIMES, [share for share, _, _ in LIFETIMES])[0]
+            time.sleep(self._rng.uniform(least, most) * self.pace)
         else:
             daemon.wait(PATIENCE * self.pace)
         daemon.kill()
         assert daemon.process.exitcode == -signal.SIGKILL, daemon.log
 
     def start(self, connect: Connect = sqlite3.connect) -> Daemon:
-        return Daemon(self._dice.choice(self._config_files), self.port, connect=connect)
+        return Daemon(self._rng.choice(self._config_files), self.port, connect=connect)
 
     def counted(self) -> Counts:
         text = page(self.port)
@@ -123,20 +123,20 @@ def vendors(world: LiveWorld) -> Iterator[Sequence[Simulator]]:
 def test_kills_at_any_time_neither_lose_nor_double_a_run(
     tmp_path: Path, vendors: Sequence[Simulator], world: LiveWorld
 ) -> None:
-    at_once, held = victims = [
-        KilledDaemons(made(tmp_path / hold), vendors, zero_first=hold) for hold in ("0s", "500ms")
+    immediate, zero_first = victims = [
+        KilledDaemons(make_folder(tmp_path / duration), vendors, zero_first=duration) for duration in ("0s", "500ms")
     ]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(KilledDaemons.die_often, victims, [range(LAST)] * 2))
-        world.stop()  # what a kill loses now, no later run makes good
-        list(pool.map(KilledDaemons.die_often, victims, [range(LAST, KILLS // 2)] * 2))
+        list(pool.map(KilledDaemons.start_and_kill, victims, [range(LAST_WITH_NEW_RUNS)] * 2))
+        world.stop()  # the next kills lose runs for good if they lose any: no newer run hides it
+        list(pool.map(KilledDaemons.start_and_kill, victims, [range(LAST_WITH_NEW_RUNS, KILLS // 2)] * 2))
 
     daemons = [victim.start() for victim in victims]
     world.rest()
     for victim in victims:
         expected = victim.truth()
         assert all(expected.values())
-        seen = eventually(victim.counted, lambda counts: counts == expected, QUIET * victim.pace)  # noqa: B023  # at once
+        seen = eventually(victim.counted, lambda counts: counts == expected, CATCH_UP * victim.pace)  # noqa: B023  # at once
         assert not differences(seen, expected)
     time.sleep(2.5)  # two polls more change nothing
     for victim, daemon in zip(victims, daemons, strict=True):
@@ -145,38 +145,39 @@ def test_kills_at_any_time_neither_lose_nor_double_a_run(
         victim.scraper.stop()
         assert not victim.scraper.falls
         assert victim.scraper.scrapes > KILLS / 4
-    kills_inside = sum(len(victim.notes.read_text().splitlines()) for victim in victims)
+    kills_inside = sum(len(victim.kill_log.read_text().splitlines()) for victim in victims)
     assert kills_inside >= KILLS / 10, "too few kills inside a transaction"
-    late = {series for series, number in held.scraper.first.items() if number and series.startswith(tuple(COUNTED))}
+    first = zero_first.scraper.first
+    late = {series for series, number in first.items() if number and series.startswith(tuple(COUNTED))}
     assert not late, "series that did not begin at 0: increase() does not see their first events"
-    assert any(number for number in at_once.scraper.first.values()), "without a hold some begin with their value"
+    assert any(immediate.scraper.first.values()), "without zero-first some series begin with their value"
 
 
-def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
-    """Return a trap, or None; the first lives end while tables are created."""
+def choose_kill(number: int, rng: random.Random, kill_log: Path) -> KillAtStatement | None:
+    """Return at which statement the process is killed; None for a kill at a random time."""
     if number < FIRST_LONG:
-        return Trap(1 + 2 * number, notes)
-    if dice.random() < TRAPPED_IN_RELEASE:
-        return Trap(dice.randint(1, 4), notes, thread="heart")
-    return Trap(dice.randint(1, 30), notes) if dice.random() < TRAPPED else None
+        return KillAtStatement(1 + 2 * number, kill_log)  # while it creates tables
+    if rng.random() < IN_EXPOSING_TRANSACTION:
+        return KillAtStatement(rng.randint(1, 4), kill_log, thread="heart")
+    return KillAtStatement(rng.randint(1, 30), kill_log) if rng.random() < IN_TRANSACTION else None
 
 
-def rotations(folder: Path, state: Path, vendors: Sequence[Simulator], zero_first: str) -> Iterator[Path]:
-    """Return variants of one configuration, each with another vendor first: it is polled before the others."""
+def rotated_configs(folder: Path, state: Path, vendors: Sequence[Simulator], zero_first: str) -> Iterator[Path]:
+    """Yield config files that differ in the order of their sources. The first source is polled first."""
     blocks = deque(source(each, each.vendor, overlap=OVERLAP) for each in vendors)
     for each in vendors:
         settings = {"sources": list(blocks), "state": {"path": str(state)}, "metrics": {"zero_first": zero_first}}
-        yield written(made(folder / each.vendor), settings)
+        yield write_config(make_folder(folder / each.vendor), settings)
         blocks.rotate(-1)
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     folder.mkdir()
     return folder
 
 
 def differences(seen: Counts, expected: Counts) -> list[tuple[str, Series, int, int]]:
-    """Return differences: the source, the series, and both values."""
+    """Return each wrong value: its source and series, the value seen and the expected one."""
     return [
         (name, series, seen[name][series], counts[series])
         for name, counts in expected.items()

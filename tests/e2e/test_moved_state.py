@@ -12,9 +12,9 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.state.connections import Pool
 from exporter.state.postgres import PostgresStore, migrate
 from exporter.state.postgres_schema import MIGRATIONS
-from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, write_config
 from tests.e2e.processes import Daemon, eventually, free_port, run_command
-from tests.e2e.scrapes import counted, fetch, kept_counters, page, value
+from tests.e2e.scrapes import counted, fetch, page, persistent_counters, value
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 
@@ -28,7 +28,7 @@ class Auditor:
 
     def scrape(self, port: int) -> str:
         text = page(port)
-        for series, number in kept_counters(text):
+        for series, number in persistent_counters(text):
             if number < self.values.get(series, 0.0):
                 self.fallen.append(f"{series}: {self.values[series]} -> {number}")
             self.values[series] = number
@@ -43,7 +43,7 @@ class Auditor:
 
 
 def with_state(folder: Path, simulator: SnowplowSimulator, **state: str) -> Path:
-    return written(folder, {"sources": [source(simulator)], "state": state, "metrics": {"zero_first": "0s"}})
+    return write_config(folder, {"sources": [source(simulator)], "state": state, "metrics": {"zero_first": "0s"}})
 
 
 def copied(folder: Path, origin: str, target: str) -> None:
@@ -123,7 +123,7 @@ def test_a_reload_of_a_replica_takes_new_sources_and_hands_back_removed_ones(
     def reload(*names: str) -> int:
         settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
         settings["sources"] = [source(simulator, name) for name in names]
-        written(tmp_path, settings)
+        write_config(tmp_path, settings)
         time.sleep(1)  # the daemon reloads at most once per second
         return fetch(replica.port, "/-/reload", method="POST", timeout=10)[0]
 

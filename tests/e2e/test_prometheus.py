@@ -11,7 +11,7 @@ import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, config, truth
-from tests.e2e.processes import Daemon, eventually, free_port, needed
+from tests.e2e.processes import Daemon, eventually, free_port, require_tool
 from tests.e2e.scrapes import counted, fetch, page, value
 from tests.e2e.servers import Prometheus
 
@@ -87,7 +87,7 @@ def test_a_scraper_that_asks_for_protobuf_first_gets_openmetrics(tmp_path: Path,
 
 
 def test_promtool_accepts_the_page(tmp_path: Path, simulator: SnowplowSimulator) -> None:
-    promtool, port = needed("promtool"), free_port()
+    promtool, port = require_tool("promtool"), free_port()
     daemon = Daemon(config(tmp_path, simulator), port)
     assert eventually(lambda: value(port, 'jobrun_source_up{source="live"}')) == 1
     assert eventually(lambda: sum(counted(page(port), "live").values()) > 5)

@@ -15,10 +15,10 @@ import pytest
 from exporter.simulators.disruptions import Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests import postgres
-from tests.e2e.live_world import LiveWorld, source, truth, written
-from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
+from tests.e2e.live_world import LiveWorld, source, truth, write_config
+from tests.e2e.processes import HOST, Daemon, eventually, free_port, require_tool, run_command
 from tests.e2e.replica_proxy import ReplicaProxy
-from tests.e2e.scrapes import COUNTED, Series, counted, fetch, kept_counters
+from tests.e2e.scrapes import COUNTED, Series, counted, fetch, persistent_counters
 from tests.e2e.servers import Prometheus
 from tests.monitoring.dashboard_files import JSONS, STEP, filled, last_step, panels
 
@@ -45,7 +45,7 @@ class Fleet:
             (folder / str(number)).mkdir()
             named = [source(each, name, **of_sources) for each, name in zip(self.simulators, SOURCES, strict=True)]
             settings = {"sources": named, "state": {"url": url}, "metrics": {"zero_first": zero_first}}
-            self.configs.append(written(folder / str(number), settings))
+            self.configs.append(write_config(folder / str(number), settings))
         self.daemons = [self.start(number) for number in range(size)]
         self.balancer = ReplicaProxy(self.ports)
         self.values: dict[str, float] = {}
@@ -79,7 +79,7 @@ class Fleet:
 
     def _audit(self, text: str) -> None:
         self.answers += 1
-        for series, value in kept_counters(text):
+        for series, value in persistent_counters(text):
             if value < self.values.get(series, 0.0):
                 self.fallen.append(f"{series}: {self.values[series]} -> {value}")
             self.values[series] = value
@@ -280,7 +280,7 @@ def test_a_pooler_that_gives_each_transaction_another_connection_is_enough(tmp_p
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
     as_other: Any = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
-    pooler = subprocess.Popen([needed("pgbouncer"), "--quiet", str(settings)], **as_other)
+    pooler = subprocess.Popen([require_tool("pgbouncer"), "--quiet", str(settings)], **as_other)
     try:
         fleet = Fleet(tmp_path, f"postgresql://jobrun@{HOST}:{port}/{name}", size=2)
         try:

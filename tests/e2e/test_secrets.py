@@ -11,10 +11,10 @@ import pytest
 from exporter.config import load, secrets
 from exporter.simulators.world import MARK
 from exporter.sources import KNOWN_NAMES
-from tests.e2e.live_world import LiveWorld, source, written
+from tests.e2e.live_world import LiveWorld, source, write_config
 from tests.e2e.processes import Command, eventually, free_port, run_command
 from tests.e2e.scrapes import fetch, page
-from tests.e2e.vendor_settings import simulators
+from tests.e2e.vendor_traits import simulators
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ def config_file(tmp_path: Path, world: LiveWorld) -> Iterator[Path]:
         vendors = [running.enter_context(each) for each in simulators(world)]
         blocks = [source(each, each.vendor) for each in vendors]
         blocks.append(source(vendors[0], "refused", auth={"api_key_id": "an-id", "api_key": "a-key-that-is-refused"}))
-        yield written(
+        yield write_config(
             tmp_path,
             {
                 "sources": blocks,

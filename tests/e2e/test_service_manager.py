@@ -11,7 +11,7 @@ import pytest
 
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LiveWorld, config, source, written
+from tests.e2e.live_world import LiveWorld, config, source, write_config
 from tests.e2e.processes import HOST, Command, Daemon, free_port
 from tests.e2e.scrapes import page
 from tests.service_manager import Supervisor
@@ -56,7 +56,7 @@ def test_a_daemon_is_ready_only_when_every_source_was_polled(
     with SnowplowSimulator(world) as slow:
         slow.disruptions.set([Hang()])
         sources = [source(simulator, "quick"), source(slow, "slow")]
-        start(written(tmp_path, {"sources": sources, "state": {"path": "state.db"}}))
+        start(write_config(tmp_path, {"sources": sources, "state": {"path": "state.db"}}))
 
         starting = [message for _ in range(3) for message in supervisor.until("EXTEND_TIMEOUT_USEC")]
         assert {"STATUS": "not polled yet: slow"} in starting

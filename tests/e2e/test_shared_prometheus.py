@@ -14,7 +14,7 @@ import yaml
 from exporter.simulators.disruptions import Status
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import source, written
+from tests.e2e.live_world import source, write_config
 from tests.e2e.processes import HOST, Daemon, eventually, free_port
 from tests.e2e.scrapes import page
 from tests.e2e.servers import EDITIONS, Alertmanager, Prometheus, receiver
@@ -55,7 +55,7 @@ class Exporter:
 
     def write(self, *teams: Team) -> None:
         """Write the config."""
-        self._config = written(
+        self._config = write_config(
             self.folder,
             {
                 "sources": [source(each.simulator, each.name) for each in teams],

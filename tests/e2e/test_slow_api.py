@@ -8,7 +8,7 @@ import pytest
 
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, write_config
 from tests.e2e.processes import Daemon, eventually, free_port
 from tests.e2e.scrapes import Scraper, counted, fetch, page
 
@@ -36,7 +36,7 @@ def test_a_hanging_api_slows_neither_scrapes_nor_other_sources(
         sources = [source(simulator, timeout="30s"), source(other, "other")]
         settings = {"sources": sources, "state": {"path": str(tmp_path / "state.db")}, "metrics": {"zero_first": "0s"}}
         port = free_port()
-        daemon = Daemon(written(tmp_path, settings), port)
+        daemon = Daemon(write_config(tmp_path, settings), port)
         scraper = Scraper(port)
         scraper.start()
         assert eventually(lambda: counted(page(port), "live") and counted(page(port), "other"))

@@ -10,7 +10,7 @@ import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import LiveWorld, baseline, config, truth
-from tests.e2e.processes import Daemon, eventually, free_port, mounted, runs_as_root, unmounted
+from tests.e2e.processes import Daemon, eventually, free_port, mount, runs_as_root, unmount
 from tests.e2e.scrapes import Scraper, counted, page, value
 
 pytestmark = pytest.mark.e2e
@@ -25,7 +25,7 @@ class SmallFileSystem:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
-        if not (runs_as_root() and mounted("-t", "tmpfs", "-o", "size=4m", "none", str(folder))):
+        if not (runs_as_root() and mount("-t", "tmpfs", "-o", "size=4m", "none", str(folder))):
             pytest.skip("file systems can only be mounted by root")
         self.folder = folder
 
@@ -38,14 +38,14 @@ class SmallFileSystem:
         (self.folder / "ballast").unlink()
 
     def set(self, mode: str) -> None:
-        assert mounted("-o", f"remount,{mode}", str(self.folder))
+        assert mount("-o", f"remount,{mode}", str(self.folder))
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[SmallFileSystem]:
     small = SmallFileSystem(tmp_path / "small")
     yield small
-    unmounted(small.folder)
+    unmount(small.folder)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from exporter.simulators.disruptions import Huge
 from exporter.sources.payload import identity, scalar
 from exporter.times import parse_timestamp
 from tests.contract.harness import MINUTE, Bench
-from tests.e2e.processes import missing
+from tests.e2e.processes import skip_or_fail
 from tests.fuzz.fuzz_depth import CASES, VALUES_HERE
 from tests.fuzz.fuzz_harness import FuzzedExporter, cases, is_json, largest, others
 from tests.fuzz.hostile_values import CANARY, places, planted
@@ -170,7 +170,7 @@ def test_a_response_beyond_the_limit_is_cut_off_and_affects_one_poll(vendor, tmp
 def test_promtool_accepts_the_page_after_a_spoiled_poll(vendor, fuzzed):
     promtool = shutil.which("promtool")
     if promtool is None:
-        missing("promtool is not installed")
+        skip_or_fail("promtool is not installed")
     seen, *_ = well(vendor, fuzzed)
     for case in cases(seen, VALUES_HERE, 3, seed=1):
         exporter = fuzzed(vendor)

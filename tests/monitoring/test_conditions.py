@@ -18,7 +18,7 @@ from exporter.queries.records import BudgetReport, Range, SourceReport
 from exporter.snapshot.conditions import KINDS, MANY_JOBS, NOT_ON_PAGE
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView, Reload
-from tests.e2e.processes import needed
+from tests.e2e.processes import require_tool
 from tests.monitoring.test_rules import ALERTS, RULES_FILE
 
 STEPS = 180
@@ -337,7 +337,7 @@ def test_rules_and_page_agree_at_every_minute(world, tmp_path):
     path = tmp_path / "world.yml"
     rules = {"rule_files": [str(RULES_FILE)], "evaluation_interval": f"{step}m", "tests": [case]}
     path.write_text(yaml.safe_dump(rules))
-    command = [needed("promtool"), "test", "rules", path]
+    command = [require_tool("promtool"), "test", "rules", path]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a known tool on a known file
     assert ran.returncode == 0, re.sub(r"\n\s*\n", "\n", ran.stdout + ran.stderr)[:3000]
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dashboards.words import CRITICAL, FEW_RUNS, NO_RUN, NOT_KNOWN, UNKNOWN_JOB, WELL
-from tests.e2e.processes import needed
+from tests.e2e.processes import require_tool
 from tests.monitoring.dashboard_files import JSONS, filled, panels
 
 RULES = Path(__file__).parents[2] / "prometheus/rules/jobrun-exporter.yml"
@@ -81,7 +81,7 @@ def says(world, tmp_path):
         test = {"interval": "1m", "input_series": inputs, "promql_expr_test": [case, end]}
         content = {"rule_files": [str(RULES)] if rules else [], "evaluation_interval": "1m", "tests": [test]}
         (tmp_path / "test.yml").write_text(yaml.safe_dump(content, width=100_000))
-        command = [needed("promtool"), "test", "rules", str(tmp_path / "test.yml")]
+        command = [require_tool("promtool"), "test", "rules", str(tmp_path / "test.yml")]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a known tool on a known file
         assert ran.returncode == 0, ran.stdout + ran.stderr
 

@@ -14,7 +14,7 @@ from alerting.__main__ import text
 from alerting.model import Alert
 from exporter.commands.assets import with_labels
 from exporter.snapshot.conditions import KINDS
-from tests.e2e.processes import needed
+from tests.e2e.processes import require_tool
 from tests.e2e.servers import EDITIONS, program
 from tests.monitoring.expression_labels import Inference, UnknownNameError, series_labels
 
@@ -83,8 +83,9 @@ INFERENCE = Inference({**series_labels(), **OTHERS, **{name: recorded_labels(nam
 WINDOWS = [name for name in RECORDED if re.search(r"jobrun_runs:|_bucket:|:p[59]", name)]
 
 
-def run(*command):
-    ran = subprocess.run([needed(str(command[0])), *map(str, command[1:])], capture_output=True, text=True, check=False)  # noqa: S603  # known tools on known files
+def run(tool, *arguments):
+    command = [require_tool(tool), *map(str, arguments)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # known tools on known files
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 

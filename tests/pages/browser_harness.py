@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import source, written
-from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed
+from tests.e2e.live_world import source, write_config
+from tests.e2e.processes import HOST, Daemon, eventually, free_port, require_tool
 from tests.e2e.scrapes import fetch
 
 FLAGS = (
@@ -80,7 +80,7 @@ class BrowserHarness:
             "metrics": {"zero_first": "0s"},
             "web": {"logs": logs},
         }
-        return Daemon(written(folder, settings), free_port())
+        return Daemon(write_config(folder, settings), free_port())
 
     @contextmanager
     def page(self, **context: object) -> Iterator[Page]:
@@ -99,7 +99,7 @@ class BrowserHarness:
 @contextmanager
 def operation(folder: Path) -> Iterator[BrowserHarness]:
     """Starts everything, and ends it."""
-    chromium = needed("chromium")
+    chromium = require_tool("chromium")
     world = ScriptedWorld()
     add_past_runs(world)
     with SnowplowSimulator(world) as simulator, sync_playwright() as playwright:

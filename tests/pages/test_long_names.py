@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from exporter.model import Result
-from tests.e2e.processes import needed
+from tests.e2e.processes import require_tool
 from tests.pages import fake_reports as made
 from tests.pages.browser_harness import FLAGS
 
@@ -40,7 +40,7 @@ LAYOUT = """() => {
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = needed("chromium")
+    chromium = require_tool("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser

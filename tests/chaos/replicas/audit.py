@@ -16,7 +16,7 @@ from exporter.simulators.message import Request
 from exporter.simulators.request_log import RequestLog
 from exporter.simulators.server import Simulator
 from tests.e2e.processes import HOST
-from tests.e2e.scrapes import KEPT, fetch
+from tests.e2e.scrapes import PERSISTENT, fetch
 
 BETWEEN_SCRAPES = 0.4
 """Seconds."""
@@ -24,7 +24,7 @@ BETWEEN_SCRAPES = 0.4
 HANDING_OVER = 1.5
 """Seconds after a lease changed hands in which the former holder learns of it."""
 
-READ_AGAIN = tuple(prefix for prefix in KEPT if "cold_starts" not in prefix)
+READ_AGAIN = tuple(prefix for prefix in PERSISTENT if "cold_starts" not in prefix)
 """Prefixes of counters that must not fall even if commits are lost: the API shows again what they count."""
 
 AFTER_DEATH = 0.3

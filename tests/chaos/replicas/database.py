@@ -13,7 +13,7 @@ import psycopg
 
 from tests import postgres
 from tests.chaos.replicas.wires import Wire, steady_port
-from tests.e2e.processes import HOST, eventually, missing, mounted, needed, runs_as_root, unmounted
+from tests.e2e.processes import HOST, eventually, mount, require_tool, runs_as_root, skip_or_fail, unmount
 
 NAME = "jobrun"
 
@@ -175,7 +175,7 @@ class Pooler:
     def _started(self) -> subprocess.Popen[bytes]:
         as_other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         return subprocess.Popen(  # noqa: S603  # its own command
-            [needed("pgbouncer"), "--quiet", str(self._settings)],
+            [require_tool("pgbouncer"), "--quiet", str(self._settings)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             **as_other,  # type: ignore[call-overload]  # as `Popen` has them
@@ -212,11 +212,11 @@ def faked(clock: Path | str) -> dict[str, str]:
 def database(*, moving_clock: bool) -> Iterator[tuple[Path, Database, bool]]:
     """A database in a folder that is deleted afterwards, and whether that is a file system that can be full."""
     if not postgres.NEWEST_FIRST:
-        missing("PostgreSQL is not installed")
+        skip_or_fail("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="jobrun-replicas-"))
     disk = folder / "disk"
     disk.mkdir()
-    small = runs_as_root() and mounted("-t", "tmpfs", "-o", "size=700m,mode=755", "tmpfs", str(disk))
+    small = runs_as_root() and mount("-t", "tmpfs", "-o", "size=700m,mode=755", "tmpfs", str(disk))
     for each in (folder, disk):
         each.chmod(0o755)
     try:
@@ -227,5 +227,5 @@ def database(*, moving_clock: bool) -> Iterator[tuple[Path, Database, bool]]:
             made.end()
     finally:
         if small:
-            unmounted(disk)
+            unmount(disk)
         shutil.rmtree(folder, ignore_errors=True)

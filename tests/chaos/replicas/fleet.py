@@ -22,11 +22,11 @@ from exporter.simulators.disruptions import Status
 from tests.chaos.replicas.audit import Auditor, Holders, Spending, door
 from tests.chaos.replicas.database import NAME, Database, Pooler, faked
 from tests.chaos.replicas.wires import Wire, steady_port
-from tests.e2e.live_world import LiveWorld, source, truth, written
+from tests.e2e.live_world import LiveWorld, source, truth, write_config
 from tests.e2e.processes import HOST, Daemon, eventually
 from tests.e2e.replica_proxy import ReplicaProxy
 from tests.e2e.scrapes import Series, counted, fetch
-from tests.e2e.vendor_settings import vendor
+from tests.e2e.vendor_traits import traits_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -138,7 +138,7 @@ class Fleet:
         self.world = LiveWorld(random.Random(seed).getrandbits(32), pause=0.4).start()
         self._running = ExitStack()
         self.simulators = {
-            word: self._running.enter_context(SIMULATORS[word](self.world, **vendor(word).arguments))
+            word: self._running.enter_context(SIMULATORS[word](self.world, **traits_of(word).arguments))
             for word in dict.fromkeys(SOURCES.values())
         }
         self.pooler = Pooler(folder, database, plan.pooler) if plan.pooler else None
@@ -172,8 +172,8 @@ class Fleet:
         ]
         metrics = {"zero_first": "3s" if self.plan.zero_first else "0s"}
         settings = {"sources": blocks, "state": {"url": url}, "metrics": metrics}
-        older = written(home / "older", {**settings, "sources": blocks[:2]})
-        return Replica(number, written(home, settings), older, wires, prepare)
+        older = write_config(home / "older", {**settings, "sources": blocks[:2]})
+        return Replica(number, write_config(home, settings), older, wires, prepare)
 
     # --- what troubles ask ---
 
