@@ -1,6 +1,6 @@
-"""Broken exporters: the auditor must find each of them, or it proves nothing.
+"""Broken exporters, each of which the auditor must find.
 
-Each is the ledger with one promise broken, by a plausible mistake.
+Each is a ledger with one plausible mistake that breaks a promise.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -22,27 +22,27 @@ from exporter.simulators.world import MARK
 from exporter.snapshot.builder import Committed
 from exporter.state.schema import StepState, StoredRun
 from exporter.state.sql import LoadedState
-from tests.chaos.life import LedgerKind
+from tests.chaos.simulated_process import LedgerFactory
 
 
 class CountsBeforeCommit(Ledger):
-    """What could not be written stays in memory, and is counted again later."""
+    """Counts a batch in memory before the commit. If the commit fails, the batch is counted again later."""
 
-    def _commit(self, draft: Transaction, now: float) -> None:
-        for job in draft.jobs.values():
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        for job in transaction.jobs.values():
             self.committed.take(job, 0)
-        super()._commit(draft, now)
+        super()._commit(transaction, now)
 
 
-class KnowsNoRuns(Ledger):
-    """Completed runs are not deduplicated: overlapping windows count them twice."""
+class NoDeduplication(Ledger):
+    """Does not deduplicate completed runs, so overlapping windows count them twice."""
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         return {key: row for key, row in super().rows(source, run_ids).items() if row.mark is CountState.OPEN}
 
 
-class WatermarkTooFar(Ledger):
-    """The watermark is later than what was read."""
+class WatermarkTooLate(Ledger):
+    """Sets the watermark later than the time up to which runs were read."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if batch.through is not None:
@@ -50,15 +50,15 @@ class WatermarkTooFar(Ledger):
         return super().commit(source, batch, poll_context)
 
 
-class HidesUnobserved(Ledger):
-    """Unobserved ranges are not recorded."""
+class DropsUnobservedRanges(Ledger):
+    """Does not record unobserved ranges."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         return super().commit(source, msgspec.structs.replace(batch, unobserved=()), poll_context)
 
 
 class LosesStepMark(Ledger):
-    """Steps are counted in one transaction and marked as counted in another, which is sometimes missing."""
+    """Marks the steps of some runs as not counted after it has counted them."""
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         super().commit_steps(source, row, steps, poll_context)
@@ -69,8 +69,8 @@ class LosesStepMark(Ledger):
                 )
 
 
-class ForgetsCounters(Ledger):
-    """Counters restart at 0 with a new process."""
+class ResetsCounters(Ledger):
+    """Restarts counters at 0 in a new process."""
 
     def _replace_everything(self, loaded: LoadedState) -> None:
         super()._replace_everything(loaded)
@@ -79,8 +79,8 @@ class ForgetsCounters(Ledger):
                 series.update((labels, Count(released=True)) for labels in series)
 
 
-class ForgetsOpenRuns(Ledger):
-    """A new process forgets the active runs."""
+class ForgetsActiveRuns(Ledger):
+    """Forgets the active runs in a new process."""
 
     def _replace_everything(self, loaded: LoadedState) -> None:
         loaded.open_runs = []
@@ -88,14 +88,14 @@ class ForgetsOpenRuns(Ledger):
 
 
 class NeverExpires(Ledger):
-    """Runs that never complete do not expire."""
+    """Does not let runs expire that never complete."""
 
     def expire_open_runs(self, *_: object, **__: object) -> BatchStats:
         return BatchStats()
 
 
-class EmptyIsTrue(Ledger):
-    """If the state cannot be written, the source believes that it was written."""
+class HidesFailedCommits(Ledger):
+    """Does not report to the source that the state could not be written."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         try:
@@ -104,19 +104,19 @@ class EmptyIsTrue(Ledger):
             return BatchStats()
 
 
-class ReleasedBySight(Ledger):
-    """New series are exposed at once, although they must show 0 first."""
+class NoZeroFirst(Ledger):
+    """Exposes new series at once, although they must show 0 first."""
 
-    def _commit(self, draft: Transaction, now: float) -> None:
-        for job in draft.jobs.values():
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        for job in transaction.jobs.values():
             for series in job.counts.values():
                 for count in series.values():
                     count.released = True
-        super()._commit(draft, now)
+        super()._commit(transaction, now)
 
 
-class MovesBaseline(Ledger):
-    """The baseline is a day too early: runs before the first poll are counted."""
+class BaselineTooEarly(Ledger):
+    """Sets the baseline a day too early, so runs before the first poll are counted."""
 
     def start_poll(self, source: str, now: float) -> int:
         first = self.committed.sources[source].baseline is None
@@ -124,28 +124,28 @@ class MovesBaseline(Ledger):
 
 
 class CommitsInParts(Ledger):
-    """Runs and their job's counters are written in two transactions; a kill may come between them."""
+    """Commits runs before the counters of their jobs. A kill may come between these two transactions."""
 
-    def _commit(self, draft: Transaction, now: float) -> None:
-        if draft.runs and self.committed.sources[draft.source.name].scopes:
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        if transaction.runs and self.committed.sources[transaction.source.name].scopes:
             with self.writing() as store:
-                store.put_runs(draft.source.name, draft.runs.values())
-        super()._commit(draft, now)
+                store.put_runs(transaction.source.name, transaction.runs.values())
+        super()._commit(transaction, now)
 
 
 class StreakIgnoresSuccess(Ledger):
-    """A success does not end a job's streak of failures."""
+    """Does not end the streak of a job at a success."""
 
-    def _commit(self, draft: Transaction, now: float) -> None:
-        for key, job in draft.jobs.items():
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        for key, job in transaction.jobs.items():
             before = self.committed.jobs.get(key)
             if before is not None and job.last_run is not None and job.last_run.result is Result.SUCCESS:
                 job.streak = max(job.streak, before.streak)
-        super()._commit(draft, now)
+        super()._commit(transaction, now)
 
 
-class KeepsCustomersData(Ledger):
-    """A customer's text is written to the state."""
+class StoresCustomerText(Ledger):
+    """Writes a customer's text to the state."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if source == "snowplow":
@@ -153,46 +153,46 @@ class KeepsCustomersData(Ledger):
         return super().commit(source, batch, poll_context)
 
 
-class BelievesTheOpenRow(Ledger):
-    """Some completed rows are stored as active, and the source takes them for completed."""
+class StoresCompletedAsActive(Ledger):
+    """Stores some completed runs as active ones. The source does not show them again."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
-        runs = [reopened(run) if hash(run.run_id) % 5 == 0 else run for run in batch.runs]
+        runs = [as_active(run) if hash(run.run_id) % 5 == 0 else run for run in batch.runs]
         return super().commit(source, msgspec.structs.replace(batch, runs=runs), poll_context)
 
 
-def reopened(run: Run) -> Run:
-    """Return the row that this run had before it ended."""
+def as_active(run: Run) -> Run:
+    """Return a completed run as it was while it was active."""
     return msgspec.structs.replace(run, result=None, state=State.EXECUTING, end=None, duration=None)
 
 
-class KeepsPhantoms(Ledger):
-    """A completed run stays among the active ones in memory."""
+class KeepsCompletedAsActive(Ledger):
+    """Keeps completed runs among the active ones in memory."""
 
     def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         super()._update_open_runs(source, {run_id: run for run_id, run in followed.items() if run is not None})
 
 
-class NamesAlike(Ledger):
-    """Two jobs get the same labels."""
+class SameLabels(Ledger):
+    """Gives two jobs the same labels."""
 
-    def _commit(self, draft: Transaction, now: float) -> None:
-        for job in draft.jobs.values():
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        for job in transaction.jobs.values():
             if job.name == "job-1":
                 job.name = "job-0"
-        super()._commit(draft, now)
+        super()._commit(transaction, now)
 
 
-class IgnoresTheBound(Ledger):
-    """The bound of series is ignored."""
+class IgnoresMaxSeries(Ledger):
+    """Ignores `metrics.max_series`."""
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
-        boundless = {name: msgspec.structs.replace(each, max_series=10**9) for name, each in rules.items()}
-        super().configure(boundless, counting_rules, step_histograms)
+        unbounded = {name: msgspec.structs.replace(each, max_series=10**9) for name, each in rules.items()}
+        super().configure(unbounded, counting_rules, step_histograms)
 
 
-class HidesAgain(Ledger):
-    """A new process exposes known series as 0 again."""
+class HidesExposedSeries(Ledger):
+    """Shows exposed series as 0 again in a new process."""
 
     def _replace_everything(self, loaded: LoadedState) -> None:
         super()._replace_everything(loaded)
@@ -202,18 +202,18 @@ class HidesAgain(Ledger):
                     count.released = False
 
 
-class CountsUnobservedTwice(Ledger):
-    """An hour too much is added to the unobserved seconds."""
+class CountsUnobservedTooHigh(Ledger):
+    """Adds an hour too much to the unobserved seconds."""
 
-    def _commit(self, draft: Transaction, now: float) -> None:
-        before = self.committed.sources[draft.source.name].unobserved
-        if draft.source.unobserved != before:
-            draft.source.count("jobrun_source_unobserved_seconds_total", amount=3600.0)
-        super()._commit(draft, now)
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        before = self.committed.sources[transaction.source.name].unobserved
+        if transaction.source.unobserved != before:
+            transaction.source.count("jobrun_source_unobserved_seconds_total", amount=3600.0)
+        super()._commit(transaction, now)
 
 
 class WatermarkStandsStill(Ledger):
-    """Only the first batch moves the watermark."""
+    """Moves the watermark only once."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if self.committed.sources[source].watermark() is not None:
@@ -222,7 +222,7 @@ class WatermarkStandsStill(Ledger):
 
 
 class CountsStepsTwice(Ledger):
-    """The steps of some runs are counted twice."""
+    """Counts the steps of some runs twice."""
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         super().commit_steps(source, row, steps, poll_context)
@@ -230,8 +230,8 @@ class CountsStepsTwice(Ledger):
             super().commit_steps(source, row, steps, poll_context)
 
 
-class ForgetsToPublish(Ledger):
-    """Changes of half of the jobs do not reach the page."""
+class DoesNotPublish(Ledger):
+    """Does not publish the changes of half of the jobs."""
 
     def drain(self) -> Committed:
         committed = super().drain()
@@ -239,8 +239,8 @@ class ForgetsToPublish(Ledger):
         return msgspec.structs.replace(committed, changed=changed)
 
 
-class StartsAgain(Ledger):
-    """A new process moves the baseline: what happened before is never counted."""
+class BaselineAtRestart(Ledger):
+    """Moves the baseline in a new process, so runs that completed before it are never counted."""
 
     def _replace_everything(self, loaded: LoadedState) -> None:
         super()._replace_everything(loaded)
@@ -251,38 +251,38 @@ class StartsAgain(Ledger):
 
 
 class CountsExcludedJobs(Ledger):
-    """A job that is renamed to an excluded name is still counted."""
+    """Counts excluded jobs, such as a job that was renamed to an excluded name."""
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
-        boundless = {name: msgspec.structs.replace(each, exclude=()) for name, each in rules.items()}
-        super().configure(boundless, counting_rules, step_histograms)
+        including = {name: msgspec.structs.replace(each, exclude=()) for name, each in rules.items()}
+        super().configure(including, counting_rules, step_histograms)
 
 
-MUTANTS: Mapping[str, LedgerKind] = {
+MUTANTS: Mapping[str, LedgerFactory] = {
     "counts before the commit": CountsBeforeCommit,
-    "no dedup": KnowsNoRuns,
-    "watermark too far": WatermarkTooFar,
-    "unobserved not recorded": HidesUnobserved,
+    "no dedup": NoDeduplication,
+    "watermark too far": WatermarkTooLate,
+    "unobserved not recorded": DropsUnobservedRanges,
     "step mark lost": LosesStepMark,
-    "restored counters reset": ForgetsCounters,
-    "open runs forgotten": ForgetsOpenRuns,
+    "restored counters reset": ResetsCounters,
+    "open runs forgotten": ForgetsActiveRuns,
     "never expires": NeverExpires,
-    "unwritten taken for written": EmptyIsTrue,
-    "released at once": ReleasedBySight,
-    "baseline too early": MovesBaseline,
+    "unwritten taken for written": HidesFailedCommits,
+    "released at once": NoZeroFirst,
+    "baseline too early": BaselineTooEarly,
     "commit in two parts": CommitsInParts,
     "streak survives success": StreakIgnoresSuccess,
-    "customer's text stored": KeepsCustomersData,
-    "open row believed": BelievesTheOpenRow,
-    "phantom open runs": KeepsPhantoms,
-    "labels alike": NamesAlike,
-    "bound ignored": IgnoresTheBound,
-    "released hidden again": HidesAgain,
-    "unobserved twice": CountsUnobservedTwice,
+    "customer's text stored": StoresCustomerText,
+    "open row believed": StoresCompletedAsActive,
+    "phantom open runs": KeepsCompletedAsActive,
+    "labels alike": SameLabels,
+    "bound ignored": IgnoresMaxSeries,
+    "released hidden again": HidesExposedSeries,
+    "unobserved twice": CountsUnobservedTooHigh,
     "watermark stands still": WatermarkStandsStill,
     "steps twice": CountsStepsTwice,
-    "page forgets changes": ForgetsToPublish,
-    "baseline at restart": StartsAgain,
+    "page forgets changes": DoesNotPublish,
+    "baseline at restart": BaselineAtRestart,
     "excluded job counted": CountsExcludedJobs,
 }
-"""Mutants by the name that reports use."""
+"""Mutants by name."""

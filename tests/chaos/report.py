@@ -1,4 +1,4 @@
-"""The outcomes of all scenarios: one line each in a journal, so that a long run can be resumed."""
+"""The journal of outcomes, with which a long run can be resumed, and the summary of all outcomes."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,11 +9,11 @@ import msgspec
 from tests.chaos.scenario import ScenarioOutcome
 
 LAYERS = {"simulated": "simulated weeks", "real": "real processes", "replicas": "replicas"}
-"""The layers, and the heads of their columns."""
+"""Titles of the layers in the summary."""
 
 
 class Journal:
-    """The file of outcomes; without a path they are only in memory."""
+    """All outcomes. They are kept in a file, one per line; without a path only in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -30,30 +30,30 @@ class Journal:
                 file.write(msgspec.json.encode(outcome) + b"\n")
 
     def seeds(self, layer: str) -> frozenset[str]:
-        """Return the seeds that have been played."""
+        """Return the seeds of a layer that have been played."""
         return frozenset(outcome.seed for outcome in self.outcomes if outcome.layer == layer)
 
 
-def line(outcome: ScenarioOutcome) -> str:
-    """Return one scenario in one line."""
+def format_line(outcome: ScenarioOutcome) -> str:
+    """Return the main figures of an outcome in one line."""
     return (
-        f"{outcome.layer:9} {outcome.seed:12} {outcome.seconds:7.1f} s ({outcome.processor:.1f} s of CPU time)  "
+        f"{outcome.layer:9} {outcome.seed:12} {outcome.seconds:7.1f} s ({outcome.cpu_seconds:.1f} s of CPU time)  "
         f"{outcome.runs:7} runs checked  "
         f"{outcome.kills:4} kills  {outcome.discrepancies} discrepancies"
     )
 
 
-def summary(outcomes: Sequence[ScenarioOutcome], again: str) -> str:
-    """Return the results as Markdown for docs/reliability.md. `again`: the command without the seed."""
-    return "\n".join([*_totals(outcomes), "", *_troubles(outcomes), "", *_wrong(outcomes, again)])
+def summary(outcomes: Sequence[ScenarioOutcome], command: str) -> str:
+    """Return all results as Markdown. `command`: the command that repeats a scenario, without layer and seed."""
+    return "\n".join([*_totals(outcomes), "", *_disruptions(outcomes), "", *_discrepancies(outcomes, command)])
 
 
 def _totals(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
-    found = {layer: [each for each in outcomes if each.layer == layer] for layer in LAYERS}
-    shown = [layer for layer in LAYERS if found[layer] or layer != "replicas"]
+    by_layer = {layer: [each for each in outcomes if each.layer == layer] for layer in LAYERS}
+    shown = [layer for layer in LAYERS if by_layer[layer] or layer != "replicas"]
     yield "| | " + " | ".join(LAYERS[layer] for layer in shown) + " | together |"
     yield "|---" * (len(shown) + 2) + "|"
-    columns: list[Sequence[ScenarioOutcome]] = [*(found[layer] for layer in shown), outcomes]
+    columns: list[Sequence[ScenarioOutcome]] = [*(by_layer[layer] for layer in shown), outcomes]
     rows: dict[str, Sequence[float]] = {
         "scenarios": [len(column) for column in columns],
         "completed runs checked": _sums(columns, "runs"),
@@ -63,7 +63,7 @@ def _totals(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
         "comparisons of all gauges of a source": _sums(columns, "gauges"),
         "simulated days": _sums(columns, "days"),
         "seconds": _sums(columns, "seconds"),
-        "seconds of CPU time (simulated weeks)": _sums(columns, "processor"),
+        "seconds of CPU time (simulated weeks)": _sums(columns, "cpu_seconds"),
         "**discrepancies**": _sums(columns, "discrepancies"),
     }
     for name, values in rows.items():
@@ -74,19 +74,19 @@ def _sums(columns: Iterable[Sequence[ScenarioOutcome]], field: str) -> list[floa
     return [sum(getattr(each, field) for each in column) for column in columns]
 
 
-def _troubles(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
+def _disruptions(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
     total: Counter[str] = Counter()
     for outcome in outcomes:
-        total.update(outcome.troubles)
+        total.update(outcome.disruptions)
     shown = ", ".join(f"{name} {count:,}" for name, count in sorted(total.items()))
     yield f"Disruptions: {total.total():,}: {shown}."
     take_overs = [seconds for outcome in outcomes for seconds in outcome.take_overs]
     if take_overs:
-        yield f"Seconds from the death of an owner to the next poll: {quantiles(take_overs)}."
+        yield f"Seconds from the kill of an owner to the next request with its credential: {quantiles(take_overs)}."
 
 
 def quantiles(numbers: Sequence[float]) -> str:
-    """Return how numbers are distributed, in words."""
+    """Return count, median, 95th percentile and maximum of numbers as text."""
     if not numbers:
         return "none"
     ordered = sorted(numbers)
@@ -95,29 +95,29 @@ def quantiles(numbers: Sequence[float]) -> str:
 
 
 def _ranges(seeds: Iterable[str]) -> Iterator[str]:
-    """Yield seeds in order, consecutive ones as a range."""
-    begin, end = "", ""
-    for seed in [*sorted(seeds, key=_parts), ""]:
-        letter, number = _parts(seed)
-        if end and (letter, number) == (_parts(end)[0], _parts(end)[1] + 1):
-            end = seed
+    """Yield seeds in order, and consecutive seeds as a range."""
+    first, last = "", ""
+    for seed in [*sorted(seeds, key=_split), ""]:
+        letter, number = _split(seed)
+        if last and (letter, number) == (_split(last)[0], _split(last)[1] + 1):
+            last = seed
             continue
-        if end:
-            yield begin if begin == end else f"{begin} to {end}"
-        begin = end = seed
+        if last:
+            yield first if first == last else f"{first} to {last}"
+        first = last = seed
 
 
-def _parts(seed: str) -> tuple[str, int]:
-    """Return a seed's letter and its number; 0 if it has none."""
+def _split(seed: str) -> tuple[str, int]:
+    """Return the letters and the number of a seed; 0 if it has no number."""
     letter = seed.rstrip("0123456789")
     return letter, int(seed[len(letter) :] or 0)
 
 
-def _wrong(outcomes: Sequence[ScenarioOutcome], again: str) -> Iterator[str]:
+def _discrepancies(outcomes: Sequence[ScenarioOutcome], command: str) -> Iterator[str]:
     seeds = [each.seed for each in outcomes]
     yield f"Seeds: {', '.join(_ranges(seeds))}." if seeds else "No scenario was played."
     for outcome in outcomes:
         for finding in outcome.findings:
             yield f"- {outcome.seed}: {finding}"
         if outcome.discrepancies:
-            yield f"  Repeat it: `{again} --layer={outcome.layer} --seed={outcome.seed}`"
+            yield f"  Repeat it: `{command} --layer={outcome.layer} --seed={outcome.seed}`"

@@ -1,4 +1,4 @@
-"""One scenario, from its seed to its outcome."""
+"""Plays one scenario of simulated weeks, from its seed to its outcome."""
 
 import gc
 import random
@@ -9,190 +9,201 @@ from pathlib import Path
 import msgspec
 
 from exporter.ledger.ledger import Ledger
-from tests.chaos.audit import audit
-from tests.chaos.gauges import Gauges
-from tests.chaos.life import LedgerKind
+from tests.chaos.disruptions import DISRUPTIONS, OngoingDisruption
+from tests.chaos.final_audit import audit
+from tests.chaos.gauge_audit import GaugeAuditor
+from tests.chaos.page_audit import UNBOUNDED
 from tests.chaos.scenario_harness import Plan, ScenarioHarness
-from tests.chaos.troubles import TROUBLES, Ongoing
-from tests.chaos.watch import UNBOUNDED
+from tests.chaos.simulated_process import LedgerFactory
 from tests.contract.harness import DAY, HOUR, MINUTE
 
-LONGEST_QUIET = 12 * HOUR
-"""Time without disruptions at the end, after which everything that can be known must be counted."""
+SETTLE_TIME = 12 * HOUR
+"""Seconds without disruptions at the end of a scenario. After them, all completed runs must be counted."""
 
-
-ALL_STEPS = 5000
-"""Runs above which only the steps of failed runs are read: each run costs a request."""
+MOST_RUNS_WITH_ALL_STEPS = 5000
+"""Runs above which only steps of failed runs are read, because the steps of each run cost a request."""
 
 SIZES = (3000, 16_000, 24_000)
-"""Runs per vendor, of which a seed chooses one: the more runs, the larger the responses."""
+"""Runs per vendor. The seed chooses one of these sizes."""
 
 FEW_SERIES = 1000
-"""`metrics.max_series` of some scenarios, in which some jobs fold into `__other__`."""
+"""`metrics.max_series` of some scenarios. With it, some jobs fold into `__other__`."""
 
-ENOUGH = 200
+MAX_DISCREPANCIES = 200
 """Discrepancies after which a scenario ends early."""
 
 
 class ScenarioOutcome(msgspec.Struct, kw_only=True):
-    """The outcome of a scenario. `take_overs`: seconds from the death of an owner to the next poll, of replicas."""
+    """What was played and checked in a scenario of any layer, and what was found.
+
+    Attributes:
+        seconds: Duration in real time.
+        runs: Completed runs that were compared with the truth.
+        scrapes: Pages that were audited.
+        gauges: Comparisons of all gauges of a source.
+        disruptions: How often each disruption happened.
+        discrepancies: Number of findings; `findings` may have only the first ones.
+        take_overs: Of replicas, the seconds from the kill of each owner to the next request with its credential.
+    """
 
     seed: str
     layer: str = "simulated"
     days: float = 0.0
     seconds: float = 0.0
-    processor: float = 0.0
+    cpu_seconds: float = 0.0
     runs: int = 0
     kills: int = 0
     polls: int = 0
     scrapes: int = 0
     gauges: int = 0
-    troubles: dict[str, int] = {}
+    disruptions: dict[str, int] = {}
     discrepancies: int = 0
     findings: list[str] = []
     take_overs: list[float] = []
 
 
-def planned(seed: str, runs: int | None = None, days: float | None = None) -> Plan:
-    """Return the plan of a seed; `runs` and `days` replace those that the seed chooses."""
+def plan_scenario(seed: str, runs: int | None = None, days: float | None = None) -> Plan:
+    """Return the plan that a seed chooses. `runs` and `days` replace the chosen ones."""
     runs = runs or random.Random(f"{seed}/size").choice(SIZES)
-    dice = random.Random(f"{seed}/plan")
-    interval = dice.choice((30 * MINUTE, HOUR))
-    weeks = dice.choice((7.0, 14.0))
+    rng = random.Random(f"{seed}/plan")
+    poll_interval = rng.choice((30 * MINUTE, HOUR))
+    chosen_days = rng.choice((7.0, 14.0))
     return Plan(
         seed=seed,
-        days=days or weeks,
+        days=days or chosen_days,
         runs=runs,
-        poll_interval=interval,
-        overlap=dice.choice((2, 4)) * interval,
-        lookback=dice.choice((2 * DAY, 3 * DAY, 7 * DAY)),
-        max_run_age=dice.choice((2 * DAY, 4 * DAY)),
-        zero_first=dice.random() < 0.5,
-        steps=dice.choice(("all", "failed")) if runs <= ALL_STEPS else "failed",
-        sweep=dice.choice((HOUR, 12 * HOUR)) if runs <= ALL_STEPS else 12 * HOUR,
+        poll_interval=poll_interval,
+        overlap=rng.choice((2, 4)) * poll_interval,
+        lookback=rng.choice((2 * DAY, 3 * DAY, 7 * DAY)),
+        max_run_age=rng.choice((2 * DAY, 4 * DAY)),
+        zero_first=rng.random() < 0.5,
+        steps=rng.choice(("all", "failed")) if runs <= MOST_RUNS_WITH_ALL_STEPS else "failed",
+        sweep=rng.choice((HOUR, 12 * HOUR)) if runs <= MOST_RUNS_WITH_ALL_STEPS else 12 * HOUR,
         max_series=FEW_SERIES if random.Random(f"{seed}/bound").random() < 1 / 6 else UNBOUNDED,
     )
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """Options of a scenario.
+class ScenarioOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """ScenarioOptions of a scenario.
 
     Attributes:
-        runs: Runs per vendor, instead of those of its seed.
-        days: Its length in days, instead of that of its seed.
-        ledger: The exporter's, or a broken one.
-        only: Names of the troubles that may happen; empty: all.
-        enough: Discrepancies after which it ends early.
-        pause: Polls between two troubles, on average.
+        runs: Runs per vendor; None for the number that the seed chooses.
+        days: Length of the scenario; None for the length that the seed chooses.
+        ledger: Returns the ledger: the exporter's, or a mutant.
+        only: Names of the disruptions that may happen; empty for all.
+        max_discrepancies: Discrepancies after which the scenario ends early.
+        pause: Polls between two disruptions, on average.
     """
 
     runs: int | None = None
     days: float | None = None
-    ledger: LedgerKind = Ledger
+    ledger: LedgerFactory = Ledger
     only: tuple[str, ...] = ()
-    enough: int = ENOUGH
+    max_discrepancies: int = MAX_DISCREPANCIES
     pause: float = 1.2
 
 
 class Scenario:
-    """Plays a plan: polls and troubles until the end of the world, then a quiet time and the audit."""
+    """Plays a plan: polls with disruptions, polls without disruptions, and the final audit."""
 
-    def __init__(self, plan: Plan, folder: Path, options: Options) -> None:
+    def __init__(self, plan: Plan, folder: Path, options: ScenarioOptions) -> None:
         self.plan = plan
         self.harness = ScenarioHarness(plan, folder, options.ledger)
         self._options = options
-        self._dice = random.Random(f"{plan.seed}/troubles")
-        self._gauges = Gauges(self.harness)
-        self._ongoing: list[Ongoing] = []
-        self._checked = 0
+        # The texts of seeds never change, so that a seed plays the same scenario again.
+        self._rng = random.Random(f"{plan.seed}/troubles")
+        self._gauge_auditor = GaugeAuditor(self.harness)
+        self._ongoing: list[OngoingDisruption] = []
+        self._compared_runs = 0
 
     def play(self) -> ScenarioOutcome:
-        """Play it; return its outcome."""
-        begun, worked = time.perf_counter(), time.process_time()
-        random.seed(self.plan.seed)  # retries wait for a random time
+        """Play the scenario. Return its outcome."""
+        started, cpu_started = time.perf_counter(), time.process_time()
+        random.seed(self.plan.seed)  # the client waits for random times before retries
         harness = self.harness
         try:
-            harness.round()
-            self._trouble()
+            harness.advance()
+            self._disrupt()
             self._settle()
-            self._checked = audit(harness)
+            self._compared_runs = audit(harness)
         finally:
             harness.disk.free()
             harness.close()
-        return self._outcome(time.perf_counter() - begun, time.process_time() - worked)
+        return self._outcome(time.perf_counter() - started, time.process_time() - cpu_started)
 
-    def _trouble(self) -> None:
-        harness, names = self.harness, [name for name in TROUBLES if name in (self._options.only or TROUBLES)]
-        weights = [TROUBLES[name][0] for name in names]
-        following = harness.clock() + self._gap()
-        while harness.clock() < self.plan.end - DAY and harness.findings.number < self._options.enough:
+    def _disrupt(self) -> None:
+        harness, names = self.harness, [name for name in DISRUPTIONS if name in (self._options.only or DISRUPTIONS)]
+        weights = [DISRUPTIONS[name][0] for name in names]
+        next_start = harness.clock() + self._pause()
+        while harness.clock() < self.plan.end - DAY and harness.findings.number < self._options.max_discrepancies:
             self._step()
-            if harness.clock() >= following:
-                following = harness.clock() + self._gap()
-                self._strike(self._dice.choices(names, weights)[0])
+            if harness.clock() >= next_start:
+                next_start = harness.clock() + self._pause()
+                self._start(self._rng.choices(names, weights)[0])
 
-    def _gap(self) -> float:
-        """Return the seconds to the next trouble, at times enough to test what is promised of gauges."""
-        polls = 12 if self._dice.random() < 0.08 else self._options.pause
-        return self._dice.expovariate(1 / (polls * self.plan.poll_interval))
+    def _pause(self) -> float:
+        """Return the seconds to the next disruption."""
+        # Some pauses are long enough for gauges to recover, so that they are compared.
+        polls = 12 if self._rng.random() < 0.08 else self._options.pause
+        return self._rng.expovariate(1 / (polls * self.plan.poll_interval))
 
-    def _strike(self, name: str) -> None:
+    def _start(self, name: str) -> None:
         harness = self.harness
         if harness.disk.full and "kill" not in name:
-            return  # nothing can be copied or restarted now
-        struck = TROUBLES[name][1](harness, self._dice)
-        harness.tally[name] += bool(struck)
-        if isinstance(struck, Ongoing):
-            self._ongoing.append(struck)
+            return  # a full disk allows neither copies nor clean restarts
+        started = DISRUPTIONS[name][1](harness, self._rng)
+        harness.disruption_counts[name] += bool(started)
+        if isinstance(started, OngoingDisruption):
+            self._ongoing.append(started)
 
     def _step(self) -> None:
         harness = self.harness
-        harness.round()
+        harness.advance()
         now = harness.clock()
-        over = [each for each in self._ongoing if each.until <= now]
+        ended = [each for each in self._ongoing if each.until <= now]
         for each in self._ongoing:
-            harness.disturb(each.words)
+            harness.mark_disrupted(each.vendors)
             if each.wrong_rows:
-                harness.answered_wrongly.update(dict.fromkeys(each.words, now))
+                harness.last_wrong_answer.update(dict.fromkeys(each.vendors, now))
         self._ongoing = [each for each in self._ongoing if each.until > now]
-        for each in over:
+        for each in ended:
             each.end()
-        self._gauges.compare()
+        self._gauge_auditor.audit()
 
     def _settle(self) -> None:
-        """End all troubles, and poll until nothing is pending."""
+        """End all disruptions. Poll until everything is counted."""
         for each in self._ongoing:
-            self.harness.disturb(each.words)
+            self.harness.mark_disrupted(each.vendors)
             each.end()
         self._ongoing = []
-        until = max(self.harness.clock(), self.plan.end) + LONGEST_QUIET
-        while self.harness.clock() < until and self.harness.findings.number < self._options.enough:
+        until = max(self.harness.clock(), self.plan.end) + SETTLE_TIME
+        while self.harness.clock() < until and self.harness.findings.number < self._options.max_discrepancies:
             self._step()
 
-    def _outcome(self, seconds: float, processor: float) -> ScenarioOutcome:
+    def _outcome(self, seconds: float, cpu_seconds: float) -> ScenarioOutcome:
         harness = self.harness
-        kills = harness.tally.pop("kills", 0)
+        kills = harness.disruption_counts.pop("kills", 0)
         return ScenarioOutcome(
             seed=self.plan.seed,
             days=self.plan.days,
             seconds=round(seconds, 1),
-            processor=round(processor, 1),
-            runs=self._checked,
+            cpu_seconds=round(cpu_seconds, 1),
+            runs=self._compared_runs,
             kills=kills,
             polls=harness.polls,
-            scrapes=harness.watch.scrapes,
-            gauges=self._gauges.compared,
-            troubles=dict(+harness.tally),
+            scrapes=harness.page_auditor.pages,
+            gauges=self._gauge_auditor.compared,
+            disruptions=dict(+harness.disruption_counts),
             discrepancies=harness.findings.number,
-            findings=harness.findings.shown,
+            findings=harness.findings.texts,
         )
 
 
-def played(seed: str, options: Options) -> ScenarioOutcome:
-    """Play the scenario of a seed; return its outcome."""
+def play_scenario(seed: str, options: ScenarioOptions) -> ScenarioOutcome:
+    """Play the scenario of a seed. Return its outcome."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        scenario = Scenario(planned(seed, options.runs, options.days), Path(folder), options)
-        gc.freeze()  # a world of fifty thousand runs must not be scanned repeatedly
+        scenario = Scenario(plan_scenario(seed, options.runs, options.days), Path(folder), options)
+        gc.freeze()  # so that the garbage collector does not scan the world repeatedly
         try:
             return scenario.play()
         finally:

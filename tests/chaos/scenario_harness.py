@@ -1,4 +1,4 @@
-"""Four simulated vendors, one clock, and one exporter after another that reads them all."""
+"""A simulated exporter that polls four simulated vendors, with one clock that the scenario moves."""
 
 import io
 import random
@@ -16,14 +16,15 @@ from exporter.simulators.clock import Clock
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow_sign_in import SnowplowCredentials
 from exporter.simulators.world import MARK
-from tests.chaos.crashable import Disk, Killed, Place, copied
-from tests.chaos.direct import TIMEOUT, Direct
+from tests.chaos.crash_injector import CrashPoint, Killed
+from tests.chaos.disk import Disk, copy_files
+from tests.chaos.fast_simulators import fast_simulator
 from tests.chaos.ground_truth import GroundTruth
-from tests.chaos.life import Around, LedgerKind, Life
-from tests.chaos.quick import quick
-from tests.chaos.renamed import EXCLUDED
-from tests.chaos.watch import UNBOUNDED, Findings, Watch
-from tests.chaos.worlds import DenseWorld, Size, drawn
+from tests.chaos.in_memory_network import TIMEOUT, InMemoryNetwork
+from tests.chaos.page_audit import UNBOUNDED, Findings, PageAuditor
+from tests.chaos.renamed_job import EXCLUDED_PATTERN
+from tests.chaos.simulated_process import LedgerFactory, ProcessEnvironment, SimulatedProcess
+from tests.chaos.worlds import WorldSize, generate_world
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset
 from tests.e2e.vendor_traits import traits_of
 
@@ -31,24 +32,23 @@ TOKEN = "eyJhbGciOi"
 """Prefix of every token that a simulated sign-in issues."""
 
 
-NEWEST = 900
-"""Northflank's runs per day at most. It has no overlapping windows: the newest hundred runs of a job must include
-those that a wrong response omitted."""
+NORTHFLANK_RUNS_PER_DAY = 900
+"""Maximum for Northflank. Its windows do not overlap, so the newest 100 runs of a job must still contain the runs
+that a wrong answer omitted."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario: everything follows from these.
+    """What a seed chooses for a scenario.
 
     Attributes:
-        seed: Decides everything random.
-        days: How long it lasts.
+        seed: Seed of all random numbers.
+        days: Length of the scenario.
         runs: Runs per vendor.
-        poll_interval: In seconds, as the others.
-        overlap, lookback, max_run_age: Of every source.
+        poll_interval, overlap, lookback, max_run_age: Settings of every source, in seconds.
         zero_first: Whether new series start at 0.
-        steps: Which runs' steps are read.
-        sweep: Seconds between two sweeps of the last day, where a source has them.
-        max_series: The configured bound.
+        steps: The setting `steps` of every source that has it.
+        sweep: Seconds between two sweeps, of every source that has them.
+        max_series: The setting `metrics.max_series`.
     """
 
     seed: str
@@ -65,109 +65,118 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bounded(self) -> bool:
-        """Return whether jobs fold into `__other__`, so that only sums can be compared."""
+        """Return whether jobs may fold into `__other__`, so that only sums can be compared."""
         return self.max_series < UNBOUNDED
 
     @property
     def end(self) -> float:
-        """Return when the scenario ends."""
+        """Return the time at which the scenario ends."""
         return NOW + self.days * DAY
 
-    def promised(self, word: str) -> float:
-        """Return the seconds without trouble after which gauges must be current."""
-        quiet = max(15 * MINUTE, 2 * self.poll_interval) if word == "northflank" else 0.0
-        return 4 * self.poll_interval + 10 * MINUTE + quiet
+    def recovery_time(self, vendor: str) -> float:
+        """Return the seconds after a disruption in which the gauges of a source become correct."""
+        extra = max(15 * MINUTE, 2 * self.poll_interval) if vendor == "northflank" else 0.0
+        return 4 * self.poll_interval + 10 * MINUTE + extra
 
 
-class Flowing:
-    """The vendors' clock: responses take time while `latency` is not 0."""
+class LatencyClock:
+    """The clock of the simulators. Each read moves the time by up to `latency` seconds."""
 
     def __init__(self, clock: Clock, seed: str) -> None:
         self._clock = clock
-        self._dice = random.Random(f"{seed}/latency")
+        self._rng = random.Random(f"{seed}/latency")
         self.latency = 0.0
 
     def __call__(self) -> float:
-        return self._clock.advance(self._dice.uniform(0, self.latency)) if self.latency else self._clock()
+        return self._clock.advance(self._rng.uniform(0, self.latency)) if self.latency else self._clock()
 
 
-class Log(io.StringIO):
-    """The exporter's log. `broken`: the error of writing to it, if any."""
+class ExporterLog(io.StringIO):
+    """The log of all processes. `write_error`: the error that writing raises; None if it works."""
 
-    broken: OSError | None = None
+    write_error: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Keep a line, or fail as a stream without a reader does."""
-        if self.broken is not None:
-            raise self.broken
+        """Keep a text, or raise the error of writing."""
+        if self.write_error is not None:
+            raise self.write_error
         return super().write(text)
 
 
 class ScenarioHarness:
-    """Everything in one scenario apart from its troubles.
+    """A scenario without its disruptions: vendors, exporter, auditors, and the means to disrupt them.
 
     Attributes:
-        words: The vendors; each is a source of its name.
-        absent: Sources that are not configured at present.
-        frail: Where the next process crashes, if it is to crash early.
-        next: When each source is polled next.
-        disturbed: When each source was last disturbed.
-        answered_wrongly: When each API last gave a wrong answer.
-        well: When a poll of each source last succeeded.
-        outages: When no exporter ran for longer than it can catch up.
-        unread: When no poll of a source succeeded for half as long as that, or its state was lost.
-        poisoned: Jobs that an API cannot list, by source, project and name.
-        tally: How often each trouble happened.
+        vendors: All vendors. Each has one source, which has the vendor's name.
+        unconfigured: Sources that are not in the config at present.
+        next_crash: Where the next process crashes while it starts; None if it does not.
+        next_poll: When each source is due.
+        last_disrupted: When each source was last disrupted.
+        last_wrong_answer: When each API last gave a wrong answer.
+        last_success: When a scrape last showed that the last poll of a source had succeeded.
+        outages: Ranges without an exporter that are longer than `lookback`.
+        unread_ranges: Ranges of each source that an exporter may report as unobserved: no poll succeeded for half of
+            `lookback`, or the state was replaced by an older copy.
+        unreadable_jobs: Jobs whose runs cannot be listed, as vendor, project and name.
+        disruption_counts: How often each disruption happened, and the number of kills.
     """
 
-    def __init__(self, plan: Plan, folder: Path, ledger: LedgerKind) -> None:
+    def __init__(self, plan: Plan, folder: Path, ledger: LedgerFactory) -> None:
         self.plan = plan
         self.clock = Clock(NOW + 0.5)
-        self.local = Offset(self.clock)
-        self.flowing = Flowing(self.clock, plan.seed)
-        self.dice = random.Random(f"{plan.seed}/stage")
+        self.local_clock = Offset(self.clock)
+        self.api_clock = LatencyClock(self.clock, plan.seed)
+        rng = random.Random(f"{plan.seed}/stage")
         self.findings = Findings(self.clock)
-        self.tally: Counter[str] = Counter()
-        self.poisoned: set[tuple[str, str, str]] = set()
+        self.disruption_counts: Counter[str] = Counter()
+        self.unreadable_jobs: set[tuple[str, str, str]] = set()
         self.polls = 0
-        self.words = tuple(SIMULATORS)
-        most = {"northflank": NEWEST * plan.days}
-        sizes = {word: int(min(plan.runs, most.get(word, plan.runs))) for word in self.words}
+        self.vendors = tuple(SIMULATORS)
+        limits = {"northflank": NORTHFLANK_RUNS_PER_DAY * plan.days}
+        sizes = {vendor: int(min(plan.runs, limits.get(vendor, plan.runs))) for vendor in self.vendors}
         worlds = {
-            word: drawn(word, plan.seed, Size(begin=NOW, end=plan.end, runs=sizes[word], renames=not plan.bounded))
-            for word in self.words
-        }
-        self.truths = {word: GroundTruth(word, worlds[word], plan.max_run_age) for word in self.words}
-        self.simulators: Mapping[str, Simulator] = {
-            word: quick(word)(
-                worlds[word], self.flowing, seed=self.dice.getrandbits(32), port=port, **arguments_of(word)
+            vendor: generate_world(
+                vendor, plan.seed, WorldSize(begin=NOW, end=plan.end, runs=sizes[vendor], renames=not plan.bounded)
             )
-            for port, word in enumerate(self.words, start=1)
+            for vendor in self.vendors
         }
-        self.network = Direct(self.simulators.values(), self.clock.advance)
-        self.log = Log()
+        self.truths = {vendor: GroundTruth(vendor, worlds[vendor], plan.max_run_age) for vendor in self.vendors}
+        self.simulators: Mapping[str, Simulator] = {
+            vendor: fast_simulator(vendor)(
+                worlds[vendor], self.api_clock, seed=rng.getrandbits(32), port=port, **simulator_arguments(vendor)
+            )
+            for port, vendor in enumerate(self.vendors, start=1)
+        }
+        self.network = InMemoryNetwork(self.simulators.values(), self.clock.advance)
+        self.log = ExporterLog()
         logs.configure(logs.LogOptions(level="debug", format="json"), self.log, self.clock)
-        self.forbidden = (MARK, TOKEN, *(word for each in self.simulators.values() for word in secrets_of(each)))
-        self.watch = Watch(self.findings, self.forbidden, zero_first=plan.zero_first, max_series=plan.max_series)
+        self.secrets = (
+            MARK,
+            TOKEN,
+            *(secret for each in self.simulators.values() for secret in sign_in_secrets(each)),
+        )
+        self.page_auditor = PageAuditor(
+            self.findings, self.secrets, zero_first=plan.zero_first, max_series=plan.max_series
+        )
         self.disk = Disk(folder / "disk")
         self._generation = 0
         self.state = self.disk.folder / "0" / "state.db"
         self.state.parent.mkdir()
-        self.copies: list[tuple[float, Path]] = []
-        self.absent: set[str] = set()
-        self.frail: tuple[Place, int] | None = None
+        self.state_copies: list[tuple[float, Path]] = []
+        self.unconfigured: set[str] = set()
+        self.next_crash: tuple[CrashPoint, int] | None = None
         self.overrides: dict[str, object] = {}
-        self.next = dict.fromkeys(self.words, 0.0)
-        self.disturbed = dict.fromkeys(self.words, NOW)
-        self.answered_wrongly = dict.fromkeys(self.words, NOW)
+        self.next_poll = dict.fromkeys(self.vendors, 0.0)
+        self.last_disrupted = dict.fromkeys(self.vendors, NOW)
+        self.last_wrong_answer = dict.fromkeys(self.vendors, NOW)
         self.outages: list[tuple[float, float]] = []
-        self.unread: dict[str, list[tuple[float, float]]] = {word: [] for word in self.words}
-        self.well = dict.fromkeys(self.words, NOW)
-        self.polls_begun: dict[str, list[float]] = {word: [] for word in self.words}
-        self._around = Around(
-            clock=self.local, monotonic=self.clock, sleep=self._sleep, transport=self.network, ledger=ledger
+        self.unread_ranges: dict[str, list[tuple[float, float]]] = {vendor: [] for vendor in self.vendors}
+        self.last_success = dict.fromkeys(self.vendors, NOW)
+        self.poll_starts: dict[str, list[float]] = {vendor: [] for vendor in self.vendors}
+        self._environment = ProcessEnvironment(
+            clock=self.local_clock, monotonic=self.clock, sleep=self._sleep, transport=self.network, ledger=ledger
         )
-        self._rise()
+        self._start()
 
     def _sleep(self, seconds: float) -> bool:
         self.clock.advance(seconds)
@@ -176,26 +185,31 @@ class ScenarioHarness:
     # --- the exporter ---
 
     def settings(self) -> dict[str, object]:
-        """Return the current configuration."""
+        """Return the current config."""
         plan = self.plan
         common: dict[str, object] = {
-            "poll_interval": written(plan.poll_interval),
-            "overlap": written(plan.overlap),
-            "lookback": written(plan.lookback),
-            "max_run_age": written(plan.max_run_age),
+            "poll_interval": duration_text(plan.poll_interval),
+            "overlap": duration_text(plan.overlap),
+            "lookback": duration_text(plan.lookback),
+            "max_run_age": duration_text(plan.max_run_age),
             "requests_per_minute": 100_000,
-            "timeout": written(TIMEOUT),
-            "jobs": {"exclude": [EXCLUDED]},
+            "timeout": duration_text(TIMEOUT),
+            "jobs": {"exclude": [EXCLUDED_PATTERN]},
         }
         blocks = [
-            {**self.simulators[word].source_config(word), **common, **own_settings(word, plan), **self.overrides}
-            for word in self.words
-            if word not in self.absent
+            {
+                **self.simulators[vendor].source_config(vendor),
+                **common,
+                **vendor_specific_settings(vendor, plan),
+                **self.overrides,
+            }
+            for vendor in self.vendors
+            if vendor not in self.unconfigured
         ]
         retention = max(plan.lookback, plan.max_run_age) + 2 * plan.overlap + HOUR
         return {
             "sources": blocks,
-            "state": {"path": str(self.state), "retention": written(retention)},
+            "state": {"path": str(self.state), "retention": duration_text(retention)},
             "metrics": {
                 "zero_first": "2m" if plan.zero_first else "0s",
                 "job_expiry": "20d",
@@ -203,162 +217,158 @@ class ScenarioHarness:
             },
         }
 
-    def _rise(self) -> None:
-        """Start a process; it may crash during the start."""
-        self.life = Life(self.settings(), self.state, self._around)
-        if self.frail is not None:
-            self.life.crashable.arm(*self.frail)
-            self.frail = None
-        self.next = {word: self.clock() + number * 0.25 for number, word in enumerate(self.words)}
-        self.disturb(self.words)
+    def _start(self) -> None:
+        """Start a process. It may crash while it starts."""
+        self.process = SimulatedProcess(self.settings(), self.state, self._environment)
+        if self.next_crash is not None:
+            self.process.crash_injector.arm(*self.next_crash)
+            self.next_crash = None
+        self.next_poll = {vendor: self.clock() + number * 0.25 for number, vendor in enumerate(self.vendors)}
+        self.mark_disrupted(self.vendors)
         try:
-            self.life.start()
+            self.process.start()
         except Killed:
-            self.die()
+            self.kill()
 
-    def guarded(self, act: Callable[[], object]) -> None:
-        """Call something; if the process crashes, start another."""
+    def restart_after_crash(self, act: Callable[[], object]) -> None:
+        """Call a function of the process. If the process crashes in it, start the next one."""
         try:
             act()
         except Killed:
-            self.die()
+            self.kill()
 
-    def die(self, down: float = 0.0) -> None:
-        """Kill the process, keep its files as they were, and start another."""
-        self.tally["kills"] += 1
+    def kill(self, downtime: float = 0.0) -> None:
+        """Crash the process. Start the next one from the files as they are now."""
+        self.disruption_counts["kills"] += 1
         self.disk.free()
-        before, life = self.state.parent, self.life
-        life.crashable.dead = True
-        self.state = copied(self.state, self._folder())
-        life.bury()
-        remove(before)
-        self.clock.advance(down)
-        self._rise()
+        old_folder, process = self.state.parent, self.process
+        process.crash_injector.dead = True
+        # Closing a connection changes the files, so they are copied first.
+        self.state = copy_files(self.state, self._new_folder())
+        process.close_after_crash()
+        delete_folder(old_folder)
+        self.clock.advance(downtime)
+        self._start()
 
-    def restart(self, down: float = 0.0) -> None:
-        """Stop the process cleanly, and start another."""
-        self.life.stop()
-        self.clock.advance(down)
-        self._rise()
+    def restart(self, downtime: float = 0.0) -> None:
+        """Stop the process cleanly, and start the next one."""
+        self.process.stop()
+        self.clock.advance(downtime)
+        self._start()
 
     def copy_state(self) -> None:
-        """Copy the state, as an administrator does."""
-        copy = copied(self.state, self.disk.folder / f"copy-{len(self.copies)}")
-        self.copies.append((self.clock(), copy))
+        """Copy the files of the state while the process runs."""
+        copy = copy_files(self.state, self.disk.folder / f"copy-{len(self.state_copies)}")
+        self.state_copies.append((self.clock(), copy))
 
-    def put_back(self, made: float, copy: Path) -> None:
-        """Replace the state by an older copy."""
-        self.life.stop()
-        for read in self.unread.values():
-            read.append((made, self.clock()))
-        before = self.state.parent
-        self.state = copied(copy, self._folder())
-        remove(before)
-        self.watch.forget()
+    def restore_copy(self, copied_at: float, copy: Path) -> None:
+        """Replace the state by an older copy, while no process runs."""
+        self.process.stop()
+        for ranges in self.unread_ranges.values():
+            ranges.append((copied_at, self.clock()))
+        old_folder = self.state.parent
+        self.state = copy_files(copy, self._new_folder())
+        delete_folder(old_folder)
+        self.page_auditor.allow_older_values()
         for truths in self.truths.values():
             if truths.renamed is not None:
-                truths.renamed.doubt()
-        self._rise()
+                truths.renamed.allow_older_state()
+        self._start()
 
-    def _folder(self) -> Path:
+    def _new_folder(self) -> Path:
         self._generation += 1
         return self.disk.folder / str(self._generation)
 
     def reload(self) -> None:
-        """Reload with the current configuration."""
-        self.guarded(lambda: self.life.reload(self.settings()))
-        for word in self.words:
-            self.next[word] = self.clock()
-        self.disturb(self.words)
+        """Reload the config that `settings` returns."""
+        self.restart_after_crash(lambda: self.process.reload(self.settings()))
+        for vendor in self.vendors:
+            self.next_poll[vendor] = self.clock()
+        self.mark_disrupted(self.vendors)
 
     # --- time ---
 
-    def first_poll(self, word: str) -> float:
-        """Return when a source was first polled."""
-        return self.polls_begun[word][0] if self.polls_begun[word] else float("inf")
+    def first_poll(self, vendor: str) -> float:
+        """Return the time of a source's first poll; infinity if there was none."""
+        return self.poll_starts[vendor][0] if self.poll_starts[vendor] else float("inf")
 
-    def listen(self, words: Iterable[str], *, listening: bool) -> None:
-        """Make these APIs listen, or stop listening."""
-        for word in words:
-            self.network.endpoints[self.simulators[word].url].listening = listening
+    def set_listening(self, vendors: Iterable[str], *, listening: bool) -> None:
+        """Let these APIs accept or refuse connections."""
+        for vendor in vendors:
+            self.network.endpoints[self.simulators[vendor].url].listening = listening
 
-    def disturb(self, words: Iterable[str]) -> None:
-        """Note that these sources are disturbed now."""
-        for word in words:
-            self.disturbed[word] = self.clock()
+    def mark_disrupted(self, vendors: Iterable[str]) -> None:
+        """Record that these sources are disrupted now."""
+        for vendor in vendors:
+            self.last_disrupted[vendor] = self.clock()
 
-    def round(self) -> None:
+    def advance(self) -> None:
         """Move the clock to the next poll, poll all due sources, and scrape."""
-        present = [word for word in self.words if word not in self.absent]
-        self.clock.set(max(self.clock(), min(self.next[word] for word in present)))
-        for word in present:
-            if self.next[word] <= self.clock() and word not in self.absent:
-                self.guarded(lambda word=word: self._poll(word))  # type: ignore[misc]  # bound at once
-        self.look()
+        configured = [vendor for vendor in self.vendors if vendor not in self.unconfigured]
+        self.clock.set(max(self.clock(), min(self.next_poll[vendor] for vendor in configured)))
+        for vendor in configured:
+            if self.next_poll[vendor] <= self.clock() and vendor not in self.unconfigured:
+                self.restart_after_crash(lambda vendor=vendor: self._poll(vendor))  # type: ignore[misc]  # bound at once
+        self.tick_and_scrape()
 
-    def _poll(self, word: str) -> None:
-        begun = self.clock()
-        polled = self.life.polled[word]
+    def _poll(self, vendor: str) -> None:
+        started = self.clock()
+        poller = self.process.pollers[vendor]
         self.polls += 1
-        self.polls_begun[word].append(begun)
-        polled.poller.poll()
-        self.next[word] = max(begun + polled.poller.wait(), self.clock())
+        self.poll_starts[vendor].append(started)
+        poller.poll()
+        self.next_poll[vendor] = max(started + poller.wait(), self.clock())
 
-    def look(self) -> None:
-        """Run one heartbeat and one scrape."""
-        self.guarded(self.life.tick)
-        self.guarded(lambda: self.watch.take(self.life.scrape()))
-        for word in self.words:
-            if self.watch.value("jobrun_source_up", source=word) == 1:
-                since, self.well[word] = self.well[word], self.clock()
+    def tick_and_scrape(self) -> None:
+        """Run one heartbeat, scrape, and audit the page."""
+        self.restart_after_crash(self.process.tick)
+        self.restart_after_crash(lambda: self.page_auditor.audit(self.process.scrape()))
+        for vendor in self.vendors:
+            if self.page_auditor.value("jobrun_source_up", source=vendor) == 1:
+                since, self.last_success[vendor] = self.last_success[vendor], self.clock()
                 if self.clock() - since > self.plan.lookback / 2:
-                    self.unread[word].append((since, self.clock()))
-            renamed = self.truths[word].renamed
-            if renamed is not None and word not in self.absent:
-                renamed.look(self.clock(), self.watch.by_job("jobrun_runs_total", word))
+                    self.unread_ranges[vendor].append((since, self.clock()))
+            renamed = self.truths[vendor].renamed
+            if renamed is not None and vendor not in self.unconfigured:
+                renamed.add_page(self.clock(), self.page_auditor.by_job("jobrun_runs_total", vendor))
 
     def close(self) -> None:
-        self.life.crashable.disarm()
-        self.life.stop()
+        self.process.crash_injector.disarm()
+        self.process.stop()
         self.disk.close()
         structlog.reset_defaults()
 
 
-def remove(folder: Path) -> None:
+def delete_folder(folder: Path) -> None:
     for part in folder.iterdir():
         part.unlink()
     folder.rmdir()
 
 
-def written(seconds: float) -> str:
-    """Return a duration as the configuration has it."""
+def duration_text(seconds: float) -> str:
+    """Return a duration as a config contains it."""
     return f"{int(seconds)}s"
 
 
-def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: int) -> Simulator:
-    """Return a vendor's API without a socket; its number replaces the port."""
-    return quick(word)(world, clock, port=number, seed=number, **arguments_of(word))
-
-
-def arguments_of(word: str) -> dict[str, Any]:
-    """Return a simulator's arguments: no rate limits, large pages, and a key of its own."""
-    arguments = dict(traits_of(word).arguments)
-    if word == "snowplow":
+def simulator_arguments(vendor: str) -> dict[str, Any]:
+    """Return the arguments of a simulator: no rate limits, large pages, and a key to search for."""
+    arguments = dict(traits_of(vendor).arguments)
+    if vendor == "snowplow":
         arguments["credentials"] = SnowplowCredentials(api_key="planted-snowplow-secret")
-    if word == "workato":
+    if vendor == "workato":
         arguments["options"] = msgspec.structs.replace(arguments["options"], page_size=50)
     return arguments
 
 
-def own_settings(word: str, plan: Plan) -> dict[str, object]:
-    """Return settings that only some sources have."""
-    steps: dict[str, object] = {} if word == "northflank" else {"steps": plan.steps}
-    sweep = {"sweep": {"interval": written(plan.sweep), "window": "24h"}}
-    return steps | (sweep if word in ("snowplow", "strait") else {})
+def vendor_specific_settings(vendor: str, plan: Plan) -> dict[str, object]:
+    """Return the settings that only some vendors have."""
+    steps: dict[str, object] = {} if vendor == "northflank" else {"steps": plan.steps}
+    sweep = {"sweep": {"interval": duration_text(plan.sweep), "window": "24h"}}
+    return steps | (sweep if vendor in ("snowplow", "strait") else {})
 
 
-def secrets_of(simulator: Simulator) -> list[str]:
-    """Return the secrets of a source's sign-in."""
+def sign_in_secrets(simulator: Simulator) -> list[str]:
+    """Return the secrets in the config of a simulator's source."""
     auth = simulator.source_config()["auth"]
     assert isinstance(auth, Mapping)
     return [str(value) for key, value in auth.items() if key != "api_key_id"]

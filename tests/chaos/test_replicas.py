@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.replicas.rampage import run_replica_chaos
+from tests.chaos.replicas.replica_chaos import run_replica_chaos
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -12,5 +12,5 @@ def test_killed_replicas_and_failovers_that_lose_commits_have_no_discrepancy():
     outcome = run_replica_chaos("short", kills=12, only=only, seconds=25.0)
     assert outcome.findings == []
     assert outcome.kills >= 2
-    assert outcome.troubles["failovers"] >= 1
+    assert outcome.disruptions["failovers"] >= 1
     assert outcome.runs > 100

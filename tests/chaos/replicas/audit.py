@@ -1,4 +1,4 @@
-"""The auditor of replicas: scrapes them through a proxy as one target, and compares with the ground truth."""
+"""What is recorded and audited while replicas run: requests to vendors, holders of leases, and scrapes."""
 
 import bisect
 import http.client
@@ -19,97 +19,95 @@ from tests.e2e.processes import HOST
 from tests.e2e.scrapes import PERSISTENT, fetch
 
 BETWEEN_SCRAPES = 0.4
-"""Seconds."""
+"""Seconds between two scrapes, and between two reads of the holders of leases."""
 
-HANDING_OVER = 1.5
-"""Seconds after a lease changed hands in which the former holder learns of it."""
+HANDOVER = 1.5
+"""Seconds in which the former holder of a lease notices that another replica has it."""
 
-READ_AGAIN = tuple(prefix for prefix in PERSISTENT if "cold_starts" not in prefix)
-"""Prefixes of counters that must not fall even if commits are lost: the API shows again what they count."""
+RECOVERABLE = tuple(prefix for prefix in PERSISTENT if "cold_starts" not in prefix)
+"""Prefixes of counters that must not fall even if commits are lost, because the API shows again what they count."""
 
-AFTER_DEATH = 0.3
-"""Seconds in which a killed process's last request may still be read."""
+AFTER_KILL = 0.3
+"""Seconds after a kill in which the last request of the killed process may still arrive."""
 
 
-class Sent(NamedTuple):
-    """A request to a simulated vendor. `family`: owner of its credential. `replica`: replica that sent it."""
+class SentRequest(NamedTuple):
+    """A request to a simulated vendor. `replica`: number of the replica that sent it."""
 
     at: float
-    family: str
+    vendor: str
     replica: int
 
 
-class Spending:
-    """All requests of all replicas, by credential."""
+class RequestRecord:
+    """The requests of all replicas. Each vendor has one credential, so they are kept by vendor.
+
+    Attributes:
+        sent: All requests, by vendor.
+        take_overs: Seconds from the kill of each owner to the next request with its credential.
+    """
 
     def __init__(self) -> None:
-        self.sent: defaultdict[str, list[Sent]] = defaultdict(list)
+        self.sent: defaultdict[str, list[SentRequest]] = defaultdict(list)
         self._lock = threading.Lock()
         self._waiting: dict[str, float] = {}
         self.take_overs: list[float] = []
-        """Seconds from the death of an owner to the next request with its credential."""
 
-    def add(self, family: str, replica: int) -> None:
-        """Note a request."""
+    def add(self, vendor: str, replica: int) -> None:
+        """Record a request."""
         with self._lock:
             now = time.monotonic()
-            self.sent[family].append(Sent(now, family, replica))
-            since = self._waiting.get(family)
-            if since is not None and now - since > AFTER_DEATH:
+            self.sent[vendor].append(SentRequest(now, vendor, replica))
+            since = self._waiting.get(vendor)
+            if since is not None and now - since > AFTER_KILL:
                 self.take_overs.append(now - since)
-                del self._waiting[family]
+                del self._waiting[vendor]
 
-    def died(self, replica: int) -> list[str]:
-        """Record that a replica was killed. Return the credentials that it was the last to use."""
+    def owner_killed(self, replica: int) -> None:
+        """Record that a replica was killed, to measure the take-over of its sources."""
         with self._lock:
             now = time.monotonic()
-            owned = [family for family, sent in self.sent.items() if sent[-1].replica == replica]
-            for family in owned:
-                self._waiting.setdefault(family, now)
-            return owned
+            for vendor, sent in self.sent.items():
+                if sent[-1].replica == replica:
+                    self._waiting.setdefault(vendor, now)
 
-    def since(self, family: str, seconds: float) -> int:
-        """Return how many requests were sent with a credential in the last seconds."""
+    def since(self, vendor: str, seconds: float) -> int:
+        """Return the number of requests to a vendor in the last seconds."""
         with self._lock:
             begin = time.monotonic() - seconds
-            return sum(each.at >= begin for each in self.sent[family])
+            return sum(each.at >= begin for each in self.sent[vendor])
 
     def waiting(self) -> bool:
-        """Return whether sources of a killed owner are not polled yet."""
+        """Return whether the sources of a killed owner still wait for another replica."""
         return bool(self._waiting)
 
-    def owner(self, family: str) -> int | None:
-        """Return the replica that used a credential last."""
-        with self._lock:
-            return self.sent[family][-1].replica if self.sent[family] else None
-
     def owners(self) -> Counter[int]:
-        """Return how many credentials each replica used last."""
+        """Return the number of credentials that each replica was the last to use."""
         with self._lock:
             return Counter(sent[-1].replica for sent in self.sent.values() if sent)
 
-    def without_lease(self, holders: "Holders", numbers: Mapping[str, int]) -> Counter[tuple[str, int]]:
-        """Return how many requests of each credential each replica sent while the holder of the lease sent some, too.
+    def without_lease(self, holders: "LeaseHolders", numbers: Mapping[str, int]) -> Counter[tuple[str, int]]:
+        """Return how many requests each replica sent to each vendor while the holder of the lease sent some, too.
 
-        `numbers`: the replica of each holder's name.
+        `numbers`: number of the replica behind each holder's name.
         """
         with self._lock:
             requests = [each for sent in self.sent.values() for each in sent]
         times: dict[tuple[str, int | None], list[float]] = {}
         for each in requests:
-            times.setdefault((each.family, each.replica), []).append(each.at)
+            times.setdefault((each.vendor, each.replica), []).append(each.at)
         found: Counter[tuple[str, int]] = Counter()
         for each in requests:
-            owner = numbers.get(holders.at(each.family, each.at) or "", each.replica)
-            others = times.get((each.family, owner), [])
-            place = bisect.bisect_left(others, each.at - HANDING_OVER)
-            both = place < len(others) and others[place] < each.at + HANDING_OVER
-            found[each.family, each.replica] += owner != each.replica and both
+            owner = numbers.get(holders.at(each.vendor, each.at) or "", each.replica)
+            others = times.get((each.vendor, owner), [])
+            place = bisect.bisect_left(others, each.at - HANDOVER)
+            both = place < len(others) and others[place] < each.at + HANDOVER
+            found[each.vendor, each.replica] += owner != each.replica and both
         return +found
 
 
-class Holders(threading.Thread):
-    """Reads the holder of each lease from the database all the time. `connect`: returns a connection to the primary."""
+class LeaseHolders(threading.Thread):
+    """Records the holder of each lease. `connect`: returns a connection to the primary."""
 
     def __init__(self, connect: Callable[[], psycopg.Connection], sources: Mapping[str, str]) -> None:
         super().__init__(daemon=True)
@@ -132,28 +130,28 @@ class Holders(threading.Thread):
         self._ended.set()
         self.join()
 
-    def at(self, family: str, when: float) -> str | None:
-        """Return the replica that held the lease of a credential around a time; None if it changed."""
-        first = bisect.bisect_left(self._times, when - HANDING_OVER)
+    def at(self, vendor: str, when: float) -> str | None:
+        """Return the name of the replica that held a vendor's lease around a time; None if that is not certain."""
+        first = bisect.bisect_left(self._times, when - HANDOVER)
         until = bisect.bisect_right(self._times, when)
         if not (0 < first < until < len(self._times)):
             return None
-        found = {holders.get(family) for holders in self._holders[first - 1 : until + 1]}
+        found = {holders.get(vendor) for holders in self._holders[first - 1 : until + 1]}
         return found.pop() if len(found) == 1 else None
 
 
-class _Log(RequestLog):
-    def __init__(self, spending: Spending, family: str, replica: int) -> None:
+class _ReplicaLog(RequestLog):
+    def __init__(self, requests: RequestRecord, vendor: str, replica: int) -> None:
         super().__init__()
-        self._spending, self._family, self._replica = spending, family, replica
+        self._requests, self._family, self._replica = requests, vendor, replica
 
     def add(self, request: Request, query: str, status: int) -> None:
         super().add(request, query, status)
-        self._spending.add(self._family, self._replica)
+        self._requests.add(self._family, self._replica)
 
 
-class _Door:
-    """A simulator behind the proxy of one replica."""
+class _RecordedSimulator:
+    """A simulator with another request log."""
 
     def __init__(self, simulator: Simulator, log: RequestLog) -> None:
         self._simulator = simulator
@@ -162,24 +160,31 @@ class _Door:
         self.error, self.answer = simulator.error, simulator.answer
 
 
-def door(simulator: Simulator, spending: Spending, replica: int) -> Listener:
-    """Return a listener of a simulator that only one replica uses, as the proxy of its requests."""
-    listener = Listener((HOST, 0), _Door(simulator, _Log(spending, simulator.vendor, replica)))
+def listen_for(replica: int, simulator: Simulator, requests: RequestRecord) -> Listener:
+    """Return a listener of a simulator that only one replica uses, so that its requests are known as its own."""
+    listener = Listener((HOST, 0), _RecordedSimulator(simulator, _ReplicaLog(requests, simulator.vendor, replica)))
     threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
     return listener
 
 
 class Scrape(NamedTuple):
-    """Time of a response, and its counters."""
+    """A page. `ended`: when it was received. `values`: its counters."""
 
     ended: float
     values: Mapping[str, float]
 
 
-class Auditor(threading.Thread):
-    """Scrapes through the proxy, and checks that no counter of the one series falls.
+class ScrapeAuditor(threading.Thread):
+    """Scrapes replicas through their proxy as one target, and records counters that fall.
 
-    No scrape may show less than one that came more than FRESH seconds before it.
+    A counter falls if a page shows less than a page that was received more than FRESH seconds before it was requested.
+
+    Attributes:
+        scrapes, refused: Number of pages, and of scrapes without a page.
+        last: The latest page.
+        findings: Counters that fell although the API shows again what they count.
+        lost: Other counters that fell. Lost commits explain these falls.
+        started: Series that started with a value.
     """
 
     def __init__(self, port: int, *, zero_first: bool) -> None:
@@ -192,12 +197,9 @@ class Auditor(threading.Thread):
         self._first: dict[str, float] = {}
         self.scrapes = self.refused = 0
         self.last = ""
-        """The latest page."""
-        self.wrong: list[str] = []
+        self.findings: list[str] = []
         self.started: list[str] = []
-        """Series that started with a value."""
-        self.fallen: list[str] = []
-        """Counters of polls and cold starts that fell. Lost commits explain that, because no API shows them again."""
+        self.lost: list[str] = []
 
     def run(self) -> None:
         while not self._ended.wait(BETWEEN_SCRAPES):
@@ -212,8 +214,8 @@ class Auditor(threading.Thread):
         return dict(counters(self.last))
 
     def scrape(self) -> str:
-        """Scrape once. Return the page; "" if there was none."""
-        begun = time.monotonic()
+        """Scrape once. Return the page; "" if no replica served one."""
+        started = time.monotonic()
         try:
             status, _, body = fetch(self._port, timeout=10)
         except (OSError, http.client.HTTPException):
@@ -222,18 +224,18 @@ class Auditor(threading.Thread):
             self.refused += 1
             return ""
         self.last = body.decode()
-        self._audit(begun, self.last)
+        self._audit(started, self.last)
         return self.last
 
-    def _audit(self, begun: float, text: str) -> None:
+    def _audit(self, started: float, text: str) -> None:
         self.scrapes += 1
-        while self._recent and self._recent[0].ended < begun - FRESH:
+        while self._recent and self._recent[0].ended < started - FRESH:
             for series, number in self._recent.popleft().values.items():
                 self._highest[series] = max(number, self._highest.get(series, number))
         values = dict(counters(text))
         for series, number in values.items():
             if number < self._highest.get(series, number):
-                findings = self.wrong if series.startswith(READ_AGAIN) else self.fallen
+                findings = self.findings if series.startswith(RECOVERABLE) else self.lost
                 findings.append(f"{series} fell from {self._highest[series]:g} to {number:g}")
                 self._highest[series] = number
             if series not in self._first:
@@ -244,7 +246,7 @@ class Auditor(threading.Thread):
 
 
 def counters(text: str) -> Iterator[tuple[str, float]]:
-    """Return all samples of counters and histograms, except sums, which are not whole numbers."""
+    """Yield all samples of counters and histograms without their sums, which are not whole numbers."""
     wanted = False
     for line in text.splitlines():
         if line.startswith("# TYPE "):

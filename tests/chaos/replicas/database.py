@@ -1,4 +1,4 @@
-"""A primary with its standby, and PgBouncer: troubles kill, freeze, rewind and fail over them."""
+"""The database of replicas: a primary, a standby, and PgBouncer. Disruptions act on them."""
 
 import os
 import shutil
@@ -12,84 +12,89 @@ from pathlib import Path
 import psycopg
 
 from tests import postgres
-from tests.chaos.replicas.wires import Wire, steady_port
+from tests.chaos.replicas.database_proxy import DatabaseProxy, unassigned_port
 from tests.e2e.processes import HOST, eventually, mount, require_tool, runs_as_root, skip_or_fail, unmount
 
 NAME = "jobrun"
 
-IMPATIENT = "-c statement_timeout=10s -c lock_timeout=5s"
+SHORT_TIMEOUTS = "-c statement_timeout=10s -c lock_timeout=5s"
 
 FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")), None)
-"""The library that makes clocks wrong; None where it is not installed."""
+"""The library that gives processes a wrong clock; None if it is not installed."""
 
 FAST = ("fsync=off", "wal_keep_size=64MB", "max_wal_senders=4", "max_connections=100")
-"""Only processes are killed here, never the machine, so nothing need reach the disk."""
+"""Settings without writes to the disk: only processes are killed, never the machine."""
 
 
 class Database:
-    """Two servers, of which one is the primary. `places` keep their order: a URL names both.
+    """Two servers. One of them is the primary, and the other one its standby.
 
     Args:
-        folder: Where their data is.
-        moving_clock: Whether `set_clock` works.
+        folder: Folder for their data.
+        moving_clock: Whether `set_clock` moves their clocks.
+
+    Attributes:
+        servers: Both, in the order in which a URL names them.
+        primary: Index of the primary.
+        failovers: Number of failovers so far.
     """
 
     def __init__(self, folder: Path, *, moving_clock: bool = False) -> None:
         self.disk = folder / "disk"
         self._clock = folder / "clock"
-        self._environ = faked(self._clock) if moving_clock else {}
+        self._environ = fake_clock(self._clock) if moving_clock else {}
         self.set_clock(0)
-        self._made = 0
-        self.places = [self._server(None)]
+        self._number = 0
+        self.servers = [self._server(None)]
         self.primary = 0
         with self._primary.connect() as connection:
             connection.execute(f"CREATE DATABASE {NAME}")
-        self.places.append(self._server(self._primary))
+        self.servers.append(self._server(self._primary))
         self.failovers = 0
 
     @property
     def _primary(self) -> postgres.Server:
-        return self.places[self.primary]
+        return self.servers[self.primary]
 
     @property
     def _standby(self) -> postgres.Server:
-        return self.places[1 - self.primary]
+        return self.servers[1 - self.primary]
 
     def _server(self, source: postgres.Server | None) -> postgres.Server:
-        self._made += 1
-        folder = self.disk / str(self._made)
+        self._number += 1
+        folder = self.disk / str(self._number)
         folder.mkdir()
         if os.geteuid() == 0:
             shutil.chown(folder, "nobody")
         server = postgres.Server(folder, postgres.NEWEST_FIRST[0], source)
-        server.environ, server.port = self._environ, steady_port()
+        server.environ, server.port = self._environ, unassigned_port()
         server.start(*FAST)
         return server
 
-    def port(self, place: int) -> int:
-        """Return the port of the server in a place, for a wire."""
-        return self.places[place].port
+    def port(self, index: int) -> int:
+        """Return the port of a server."""
+        return self.servers[index].port
 
     def primary_port(self) -> int:
-        """Return the port of the primary, for a wire."""
+        """Return the port of the primary."""
         return self._primary.port
 
     def connect(self) -> psycopg.Connection:
-        """Connect to the primary without wires. Statements have a short timeout, because it may be frozen."""
-        return psycopg.connect(self._primary.url(NAME), autocommit=True, connect_timeout=3, options=IMPATIENT)
+        """Connect to the primary without a proxy. Timeouts are short, because the primary may be frozen."""
+        return psycopg.connect(self._primary.url(NAME), autocommit=True, connect_timeout=3, options=SHORT_TIMEOUTS)
 
-    # --- what troubles do ---
+    # --- for disruptions ---
 
     def set_clock(self, seconds: int) -> None:
-        """Let the clock of both be wrong by some seconds."""
+        """Make the clocks of both servers wrong by some seconds."""
         new = self._clock.with_suffix(".new")
         new.write_text(f"{seconds:+d}")
         new.chmod(0o644)
         new.rename(self._clock)
 
     def revive(self) -> None:
-        """Start the servers that have ended, as they do on a full disk, and replace a standby that does not start."""
-        for server in self.places:
+        """Start the servers that have stopped, for example on a full disk. Replace a standby that does not start."""
+        for server in self.servers:
             with suppress(AssertionError):  # one that runs cannot be started
                 server.start(*FAST)
         with self.connect() as connection:
@@ -98,7 +103,7 @@ class Database:
             self.rebuild()
 
     def restart(self) -> None:
-        """End the primary as a crash does, and start it again."""
+        """Stop the primary as a crash does, and start it again."""
         self._primary.stop("immediate")
         self._primary.start(*FAST)
 
@@ -107,7 +112,7 @@ class Database:
         self._standby.fall_behind()
 
     def synchronize(self) -> bool:
-        """Acknowledge commits only after the standby has them. Return whether this took effect."""
+        """Let commits wait until the standby has them. Return whether that works."""
         with self.connect() as connection:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             connection.execute("SELECT pg_reload_conf()")
@@ -115,7 +120,7 @@ class Database:
             return bool(eventually(lambda: connection.execute(query).fetchall()[0][0], seconds=10))
 
     def fail_over(self) -> None:
-        """End the primary as a crash does, and make the standby the primary."""
+        """Stop the primary as a crash does, and promote the standby."""
         self._primary.stop("immediate")
         self._standby.promote()
         self.primary = 1 - self.primary
@@ -124,32 +129,32 @@ class Database:
             connection.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
             connection.execute("SELECT pg_reload_conf()")
 
-    def return_of_the_old(self) -> None:
-        """Start the former primary as a primary, which accepts writes."""
+    def start_old_primary(self) -> None:
+        """Start the former primary again. It still accepts writes."""
         self._standby.start(*FAST)
 
     def rebuild(self) -> None:
-        """Make a new standby in place of the former primary."""
+        """Replace the former primary by a new standby."""
         old = self._standby
         with suppress(AssertionError):  # it has been stopped already
             old.stop("immediate")
         old.unwatch()
         shutil.rmtree(old.data.parent)
-        self.places[1 - self.primary] = self._server(self._primary)
+        self.servers[1 - self.primary] = self._server(self._primary)
 
     def backends(self) -> list[int]:
-        """Return the processes of the primary that serve replicas."""
+        """Return the IDs of the processes that serve replicas on the primary."""
         query = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND application_name = 'jobrun-exporter'"
         with self.connect() as connection:
             return [pid for (pid,) in connection.execute(query, (NAME,))]
 
     def postmaster(self) -> int:
-        """Return the process of the primary that accepts connections."""
+        """Return the ID of the process that accepts connections on the primary."""
         return self._primary.pid()
 
     def end(self) -> None:
-        """Stop both."""
-        for server in self.places:
+        """Stop both servers."""
+        for server in self.servers:
             with suppress(AssertionError, OSError, ValueError):
                 os.kill(server.pid(), signal.SIGCONT)
                 server.stop("immediate")
@@ -157,22 +162,22 @@ class Database:
 
 
 class Pooler:
-    """PgBouncer in transaction mode in front of the primary, wherever that is."""
+    """PgBouncer in transaction mode. It always connects to the server that is the primary."""
 
     def __init__(self, folder: Path, database: Database, size: int) -> None:
-        self.port = steady_port()
-        self._entry = Wire(database.primary_port)
+        self.port = unassigned_port()
+        self._proxy = DatabaseProxy(database.primary_port)
         self._settings = folder / "pgbouncer.ini"
         self._settings.write_text(
-            f"[databases]\n{NAME} = host={HOST} port={self._entry.port} user=jobrun\n"
+            f"[databases]\n{NAME} = host={HOST} port={self._proxy.port} user=jobrun\n"
             f"[pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {self.port}\nauth_type = any\n"
             f"pool_mode = transaction\ndefault_pool_size = {size}\nunix_socket_dir =\nserver_login_retry = 1\n"
             "server_connect_timeout = 3\nlog_connections = 0\nlog_disconnections = 0\n"
         )
         self._settings.chmod(0o644)
-        self._process = self._started()
+        self._process = self._start()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> subprocess.Popen[bytes]:
         as_other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         return subprocess.Popen(  # noqa: S603  # its own command
             [require_tool("pgbouncer"), "--quiet", str(self._settings)],
@@ -182,35 +187,35 @@ class Pooler:
         )
 
     def restart(self) -> None:
-        """Kill it and start it again."""
+        """Kill PgBouncer and start it again."""
         self.end()
-        self._process = self._started()
+        self._process = self._start()
 
-    def switched(self) -> None:
-        """Reset its connections: the primary has changed, and a load balancer in front would do so."""
-        self._entry.cut()
+    def reset_connections(self) -> None:
+        """Reset the connections to the database, as a load balancer does after a failover."""
+        self._proxy.cut()
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill PgBouncer."""
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
-        """End it and its way to the database."""
+        """Kill PgBouncer, and close its proxy."""
         self.end()
-        self._entry.close()
+        self._proxy.close()
 
 
-def faked(clock: Path | str) -> dict[str, str]:
-    """Return the environment of a process whose clock is as wrong as a text, or a file, says."""
+def fake_clock(clock: Path | str) -> dict[str, str]:
+    """Return the environment of a process with a wrong clock. `clock`: the error as text, or a file that has it."""
     file = {"FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"} if isinstance(clock, Path) else {}
     text = {"FAKETIME": clock} if isinstance(clock, str) else {}
     return {"LD_PRELOAD": str(FAKETIME), "FAKETIME_DONT_FAKE_MONOTONIC": "1", **file, **text}
 
 
 @contextmanager
-def database(*, moving_clock: bool) -> Iterator[tuple[Path, Database, bool]]:
-    """A database in a folder that is deleted afterwards, and whether that is a file system that can be full."""
+def running_database(*, moving_clock: bool) -> Iterator[tuple[Path, Database, bool]]:
+    """Run a database. Yield its folder, the database, and whether its disk can be filled."""
     if not postgres.NEWEST_FIRST:
         skip_or_fail("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="jobrun-replicas-"))
@@ -220,11 +225,11 @@ def database(*, moving_clock: bool) -> Iterator[tuple[Path, Database, bool]]:
     for each in (folder, disk):
         each.chmod(0o755)
     try:
-        made = Database(folder, moving_clock=moving_clock)
+        database = Database(folder, moving_clock=moving_clock)
         try:
-            yield folder, made, small
+            yield folder, database, small
         finally:
-            made.end()
+            database.end()
     finally:
         if small:
             unmount(disk)

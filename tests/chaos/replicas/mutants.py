@@ -1,10 +1,13 @@
-"""Broken replicas: the auditor must find each of them. `python -m tests.chaos.replicas.mutants` runs one."""
+"""Broken replicas, each of which the auditor must find.
+
+`python -m tests.chaos.replicas.mutants NAME run …` runs the exporter with one of them.
+"""
 
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,8 +19,8 @@ from exporter.state.lease_row import Row
 from exporter.state.leases import Leases
 
 
-class _Versionless(Replica):
-    """Uses its memory, although the database has lost commits."""
+class _IgnoresLostCommits(Replica):
+    """Keeps its records in memory although the database has lost commits."""
 
     def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
         super()._drop(rows, dict.fromkeys(before, 0))
@@ -29,7 +32,9 @@ class _Versionless(Replica):
         pass
 
 
-class _Believing(Leases):
+class _IgnoresVersions(Leases):
+    """Takes the version of each lease for at least the one that it knows."""
+
     def confirm(self, rows: Iterable[Row]) -> None:
         with self._lock:
             versions = {source: held.version for source, held in self._held.items()}
@@ -45,11 +50,11 @@ def _at_least(row: Row, version: int) -> Row:
 
 def _no_version() -> None:
     lease_statements.EXTEND = lease_statements.EXTEND.replace("AND leases.version = mine.version", "")
-    sharing.Leases, sharing.Replica = _Believing, _Versionless  # type: ignore[attr-defined]  # to be broken
+    sharing.Leases, sharing.Replica = _IgnoresVersions, _IgnoresLostCommits  # type: ignore[attr-defined]  # to be broken
 
 
-class _Fenceless(Leases):
-    """Takes every lease that it once had for its own."""
+class _KeepsLeases(Leases):
+    """Takes every lease for its own that it once had."""
 
     def renew(self, _request_ages: leases.RequestAges) -> None:
         with self._lock:
@@ -68,7 +73,9 @@ class _Fenceless(Leases):
         return dict(self._held)
 
 
-class _Staying(Replica):
+class _KeepsRecords(Replica):
+    """Keeps its records in memory although it has lost their lease."""
+
     def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
         pass
 
@@ -77,18 +84,18 @@ def _no_fence() -> None:
     lease_statements.EXTEND = lease_statements.EXTEND.replace(
         "leases.holder = ? AND leases.fence = mine.fence", "?::text <> ''"
     )
-    sharing.Leases, sharing.Replica = _Fenceless, _Staying  # type: ignore[attr-defined]  # to be broken
+    sharing.Leases, sharing.Replica = _KeepsLeases, _KeepsRecords  # type: ignore[attr-defined]  # to be broken
 
 
-def _fence_outside() -> None:
+def _fence_outside_transaction() -> None:
     """Check the lease before the transaction that writes."""
 
     @contextmanager
     def transaction(self: postgres.PostgresStore, *sources: str) -> Iterator[None]:
         written: list[leases.Written] = []
-        begun = 0.0
+        started = 0.0
         if self._leases is not None and sources:
-            begun = self._leases.now()
+            started = self._leases.now()
             with self._pool.session() as session:
                 written = self._leases.extend(session, sources)
         with self._translate_errors(), self._within(self._pool.transaction()):
@@ -96,49 +103,58 @@ def _fence_outside() -> None:
             yield
         self._exporter = self._uncommitted
         if self._leases is not None:
-            self._leases.committed(written, begun)
+            self._leases.committed(written, started)
 
     postgres.PostgresStore.transaction = transaction  # type: ignore[method-assign]  # to be broken
 
 
-class _Clocked(Session):
-    """Uses this machine's time instead of the database's."""
+class _LocalTime(Session):
+    """Uses the clock of the replica instead of the clock of the database."""
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Rows:
         return super().execute(query.replace("clock_timestamp()", f"to_timestamp({time.time()})"), values)
 
 
-def _clock_of_replica() -> None:
+def _replica_clock() -> None:
     @contextmanager
     def session(self: Pool) -> Iterator[Session]:
         with self.translate_errors(), self._borrow() as connection:
-            yield _Clocked(connection)
+            yield _LocalTime(connection)
 
     before = Pool.transaction
 
     @contextmanager
     def transaction(self: Pool, *begin: str) -> Iterator[Session]:
         with before(self, *begin) as plain:
-            yield _Clocked(plain._connection)
+            yield _LocalTime(plain._connection)
 
     Pool.session, Pool.transaction = session, transaction  # type: ignore[method-assign,assignment]  # to be broken
 
 
-BROKEN: Mapping[str, tuple[Callable[[], None], Collection[str]]] = {
-    "no fence": (_no_fence, ("SIGSTOP",)),
-    "no version": (_no_version, ("failover, commits lost",)),
-    "fence outside the transaction": (_fence_outside, ("SIGSTOP after the lease's statement",)),
-    "clock of the replica": (_clock_of_replica, ("replica's clock an hour wrong",)),
+class ReplicaMutant(NamedTuple):
+    """A broken replica. `apply`: breaks this process. `shown_by`: disruptions in which the auditor finds it."""
+
+    apply: Callable[[], None]
+    shown_by: Collection[str]
+
+
+REPLICA_MUTANTS: Mapping[str, ReplicaMutant] = {
+    "no fence": ReplicaMutant(_no_fence, ("SIGSTOP",)),
+    "no version": ReplicaMutant(_no_version, ("failover, commits lost",)),
+    "fence outside the transaction": ReplicaMutant(
+        _fence_outside_transaction, ("SIGSTOP after the lease's statement",)
+    ),
+    "clock of the replica": ReplicaMutant(_replica_clock, ("replica's clock an hour wrong",)),
 }
-"""How a replica is broken, and the troubles that show it."""
+"""Broken replicas by name."""
 
 
-def apply(name: str) -> None:
-    """Break this process if the environment names a mutant."""
+def apply_mutant(name: str) -> None:
+    """Break this process. "" stands for no mutant."""
     if name:
-        BROKEN[name][0]()
+        REPLICA_MUTANTS[name].apply()
 
 
 if __name__ == "__main__":
-    apply(sys.argv[1])
+    apply_mutant(sys.argv[1])
     sys.exit(cli.main(sys.argv[2:]))

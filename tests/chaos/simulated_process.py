@@ -1,4 +1,4 @@
-"""One process of the exporter, from its start to its end: the daemon's parts, without threads and web server."""
+"""One process of the exporter, from its start to its end: the parts of a daemon without threads and web server."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,117 +18,117 @@ from exporter.ledger.housekeeping import expire_jobs, prune
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
-from exporter.polling.schedule import ScheduledSource
+from exporter.polling.poll import Poller
 from exporter.sources import KNOWN_NAMES
 from exporter.state.opening import OpenedState, open_state
-from tests.chaos.crashable import Crashable
+from tests.chaos.crash_injector import CrashInjector
 
-HOUSEKEEPING = 3600.0
+HOUSEKEEPING_INTERVAL = 3600.0
 
-LedgerKind = Callable[[Callable[[], OpenedState]], Ledger]
-"""Returns a ledger. The auditor's tests replace it by a broken one."""
+LedgerFactory = Callable[[Callable[[], OpenedState]], Ledger]
+"""Returns a ledger: the exporter's, or a mutant."""
 
 
-class Around(msgspec.Struct, frozen=True, kw_only=True):
-    """The environment of a process. `sleep` moves the clock."""
+class ProcessEnvironment(msgspec.Struct, frozen=True, kw_only=True):
+    """Clocks, network and ledger of a process. `sleep` moves the clock."""
 
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     sleep: Callable[[float], bool | None]
     transport: httpx.BaseTransport
-    ledger: LedgerKind = Ledger
+    ledger: LedgerFactory = Ledger
 
 
-def configured(settings: Mapping[str, object]) -> Config:
-    """Return the configuration as the daemon would read it."""
+def load_config(settings: Mapping[str, object]) -> Config:
+    """Load a config as the daemon does."""
     return loads(yaml.safe_dump(dict(settings)), {}, KNOWN_NAMES)
 
 
-class Life:
-    """A process. `crashable` decides when it crashes; after that only `bury` may be called."""
+class SimulatedProcess:
+    """A process. `crash_injector` makes it crash. After a crash only `close_after_crash` may be called."""
 
-    def __init__(self, settings: Mapping[str, object], state: Path, around: Around) -> None:
-        self.crashable = Crashable()
+    def __init__(self, settings: Mapping[str, object], state: Path, around: ProcessEnvironment) -> None:
+        self.crash_injector = CrashInjector()
         self.state = state
-        self._around = around
-        self._config = configured(settings)
+        self._environment = around
+        self._config = load_config(settings)
         self._registry = CollectorRegistry()
         self._metrics = RequestMetrics(self._registry)
         self._pending_series = ZeroFirst(self._config.metrics.zero_first, around.monotonic)
         self._exposition = Exposition(CollectorRegistry(), self._pending_series)
         self.ledger = around.ledger(self._open)
         self._publisher = Publisher(self.ledger, self._exposition, self._pending_series, monotonic=around.monotonic)
-        self._outside = Clocks(
+        self._clocks = Clocks(
             clock=self._clock, monotonic=around.monotonic, sleep=around.sleep, transport=around.transport
         )
-        self._kept_house = around.monotonic()
+        self._last_housekeeping = around.monotonic()
         self._log = structlog.get_logger()
 
     def start(self) -> None:
-        """Start as the daemon does: each poll tries again to open a state that cannot be written."""
+        """Start as the daemon does, also with a state that cannot be written: each poll tries again to open it."""
         try:
             self.ledger.load()
         except StateError as error:
-            self._log.error("state cannot be written", disruption=str(error))
-        self._assembly = self._assembled(self._config)
-        self._take_up(self._config)
+            self._log.error("state cannot be written", error=str(error))
+        self._assembly = self._new_assembly(self._config)
+        self._apply(self._config)
         self._publisher.publish()
 
     def _open(self) -> OpenedState:
-        return open_state(self.state, self._clock, self.crashable.connect)
+        return open_state(self.state, self._clock, self.crash_injector.connect)
 
     def _clock(self) -> float:
-        self.crashable.snapshot()
-        return self._around.clock()
+        self.crash_injector.on_clock_read()
+        return self._environment.clock()
 
-    def _assembled(self, config: Config, before: Assembly | None = None) -> Assembly:
-        assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._outside, before=before)
-        for polled in assembly.scheduled:
-            # Pages are rendered only for scrapes. Rendering one per poll would take most of the time.
-            polled.poller._pages = NoPages()
+    def _new_assembly(self, config: Config, before: Assembly | None = None) -> Assembly:
+        assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._clocks, before=before)
+        for source in assembly.scheduled:
+            # Pages are rendered only for scrapes. Rendering a page per poll would take most of the time.
+            source.poller._pages = NoPages()
         return assembly
 
-    def _take_up(self, config: Config) -> None:
-        rules = {name: shown.rules for name, shown in self._assembly.configured.items()}
+    def _apply(self, config: Config) -> None:
+        rules = {name: source.rules for name, source in self._assembly.configured.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         self._pending_series.zero_first = config.metrics.zero_first
         self._publisher.configure(config, self._assembly.configured)
 
     @property
-    def polled(self) -> Mapping[str, ScheduledSource]:
-        """Return the polled sources by name."""
-        return {polled.name: polled for polled in self._assembly.scheduled}
+    def pollers(self) -> Mapping[str, Poller]:
+        """Return the pollers of all configured sources, by source."""
+        return {source.name: source.poller for source in self._assembly.scheduled}
 
     def reload(self, settings: Mapping[str, object]) -> None:
         """Reload as the daemon does."""
-        config = configured(settings)
+        config = load_config(settings)
         before = self._assembly
-        after = self._assembled(config, before)
-        self.ledger.check({name: shown.rules for name, shown in after.configured.items()})
+        after = self._new_assembly(config, before)
+        self.ledger.check({name: source.rules for name, source in after.configured.items()})
         before.interrupt(after)
         before.close(after)
         self._assembly = after
-        self._take_up(config)
+        self._apply(config)
         for name in before.configured.keys() - after.configured.keys():
             self._metrics.remove(name)
         self._config = config
         self._publisher.publish()
 
     def tick(self) -> None:
-        """Do what the daemon's heartbeat does."""
+        """Do what the daemon's heartbeat does in one tick."""
         self._publisher.tick()
-        now = self._around.monotonic()
-        if now - self._kept_house < HOUSEKEEPING:
+        now = self._environment.monotonic()
+        if now - self._last_housekeeping < HOUSEKEEPING_INTERVAL:
             return
-        self._kept_house = now
+        self._last_housekeeping = now
         try:
             expire_jobs(self.ledger, self._clock(), self._config.metrics.job_expiry)
             prune(self.ledger, self._clock(), self._config.state.retention)
         except StateError as error:
-            self._log.warning("state could not be pruned", disruption=str(error))
+            self._log.warning("state could not be pruned", error=str(error))
 
     def scrape(self) -> str:
-        """Return the page as Prometheus gets it."""
+        """Return `/metrics` in text format. Record that a scrape has read it."""
         self._publisher.publish()
         page = self._exposition.page
         assert page is not None
@@ -140,8 +140,8 @@ class Life:
         self._assembly.close()
         self.ledger.close()
 
-    def bury(self) -> None:
-        """Close what is left of a crashed process."""
+    def close_after_crash(self) -> None:
+        """Close the client and the files of a crashed process."""
         if hasattr(self, "_assembly"):
             self._assembly.close()
-        self.crashable.bury()
+        self.crash_injector.close_connections()
