@@ -13,7 +13,7 @@ from tests.chaos.disruptions import DISRUPTIONS, OngoingDisruption
 from tests.chaos.final_audit import audit
 from tests.chaos.gauge_audit import GaugeAuditor
 from tests.chaos.page_audit import UNBOUNDED
-from tests.chaos.scenario_harness import Plan, ScenarioHarness
+from tests.chaos.scenario_harness import ScenarioHarness, ScenarioPlan
 from tests.chaos.simulated_process import LedgerFactory
 from tests.contract.harness import DAY, HOUR, MINUTE
 
@@ -62,13 +62,13 @@ class ScenarioOutcome(msgspec.Struct, kw_only=True):
     take_overs: list[float] = []
 
 
-def plan_scenario(seed: str, runs: int | None = None, days: float | None = None) -> Plan:
+def plan_scenario(seed: str, runs: int | None = None, days: float | None = None) -> ScenarioPlan:
     """Return the plan that a seed chooses. `runs` and `days` replace the chosen ones."""
     runs = runs or random.Random(f"{seed}/size").choice(SIZES)
     rng = random.Random(f"{seed}/plan")
     poll_interval = rng.choice((30 * MINUTE, HOUR))
     chosen_days = rng.choice((7.0, 14.0))
-    return Plan(
+    return ScenarioPlan(
         seed=seed,
         days=days or chosen_days,
         runs=runs,
@@ -106,7 +106,7 @@ class ScenarioOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Scenario:
     """Plays a plan: polls with disruptions, polls without disruptions, and the final audit."""
 
-    def __init__(self, plan: Plan, folder: Path, options: ScenarioOptions) -> None:
+    def __init__(self, plan: ScenarioPlan, folder: Path, options: ScenarioOptions) -> None:
         self.plan = plan
         self.harness = ScenarioHarness(plan, folder, options.ledger)
         self._options = options

@@ -37,7 +37,7 @@ NORTHFLANK_RUNS_PER_DAY = 900
 that a wrong answer omitted."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class ScenarioPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a seed chooses for a scenario.
 
     Attributes:
@@ -121,7 +121,7 @@ class ScenarioHarness:
         disruption_counts: How often each disruption happened, and the number of kills.
     """
 
-    def __init__(self, plan: Plan, folder: Path, ledger: LedgerFactory) -> None:
+    def __init__(self, plan: ScenarioPlan, folder: Path, ledger: LedgerFactory) -> None:
         self.plan = plan
         self.clock = Clock(NOW + 0.5)
         self.local_clock = Offset(self.clock)
@@ -360,7 +360,7 @@ def simulator_arguments(vendor: str) -> dict[str, Any]:
     return arguments
 
 
-def vendor_specific_settings(vendor: str, plan: Plan) -> dict[str, object]:
+def vendor_specific_settings(vendor: str, plan: ScenarioPlan) -> dict[str, object]:
     """Return the settings that only some vendors have."""
     steps: dict[str, object] = {} if vendor == "northflank" else {"steps": plan.steps}
     sweep = {"sweep": {"interval": duration_text(plan.sweep), "window": "24h"}}

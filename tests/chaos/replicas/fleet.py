@@ -39,7 +39,7 @@ CATCH_UP = 90.0
 """Seconds without a change of the counts after which they are final."""
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a seed chooses, and what the machine allows.
 
     Attributes:
@@ -133,7 +133,7 @@ class Fleet:
         findings: The discrepancies.
     """
 
-    def __init__(self, folder: Path, database: Database, plan: Plan, seed: str, prepare: Prepare = None) -> None:
+    def __init__(self, folder: Path, database: Database, plan: FleetPlan, seed: str, prepare: Prepare = None) -> None:
         self.database, self.plan = database, plan
         self._counts: dict[str, Counter[Series]] = {}
         self._expected: dict[str, Counter[Series]] = {}

@@ -13,7 +13,7 @@ import psycopg
 from exporter.simulators.world import MARK
 from tests.chaos.replicas.database import FAKETIME, running_database
 from tests.chaos.replicas.disruptions import REPLICA_DISRUPTIONS, ReplicaDisruption
-from tests.chaos.replicas.fleet import Fleet, Plan
+from tests.chaos.replicas.fleet import Fleet, FleetPlan
 from tests.chaos.replicas.mutants import apply_mutant
 from tests.chaos.report import quantiles
 from tests.chaos.scenario import ScenarioOutcome
@@ -45,7 +45,7 @@ FREEZES_REPLICA = ("SIGSTOP", "SIGSTOP in a transaction", "SIGSTOP after the lea
 """Disruptions after which a replica may send one more request per source without its lease."""
 
 
-class RunningDisruption(msgspec.Struct):
+class OngoingReplicaDisruption(msgspec.Struct):
     """A disruption in progress. `due`: when its next step is due."""
 
     due: float
@@ -72,7 +72,7 @@ class DisruptionPlayer:
         self._table: Mapping[str, ReplicaDisruption] = {
             name: REPLICA_DISRUPTIONS[name] for name in only
         } or REPLICA_DISRUPTIONS
-        self._running: list[RunningDisruption] = []
+        self._ongoing: list[OngoingReplicaDisruption] = []
         self._chosen = ""
 
     def run(self, kills: int, seconds: float) -> None:
@@ -85,21 +85,21 @@ class DisruptionPlayer:
                 next_start = time.monotonic() + self._rng.expovariate(1 / PAUSE)
                 self._start()
             time.sleep(0.05)
-        while self._running:
+        while self._ongoing:
             self._advance(float("inf"))
             time.sleep(0.25)
 
     def _advance(self, now: float) -> None:
-        self._running = [each for each in self._running if now < each.due or self._do_step(each)]
+        self._ongoing = [each for each in self._ongoing if now < each.due or self._do_step(each)]
 
-    def _do_step(self, running: RunningDisruption) -> bool:
+    def _do_step(self, ongoing: OngoingReplicaDisruption) -> bool:
         """Do the next step of a disruption. Return False if it was the last one, or if it failed."""
         try:
-            return running.do_step()
+            return ongoing.do_step()
         except CutShortError as error:
             print(f"a disruption is cut short: {error}"[:200], flush=True)
             self._fleet.disruption_counts["disruptions cut short"] += 1
-            if running.disruption.affects_database:
+            if ongoing.disruption.affects_database:
                 eventually(self._revived, seconds=60)
             return False
 
@@ -113,25 +113,27 @@ class DisruptionPlayer:
     def _start(self) -> None:
         self._chosen = self._chosen or self._choose()
         name, disruption = self._chosen, self._table[self._chosen]
-        if disruption.affects_all and self._running:
+        if disruption.affects_all and self._ongoing:
             return  # nothing else starts before it
         self._chosen = ""
-        if disruption.affects_database and any(each.disruption.affects_database for each in self._running):
+        if disruption.affects_database and any(each.disruption.affects_database for each in self._ongoing):
             return
-        running = RunningDisruption(0.0, disruption, disruption.steps(self._fleet, random.Random(self._rng.random())))
-        if self._do_step(running):
+        ongoing = OngoingReplicaDisruption(
+            0.0, disruption, disruption.steps(self._fleet, random.Random(self._rng.random()))
+        )
+        if self._do_step(ongoing):
             self._fleet.disruption_counts[name] += 1
-            self._running.append(running)
+            self._ongoing.append(ongoing)
 
     def _choose(self) -> str:
         names = list(self._table)
         return self._rng.choices(names, [self._table[each].weight if len(names) > 1 else 1.0 for each in names])[0]
 
 
-def plan_scenario(seed: str, only: Sequence[str]) -> Plan:
+def plan_scenario(seed: str, only: Sequence[str]) -> FleetPlan:
     """Return the plan that a seed chooses."""
     rng = random.Random(f"{seed}/plan")
-    plan = Plan(
+    plan = FleetPlan(
         pooler=rng.choice((0, 0, 0, 1, 5)),
         zero_first=rng.random() < 0.3,
         moving_clock=rng.random() < 0.2,
