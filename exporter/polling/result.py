@@ -15,7 +15,9 @@ class PollResult(PollReport, kw_only=True):
         started: Start of the poll, by the API's clock.
         skew: Seconds by which the API's clock is assumed to be ahead of the local one.
         load: How often the source's records had been loaded when the poll started.
+        batches: Number of committed batches.
         steps: Number of runs whose steps were requested.
+        stats: Statistics of the committed batches.
     """
 
     started: float

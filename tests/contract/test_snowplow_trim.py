@@ -2,6 +2,7 @@
 
 import pytest
 
+from exporter.model import Window
 from exporter.simulators.disruptions import Drop
 from exporter.simulators.snowplow import SnowplowOptions
 from exporter.sources.snowplow.source import SnowplowSource
@@ -64,6 +65,23 @@ def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_o
     assert 0 < missing < 400
     ((start, end),) = bench.ledger.source("one").unobserved
     assert sum(bench.truth(since=start, until=end + 40).values()) >= missing
+
+
+def ignore_bounds(simulator):
+    """Make a simulated API ignore `from` and `to`."""
+    simulator._allowed = lambda _window, now: Window(now - 7 * DAY, now)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_an_api_that_ignores_the_bounds_gets_few_requests(bench, drops):
+    add_burst(bench, bench.clock() - DAY, 120, 20 * HOUR)
+    ignore_bounds(bench.simulator)
+    if drops:
+        bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.2))
+    bench.poll()
+    assert requested(bench) == 2
+    bench.run(5 * MINUTE)
+    assert requested(bench) == 7
 
 
 def test_an_api_that_drops_rows_gets_few_requests(bench):

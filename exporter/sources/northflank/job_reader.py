@@ -10,7 +10,8 @@ from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError
 from exporter.model import Batch, Run, Window
 from exporter.sources.failing import FailingParts
-from exporter.sources.northflank.jobs import JobCheckpoint, Project, TrackedJob, encode_checkpoint
+from exporter.sources.northflank.jobs import JobCheckpoint, Project, TrackedJob, UnlistedRun, encode_checkpoint
+from exporter.sources.northflank.page_cursor import PageCursor
 from exporter.sources.northflank.request_queue import (
     PollTier,
     ScheduledRequest,
@@ -19,7 +20,7 @@ from exporter.sources.northflank.request_queue import (
     spacing,
     tier_of,
 )
-from exporter.sources.northflank.requests import NorthflankApi, PageCursor
+from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
 from exporter.sources.rest import is_gone
 from exporter.sources.view import View
@@ -48,49 +49,52 @@ class JobReader:
         self.urgent: list[ScheduledRequest] = []
         self.schedule_spacing = HOUR
 
+    def tier(self, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float) -> PollTier:
+        """Return how often a job is polled. It counts as busy until this process has read its runs."""
+        # Unlisted active runs do not count, because they are requested by ID.
+        return tier_of(
+            now,
+            self._settings.poll_interval,
+            is_open=job.changed or len(job.unlisted_open_runs) < len(open_runs),
+            enabled=None if job.checkpoint.read_at is None else job.row.enabled,
+            schedule=job.checkpoint.schedule,
+            last_start=job.last_start if job.first_page else now,
+        )
+
     def requests(
         self, project: Project, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float
     ) -> Iterator[ScheduledRequest]:
-        """Yield the requests for a job: its unlisted active runs, its runs, and its schedule."""
-        job.unlisted_open_runs = {each: time for each, time in job.unlisted_open_runs.items() if each in open_runs}
-        for run_id, requested in job.unlisted_open_runs.items():
-            overdue = overdue_ratio(requested, job.first_listed, now, PollTier.FAST, self._settings.poll_interval)
-            yield self._request_by_id(project, open_runs[run_id], overdue)
-        # Unlisted active runs do not make a job fast, because they are requested by ID.
-        yield self._runs_request(project, job, now, is_open=len(job.unlisted_open_runs) < len(open_runs))
+        """Yield the requests for a job: its runs, its unlisted active runs, its schedule, and its older runs."""
+        interval = self._settings.poll_interval
+        job.unlisted_open_runs = {each: state for each, state in job.unlisted_open_runs.items() if each in open_runs}
+        for run_id, state in job.unlisted_open_runs.items():
+            overdue = overdue_ratio(state.tried_at or 0.0, job.first_listed, now, PollTier.FAST, interval)
+            yield self._run_request(project, job, open_runs[run_id], overdue)
+        tier = self.tier(job, open_runs, now)
+        overdue = overdue_ratio(job.requested, job.first_listed, now, tier, interval)
+        yield ScheduledRequest(
+            part=job.part,
+            send=partial(self._read_runs, project, job),
+            overdue=overdue if job.cursor is None else float("inf"),  # interrupted reads continue first
+            due=is_job_due(job.requested, now, tier, interval),
+            retry=job.failed,
+        )
         if job.row.cron and job.requested is not None and job.schedule_age(now) >= self.schedule_spacing:
             # The first read of a schedule is as urgent as the runs of an idle job.
             first = job.checkpoint.schedule_read_at is None
             overdue = 1.0 if first else job.schedule_age(now) / self.schedule_spacing
             send = partial(self._read_schedule, project, job)
             yield ScheduledRequest(part=f"schedule of job {job.row.job_id}", send=send, overdue=overdue)
-
-    def _runs_request(self, project: Project, job: TrackedJob, now: float, *, is_open: bool) -> ScheduledRequest:
-        interval = self._settings.poll_interval
-        # Until this process has read the runs of a job, the job may be busy.
-        tier = tier_of(
-            now,
-            interval,
-            is_open=job.changed or is_open,
-            enabled=None if job.checkpoint.read_at is None else job.row.enabled,
-            schedule=job.checkpoint.schedule,
-            last_start=job.last_start if job.first_page else now,
-        )
-        overdue = overdue_ratio(job.requested, job.first_listed, now, tier, interval)
-        return ScheduledRequest(
-            part=job.part,
-            send=partial(self._read_runs, project, job),
-            tier=tier,
-            overdue=overdue if job.cursor is None else float("inf"),  # interrupted reads continue first
-            due=is_job_due(job.requested, now, tier, interval),
-            retry=self._failing.get(job.part) is not None,
-        )
+        if job.checkpoint.read_at is not None and not job.checkpoint.older_runs_read:
+            overdue = max(0.0, now - job.checkpoint.read_at) / HOUR
+            send = partial(self._read_older_runs, project, job)
+            yield ScheduledRequest(part=f"older runs of job {job.row.job_id}", send=send, overdue=overdue)
 
     # --- pages ---
 
     def _read_runs(self, project: Project, job: TrackedJob, view: View) -> Iterator[Batch]:
         """Read the runs of a job, page by page. Yield nothing if time or budget ends before the last page."""
-        job.requested = view.now
+        job.requested, job.failed = view.now, True
         cursor, job.cursor = job.cursor, None
         # A start in the future was set by a wrong clock.
         if cursor is None or cursor.began > view.now:
@@ -98,7 +102,7 @@ class JobReader:
         try:
             while self._api.next_page(job.row, cursor, view):
                 if not self._api.may_send(view):
-                    job.cursor = cursor
+                    job.cursor, job.failed = cursor, False
                     return
         except (ForbiddenError, NotFoundError) as error:
             # The list of jobs will show whether the job is gone or forbidden. The list may lag behind the job, so it is
@@ -108,9 +112,8 @@ class JobReader:
                 raise
             project.jobs.pop(job.row.slug, None)
             return
-        checkpoint = job.checkpoint
-        if cursor.complete:
-            checkpoint = msgspec.structs.replace(checkpoint, read_at=cursor.began)
+        job.failed = False
+        checkpoint = job.checkpoint.after(cursor)
         yield self._to_batch(project, job, cursor, checkpoint, view)
         job.checkpoint = checkpoint
         job.changed = bool(job.first_page) and cursor.first_page != job.first_page
@@ -118,10 +121,10 @@ class JobReader:
         job.last_start = max((run.start for run in cursor.runs.values() if run.start is not None), default=None)
 
     def _new_cursor(self, project: Project, job: TrackedJob, view: View) -> PageCursor:
-        floor = view.now - self._settings.lookback
+        baseline, floor = view.baseline(project.name), view.now - self._settings.lookback
         if job.checkpoint.read_at is None:
-            floor = max(floor, view.baseline(project.name) - BASELINE_DEPTH)
-        return PageCursor(began=view.now, floor=floor)
+            floor = max(floor, baseline - BASELINE_DEPTH)
+        return PageCursor(began=view.now, floor=floor, baseline=baseline)
 
     def _to_batch(
         self, project: Project, job: TrackedJob, cursor: PageCursor, checkpoint: JobCheckpoint, view: View
@@ -129,21 +132,25 @@ class JobReader:
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
         # A new run may have moved an active run to a page that was read before. So the active run is requested by ID.
         for run_id in open_runs.keys() - cursor.runs.keys() - job.unlisted_open_runs.keys():
-            job.unlisted_open_runs[run_id] = None
-            self.urgent.append(self._request_by_id(project, open_runs[run_id]))
+            job.unlisted_open_runs[run_id] = UnlistedRun()
+            self.urgent.append(self._run_request(project, job, open_runs[run_id]))
         for run_id in cursor.runs.keys() & job.unlisted_open_runs.keys():
             del job.unlisted_open_runs[run_id]
+        if not checkpoint.older_runs_read and job.checkpoint.read_at is None:
+            job.older_cursor = msgspec.structs.replace(
+                cursor, baseline=float("-inf"), deep=True, skipped=False, unread_before=None
+            )
         unchanged = cursor.pages == 1 and cursor.first_page == job.first_page
         shown: Iterable[Run] = [] if unchanged else cursor.runs.values()
         runs = [run for run in shown if run.run_id in open_runs or self._is_new(run, job, view.now)]
-        through = self.read_through(project, view, job.row.slug, cursor.began) if cursor.complete else None
+        read_at = checkpoint.read_at if checkpoint.read_at == cursor.began else None
         return Batch(
             scope=project.name,
             jobs=[job.job()],
             runs=runs,
             unchanged=len(cursor.runs) - len(runs),
             invalid=cursor.invalid,
-            through=through,
+            through=None if read_at is None else self.read_through(project, view, job.row.slug, read_at),
             unobserved=self._unobserved(job, cursor),
             truncated=0 if cursor.complete else 1,
             checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
@@ -164,34 +171,57 @@ class JobReader:
         before = job.checkpoint.read_at - self._settings.settle
         return [Window(before, cursor.unread_before)] if before < cursor.unread_before else []
 
+    def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Iterator[Batch]:
+        """Read active runs on the pages after those of a job's first read."""
+        baseline = view.baseline(project.name)
+        cursor = job.older_cursor or PageCursor(began=view.now, floor=baseline - BASELINE_DEPTH, deep=True)
+        job.older_cursor = cursor
+        while self._api.next_page(job.row, cursor, view):
+            if not self._api.may_send(view):
+                return
+        job.older_cursor, checkpoint = None, msgspec.structs.replace(job.checkpoint, older_runs_read=True)
+        yield Batch(
+            scope=project.name,
+            jobs=[job.job()],
+            runs=[run for run in cursor.runs.values() if run.result is None or (run.end or 0.0) > baseline],
+            checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
+        )
+        job.checkpoint = checkpoint
+
     # --- single runs ---
 
-    def _request_by_id(self, project: Project, run: OpenRun, overdue: float = float("inf")) -> ScheduledRequest:
-        send = partial(self._read_run, project, run)
-        return ScheduledRequest(part=f"run {run.run_id}", send=send, tier=PollTier.FAST, overdue=overdue)
+    def _run_request(
+        self, project: Project, job: TrackedJob, run: OpenRun, overdue: float = float("inf")
+    ) -> ScheduledRequest:
+        send = partial(self._read_run, project, job, run)
+        return ScheduledRequest(part=f"run {run.run_id}", send=send, overdue=overdue)
 
-    def _read_run(self, project: Project, run: OpenRun, view: View) -> Iterable[Batch]:
-        """Read an active run that no page shows. A run of a missing job is gone as soon as the API does not have it."""
-        slug = run.job_id.removeprefix(f"{project.name}/")
-        job = project.jobs.get(slug)
-        if job is not None:
-            job.unlisted_open_runs[run.run_id] = view.now
+    def _read_run(self, project: Project, job: TrackedJob, run: OpenRun, view: View) -> Iterable[Batch]:
+        now, state = view.now, job.unlisted_open_runs.get(run.run_id, UnlistedRun())
+        job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read_at, now)
         try:
-            current = self._api.run(project.name, slug, run.run_id)
+            current = self._api.run(project.name, job.row.slug, run.run_id)
         except NotFoundError:
-            gone = job is None or is_gone(run, view.now, REACH)
-            return [Batch(scope=project.name, gone=[run.run_id])] if gone else []
-        jobs = [] if job is None else [job.job()]
-        return [Batch(scope=project.name, jobs=jobs, runs=[current], through=self.read_through(project, view))]
+            job.unlisted_open_runs[run.run_id] = UnlistedRun(now, now)
+            return [Batch(scope=project.name, gone=[run.run_id])] if is_gone(run, now, REACH) else []
+        job.unlisted_open_runs[run.run_id] = UnlistedRun(now, now)
+        return [Batch(scope=project.name, jobs=[job.job()], runs=[current], through=self.read_through(project, view))]
 
     def request_runs_of_missing_jobs(self, project: Project, view: View) -> None:
         """Request the active runs of jobs that have been missing in lists for a while, to see whether they are gone."""
-        job_ids = {job.row.job_id for job in project.jobs.values()}
-        runs = [run for run in view.open_runs(project.name) if run.job_id not in job_ids]
+        runs = [run for run in view.open_runs(project.name) if slug_of(project, run) not in project.jobs]
         project.missing_jobs = {run.job_id: project.missing_jobs.get(run.job_id, view.now) for run in runs}
         for run in runs:
             if not 0 <= view.now - project.missing_jobs[run.job_id] <= MISSING_AFTER:
-                self.urgent.append(self._request_by_id(project, run))
+                send = partial(self._read_run_of_missing_job, project, run)
+                self.urgent.append(ScheduledRequest(part=f"run {run.run_id}", send=send))
+
+    def _read_run_of_missing_job(self, project: Project, run: OpenRun, view: View) -> Iterable[Batch]:  # noqa: ARG002  # as all
+        try:
+            current = self._api.run(project.name, slug_of(project, run), run.run_id)
+        except NotFoundError:
+            return [Batch(scope=project.name, gone=[run.run_id])]
+        return [Batch(scope=project.name, runs=[current])]
 
     # --- schedules ---
 
@@ -226,10 +256,11 @@ class JobReader:
         times = [] if overdue else [project.last_listed if listed_at is None else listed_at]
         for job in jobs:
             times.append(read_at if job.row.slug == slug else job.checkpoint.read_at)
-            for run_id, requested in job.unlisted_open_runs.items():
-                part = f"run {run_id}"
-                if not self._failing.is_overdue(part, view.now):
-                    times.append(requested if self._failing.get(part) is None else None)
+            times += [
+                state.read_at
+                for run_id, state in job.unlisted_open_runs.items()
+                if not self._failing.is_overdue(f"run {run_id}", view.now)
+            ]
         known = [time for time in times if time is not None]
         return min(known) - self._settings.settle if known and len(known) == len(times) else None
 
@@ -244,3 +275,8 @@ class JobReader:
         # The watermark does not wait for a job that has failed for long. When it can be read again, it is read from the
         # time in its checkpoint.
         return [job for job in jobs if not self._failing.is_overdue(job.part, view.now)]
+
+
+def slug_of(project: Project, run: OpenRun) -> str:
+    """Return the slug of an active run's job."""
+    return run.job_id.removeprefix(f"{project.name}/")

@@ -4,7 +4,7 @@ import msgspec
 
 from exporter.model import Job
 from exporter.sources.northflank.api import JobSchedule, NorthflankJob
-from exporter.sources.northflank.requests import PageCursor
+from exporter.sources.northflank.page_cursor import PageCursor
 from exporter.sources.view import View
 
 
@@ -13,26 +13,47 @@ class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         read_at: Time of the last complete read of the job's runs; None before the first.
+        schedule: The job's schedule.
         schedule_read_at: Time at which the schedule was read.
+        unused: Earlier versions stored a value here.
+        older_runs_read: Whether older pages, which the first read skips, were searched for active runs.
     """
 
     read_at: float | None = None
     schedule: JobSchedule = JobSchedule()
     schedule_read_at: float | None = None
+    unused: int = 0
+    older_runs_read: bool = True
+
+    def after(self, cursor: PageCursor) -> "JobCheckpoint":
+        """Return the checkpoint after the pages of a job were read."""
+        read_at = cursor.began if cursor.complete else self.read_at
+        older_runs_read = self.older_runs_read if self.read_at is not None else not cursor.skipped
+        return msgspec.structs.replace(self, read_at=read_at, older_runs_read=older_runs_read)
+
+
+class UnlistedRun(msgspec.Struct, frozen=True):
+    """An active run that no page shows. It is requested by ID: times of the last success and of the last try."""
+
+    read_at: float | None = None
+    tried_at: float | None = None
 
 
 class TrackedJob(msgspec.Struct, kw_only=True):
     """A job as its project's list last showed it.
 
     Attributes:
+        row: The job's row in the list.
         checkpoint: The committed checkpoint.
         first_listed: Time at which the list first showed the job.
         requested: Time of the last request for its runs, whether it succeeded or not.
+        failed: Whether that request failed.
         first_page: Hash of the first page of runs in the last committed read.
         changed: Whether that page differs from the one before.
         last_start: The latest start of a run in that read.
-        unlisted_open_runs: IDs of active runs that no page shows, with the time of the last request for each.
+        unlisted_open_runs: Active runs that no page shows, by ID.
         cursor: Position in the pages of runs, if a poll had no time to read all pages.
+        older_cursor: Position in the older pages, until they have been searched for active runs.
         missing_since: Time from which the list has not shown the job.
     """
 
@@ -40,11 +61,13 @@ class TrackedJob(msgspec.Struct, kw_only=True):
     checkpoint: JobCheckpoint
     first_listed: float
     requested: float | None
+    failed: bool = False
     first_page: bytes = b""
     changed: bool = False
     last_start: float | None = None
-    unlisted_open_runs: dict[str, float | None] = {}
+    unlisted_open_runs: dict[str, UnlistedRun] = {}
     cursor: PageCursor | None = None
+    older_cursor: PageCursor | None = None
     missing_since: float | None = None
 
     @property
@@ -69,11 +92,12 @@ class TrackedJob(msgspec.Struct, kw_only=True):
 
 
 class Project(msgspec.Struct, kw_only=True):
-    """A project, and its jobs by slug.
+    """A project.
 
     Attributes:
         last_listed: Time of the last committed list of its jobs.
         due: Time from which its jobs are listed again.
+        failed: Whether the last list of its jobs failed.
         readable: Whether the credential may list its jobs.
         listed: Whether the list of projects shows it.
         missing_jobs: IDs of jobs that have active runs but are not in the list, with the time since when.
@@ -83,6 +107,7 @@ class Project(msgspec.Struct, kw_only=True):
     jobs: dict[str, TrackedJob] = {}
     last_listed: float | None = None
     due: float = 0.0
+    failed: bool = False
     readable: bool = True
     listed: bool = True
     missing_jobs: dict[str, float] = {}
@@ -109,4 +134,4 @@ def encode_checkpoint(job_id: str, checkpoint: JobCheckpoint) -> dict[str, str]:
 
 def decode_checkpoint(text: str | None) -> JobCheckpoint:
     """Return a job's checkpoint; a new one if the state has none."""
-    return JobCheckpoint() if text is None else msgspec.json.decode(text, type=JobCheckpoint)
+    return JobCheckpoint(older_runs_read=False) if text is None else msgspec.json.decode(text, type=JobCheckpoint)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from exporter.config.source import MINUTE
 from exporter.cron import next_tick, parse_schedule
 from exporter.model import Batch
 from exporter.sources.northflank.api import JobSchedule
@@ -29,11 +28,15 @@ FIRST_OVERDUE = 2.0
 
 
 class PollTier(enum.IntEnum):
-    """How often a job is polled: every poll, every third, or every tenth. If polls are rare, see `spacing`."""
+    """How often a job is polled: every poll, every third, or every tenth; see `spacing`."""
 
     FAST = 1
     NORMAL = 3
     SLOW = 10
+
+
+MAX_SPACING = {PollTier.FAST: 60.0, PollTier.NORMAL: 180.0, PollTier.SLOW: 600.0}
+"""Maximum seconds between two requests for a job of a tier, unless the poll interval is longer."""
 
 
 class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +45,6 @@ class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         part: Name of the request in errors.
         send: Sends it and yields its batches. It continues after a batch was committed.
-        tier: How often such a request is sent; None if it is not sent in every round.
         overdue: How long it has waited, in multiples of its spacing; infinite if it must come first.
         due: Whether this poll sends it.
         retry: Whether it failed last time. If it is not due, this poll sends it after all others.
@@ -50,7 +52,6 @@ class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     part: str
     send: Callable[[View], Iterable[Batch]]
-    tier: PollTier | None = None
     overdue: float = math.inf
     due: bool = True
     retry: bool = False
@@ -58,7 +59,7 @@ class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 def spacing(tier: PollTier, poll_interval: float) -> float:
     """Return the seconds between two requests for a job of a tier, if the budget allows them."""
-    return max(poll_interval, tier * min(poll_interval, MINUTE))
+    return min(tier * poll_interval, max(poll_interval, MAX_SPACING[tier]))
 
 
 def tier_of(  # noqa: PLR0913  # the tier depends on all of them

@@ -1,27 +1,27 @@
-"""Requests to Northflank's API, and the position in the pages of a list."""
+"""Requests to Northflank's API."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from hashlib import blake2b
-from itertools import count, pairwise
 
 import msgspec
 
 from exporter.client.client import Client
 from exporter.config.source import MINUTE
 from exporter.errors import SchemaError
-from exporter.model import Run, one_row_per_run
+from exporter.model import Run
 from exporter.sources.northflank.api import (
     JOB,
     RUN,
     RUNS,
     JobSchedule,
     NorthflankJob,
-    NorthflankPage,
     parse_page,
     parse_run,
     parse_schedule,
     to_run,
 )
+from exporter.sources.northflank.page_cursor import MAX_PAGES, PageCursor
 from exporter.sources.paging import PageGuard
 from exporter.sources.payload import usable
 from exporter.sources.rest import StatusTable, path
@@ -30,72 +30,6 @@ from exporter.sources.view import View
 PAGE_SIZE = 100
 # The next poll sends requests that would wait for the budget longer than this fraction of the interval.
 MAX_WAIT_SHARE = 0.2
-MAX_PAGES = 100
-"""Maximum number of pages that are requested of one list."""
-
-# A list counts as newest first if at most this fraction of neighbors on its first page are in the wrong order.
-MAX_MISORDERED = 0.25
-
-KnownIds = Callable[[Collection[str]], Collection[str]]
-"""Returns which of these runs are in the state."""
-
-
-class PageCursor(msgspec.Struct, kw_only=True):
-    """Reads the pages of a job's runs. It ends at the first page with known runs, or with a run from before `floor`.
-
-    Attributes:
-        began: Time of the first request.
-        first_page: Hash of the first page. If it is the same at the next read, nothing has changed.
-        unread_before: Runs that started before this time may be new and unread; None if all new runs were read.
-    """
-
-    began: float
-    floor: float
-    runs: dict[str, Run] = {}
-    invalid: int = 0
-    pages: int = 0
-    cursor: str = ""
-    first_page: bytes = b""
-    newest_first: bool = True
-    unread_before: float | None = None
-    guard: PageGuard = msgspec.field(default_factory=lambda: PageGuard("the runs of a job", MAX_PAGES + 1))
-
-    @property
-    def complete(self) -> bool:
-        """Return whether the job counts as read. It also does if its list is newest first and older runs are lost."""
-        return self.newest_first or self.unread_before is None
-
-    def add(self, page: NorthflankPage, runs: Sequence[Run], known: KnownIds) -> bool:
-        """Add a page. Return whether to request another page. Raises SchemaError if the list does not end."""
-        fresh = {run.run_id for run in runs} - self.runs.keys()
-        shown = [self.runs[run.run_id] for run in runs if run.run_id in self.runs]
-        self.runs.update((run.run_id, run) for run in one_row_per_run([*shown, *runs]))
-        self.invalid += len(page.rows) - len(runs)
-        self.pages, self.cursor = self.pages + 1, page.cursor
-        if self.pages == 1:
-            self.newest_first = is_newest_first(runs)
-        if not page.more:
-            return False
-        if not fresh:
-            raise SchemaError("the runs of a job: the list does not end: a page without a new run is not the last")
-        self.guard.check(fresh, page.cursor or None)
-        if self.pages < MAX_PAGES and not (self.newest_first and self._ends_with(runs, known)):
-            return True
-        if not known(fresh):
-            starts = (run.start for run in self.runs.values() if run.start is not None)
-            self.unread_before = min(starts, default=self.began)
-        return False
-
-    def _ends_with(self, runs: Sequence[Run], known: KnownIds) -> bool:
-        too_old = any(run.start is not None and run.start < self.floor for run in runs)
-        return too_old or bool(known([run.run_id for run in runs]))
-
-
-def is_newest_first(runs: Sequence[Run]) -> bool:
-    """Return whether the runs of a page are newest first, except for a few neighbors."""
-    starts = [run.start for run in runs if run.start is not None]
-    pairs = [(one, other) for one, other in pairwise(starts) if one != other]
-    return sum(one < other for one, other in pairs) <= MAX_MISORDERED * len(pairs)
 
 
 class NorthflankApi:
@@ -114,7 +48,7 @@ class NorthflankApi:
         """Return all rows of a list, from all its pages."""
         rows: dict[bytes, msgspec.Raw] = {}
         cursor, guard = "", PageGuard(f"GET {endpoint}", MAX_PAGES)
-        for number in count(1):
+        for number in itertools.count(1):
             page = parse_page(self._get(endpoint, _page_params(number, cursor), **parts), key)
             rows.update((bytes(row), row) for row in page.rows)
             if not page.more:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import msgspec
+
 from exporter.client.client import Client
 from exporter.config.source import DAY, HOUR
 from exporter.counting.records import OpenRun
@@ -20,7 +22,7 @@ from exporter.sources.northflank.api import (
     parse_project,
 )
 from exporter.sources.northflank.job_reader import REACH, JobReader
-from exporter.sources.northflank.jobs import Project, TrackedJob, checkpoint_key, decode_checkpoint
+from exporter.sources.northflank.jobs import JobCheckpoint, Project, TrackedJob, checkpoint_key, decode_checkpoint
 from exporter.sources.northflank.request_queue import (
     PollTier,
     ScheduledRequest,
@@ -38,6 +40,9 @@ from exporter.sources.view import View
 
 # After this many failures and no success in a poll, the list of projects is requested, to see whether the API responds.
 FAILURES_BEFORE_CHECK = 3
+
+# Consecutive failed parts after which all others wait for the next poll.
+MAX_FAILURES = 10
 
 # Maximum fraction of the budget for lists. Requests for the schedules of jobs have another such fraction.
 LISTS_SHARE = 0.05
@@ -70,20 +75,25 @@ class NorthflankSource(Source):
         if (wait := self._client.wait()) > spacing(PollTier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
         self._failing.start_poll()
-        responds = False
+        responds, tried, failures = False, False, 0
         for request in self._requests(view):
             if not self._api.may_send(view):
                 break
             if self._failing.skips(request.part, view.now):
                 continue
+            tried = True
             with self._failing.read(request.part, view):
                 yield from request.send(view)
-            if request.part not in self._failing.errors:
-                responds = True
-            elif not responds and len(self._failing.errors) >= FAILURES_BEFORE_CHECK:
+            if request.part in self._failing.errors:
+                failures += 1
+            else:
+                responds, failures = True, 0
+            if failures == FAILURES_BEFORE_CHECK and not responds:
                 self._list_projects(view)
                 responds = True
-        if self._failing.errors and not responds:
+            if failures == MAX_FAILURES:
+                break
+        if self._failing.errors and tried and not responds:
             self._list_projects(view)
         yield from self._unreadable_projects(view)
         self._failing.raise_errors((project.part for project in self._projects.values()), view.now)
@@ -92,8 +102,7 @@ class NorthflankSource(Source):
         """Yield the requests of this poll one after the other. Lists that failed last time come last."""
         self._reader.urgent.clear()
         longest = self._lists_spacing()
-        failed = [each for each in self._projects.values() if self._failing.get(each.part)]
-        retries = [each for each in failed if not is_due(each.due, view.now, longest)]
+        failed = [each for each in self._projects.values() if each.failed and not is_due(each.due, view.now, longest)]
         if is_due(self._projects_due, view.now, longest):
             yield ScheduledRequest(part="the list of projects", send=self._list_projects)
         for project in sorted(self._projects.values(), key=lambda project: project.due):
@@ -103,7 +112,7 @@ class NorthflankSource(Source):
         for request in ordered(self._job_requests(view)):
             yield request
             yield from self._urgent()
-        yield from (ScheduledRequest(part=each.part, send=partial(self._list_jobs, each)) for each in retries)
+        yield from (ScheduledRequest(part=each.part, send=partial(self._list_jobs, each)) for each in failed)
 
     def _urgent(self) -> Iterator[ScheduledRequest]:
         while self._reader.urgent:
@@ -113,15 +122,16 @@ class NorthflankSource(Source):
         open_runs: dict[str, dict[str, OpenRun]] = {}
         for run in view.open_runs():
             open_runs.setdefault(run.job_id, {})[run.run_id] = run
+        requests: list[ScheduledRequest] = []
+        tiers: list[PollTier] = []
         readable = [project for project in self._projects.values() if project.readable]
         jobs = [(project, job) for project in readable for job in project.included(view)]
-        self._reader.schedule_spacing = self._affordable_spacing(sum(job.row.cron for _, job in jobs))
-        requests = [
-            request
-            for project, job in jobs
-            for request in self._reader.requests(project, job, open_runs.get(job.row.job_id, {}), view.now)
-        ]
-        tiers = [request.tier for request in requests if request.tier is not None]
+        self._reader.schedule_spacing = self._affordable_spacing(sum(bool(job.row.cron) for _, job in jobs))
+        for project, job in jobs:
+            active = open_runs.get(job.row.job_id, {})
+            requests += self._reader.requests(project, job, active, view.now)
+            tiers += [PollTier.FAST] * len(job.unlisted_open_runs)
+            tiers.append(self._reader.tier(job, active, view.now))
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
         self._round_seconds = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
         return requests
@@ -145,11 +155,11 @@ class NorthflankSource(Source):
     def _list_jobs(self, project: Project, view: View) -> Iterator[Batch]:
         """Read the jobs of a project. A job that the list no longer shows stays as long as its runs can be read."""
         now = view.now
-        project.due = now + self._lists_spacing()
+        project.due, project.failed = now + self._lists_spacing(), True
         try:
             raws = self._api.list(JOBS, "jobs", projectId=project.name)
         except (ForbiddenError, NotFoundError) as error:
-            project.readable, project.last_listed = False, None
+            project.readable, project.last_listed, project.failed = False, None, False
             gone = isinstance(error, NotFoundError) and not project.listed
             yield Batch(scope=project.name, readable=False, exists=not gone, listing=self._listing)
             return
@@ -158,7 +168,7 @@ class NorthflankSource(Source):
         for job in missing.values():
             job.missing_since = now if job.missing_since is None else job.missing_since
         project.jobs = {slug: self._track(project, row, view) for slug, row in rows.items()} | missing
-        project.readable = True
+        project.readable, project.failed = True, False
         self._reader.request_runs_of_missing_jobs(project, view)
         yield Batch(
             scope=project.name,
@@ -194,7 +204,8 @@ class NorthflankSource(Source):
         return {
             key: ""
             for key, text in view.checkpoints.items()
-            if key not in listed and (decode_checkpoint(text).read_at or 0.0) < view.now - KEEP_CHECKPOINTS
+            if key not in listed
+            and (msgspec.json.decode(text, type=JobCheckpoint).read_at or 0.0) < view.now - KEEP_CHECKPOINTS
         }
 
     def _unreadable_projects(self, view: View) -> Iterator[Batch]:

@@ -3,7 +3,8 @@
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated
 
@@ -12,7 +13,7 @@ import msgspec
 from exporter.counting.labels import clean
 from exporter.errors import SchemaError
 from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step
-from exporter.sources.payload import MAX_ID_LENGTH, ROWS, Fields, Scalar, decode, decode_rows, decoded, text
+from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, ROWS, Fields, Scalar, decode, decode_rows, decoded, text
 from exporter.sources.rest import StatusTable, ValueProblem, best_row, look_up, seconds_between
 from exporter.sources.source import StepLog
 from exporter.times import is_number, parse_timestamp, parse_vendor_duration
@@ -26,6 +27,8 @@ STEP_KEYS = ("steps", "taskStates")
 STEP_LIST_KEYS = (*STEP_KEYS, *LIST_KEYS)
 # Keys under which an object may contain a single run.
 WRAPPERS = ("run", "jobRun", "job", "data", "item", "content", "result")
+MAX_WRAPPERS = 3
+"""Maximum depth of nested wrappers."""
 UNKNOWN_JOB = "unknown"
 STATUSES: StatusTable = {
     "waiting": State.PENDING,
@@ -64,8 +67,8 @@ START = ("starttime", "startedat", "started", "start")
 END = ("endtime", "endedat", "finishedat", "completedat")
 DURATION = ("duration", "runduration", "taskduration")
 DEPENDENCIES = ("dependencies", "dependson")
-# Fields of a duration that is an object.
-DURATION_UNITS = ("days", "hours", "minutes", "seconds", "secs")
+# Fields of a duration that is an object, and their units in the order of ISO 8601.
+DURATION_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
 
 
 class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
@@ -94,6 +97,7 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
     Attributes:
         body: The list as received.
         by_text: The runs by the JSON text of their rows.
+        by_id: The runs by ID.
         fresh: Runs whose text the last list did not have.
         invalid: Number of rows that are not runs.
         repeated: Number of rows that were dropped because another row shows the same run.
@@ -167,12 +171,19 @@ def _from_fields(fields: Fields) -> SnowplowRun | None:
 
 
 def _duration(fields: Fields) -> Scalar:
-    """Return a duration as a text or a number; an object such as `{"minutes": 1, "seconds": 2.5}` as text."""
-    for parts in map(Fields.of, fields.raws(*DURATION)):
-        words = " ".join(f"{value} {unit}" for unit in DURATION_UNITS if (value := parts.text(unit)))
-        if words:
-            return words
-    return fields.scalar(*DURATION)
+    """Return a duration as a text or a number. Convert an object such as `{"seconds": 2.5}` to ISO 8601."""
+    objects = (decoded(raw, OBJECT) for raw in fields.raws(*DURATION))
+    parts = next((each for each in objects if each is not None), None)
+    return fields.scalar(*DURATION) if parts is None else _iso_duration(Fields(parts))
+
+
+def _iso_duration(parts: Fields) -> str:
+    values = {unit: value for name, unit in DURATION_UNITS.items() if (value := parts.text(name))}
+    nanoseconds, seconds = parts.scalar("nanos", "nano"), parts.scalar("seconds", "secs")
+    if isinstance(nanoseconds, int) and isinstance(seconds, int) and nanoseconds:
+        values["S"] = f"{seconds + nanoseconds / 1e9:.9f}"
+    days = f"{values.pop('D')}D" if "D" in values else ""
+    return f"P{days}" + ("T" + "".join(f"{value}{unit}" for unit, value in values.items()) if values else "")
 
 
 def to_job(row: SnowplowRun) -> Job:
@@ -196,12 +207,14 @@ def _job_id(environment: str, name: str) -> str:
     return f"{escaped}/{name}"
 
 
-def to_run(row: SnowplowRun, statuses: StatusTable, now: float = float("inf")) -> Run:
-    """Return the run of a row. A run that ends after `now` has a duration in milliseconds, unless it has a unit."""
+def to_run(row: SnowplowRun, statuses: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
+    """Return the run of a row. For `now` and `milliseconds`, see `duration_of`."""
     start, end = start_of(row), parse_timestamp(row.end_time)
     meaning = look_up(row.state, statuses, ended=end is not None)
     # The duration of an active run is dropped, because it would change at each poll.
-    end, duration = _completed(start, end, _seconds_of(row, start, now)) if meaning.result else (None, None)
+    end, duration = (
+        _completed(start, end, duration_of(row, now, milliseconds=milliseconds)) if meaning.result else (None, None)
+    )
     return Run(
         run_id=row.run_id,
         job_id=job_id_of(row),
@@ -219,11 +232,27 @@ def start_of(row: SnowplowRun) -> float | None:
     return parse_timestamp(row.start_time)
 
 
-def _seconds_of(row: SnowplowRun, start: float | None, now: float) -> float | None:
+def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | None:
+    """Return a row's duration in seconds; None if it is unknown or implausible.
+
+    A number without a unit is in milliseconds if `milliseconds` is true. Otherwise it is in seconds, or in milliseconds
+    if the run would otherwise end in the future.
+    """
     seconds = parse_vendor_duration(row.duration)
-    if seconds is None or start is None or not is_number(row.duration):
+    if seconds is None or not is_number(row.duration):
         return seconds
-    return next((each for each in (seconds, seconds / 1000) if start + each <= now + FUTURE_MARGIN), None)
+    if milliseconds:
+        return seconds / 1000
+    start = start_of(row)
+    latest = float("inf") if start is None else now + FUTURE_MARGIN - start
+    return next((each for each in (seconds, seconds / 1000) if each <= latest), None)
+
+
+def in_milliseconds(rows: Iterable[SnowplowRun], now: float, statuses: StatusTable) -> bool:
+    """Return whether durations without a unit are in milliseconds: as seconds, most ends would be in the future."""
+    ended = [row for row in rows if is_number(row.duration) and to_run(row, statuses).result is not None]
+    in_future = sum((to_run(row, statuses).end or 0.0) > now + FUTURE_MARGIN for row in ended)
+    return 2 * in_future > len(ended)
 
 
 def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem]:
@@ -239,21 +268,42 @@ def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem
 
 
 def parse_run(body: bytes, statuses: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return the run with this ID, or any run for the ID "", and its steps; None for the steps if the body has none.
-
-    The run may be in a list or wrapped in an object, and its steps may be next to it.
-    """
+    """Return the run with this ID, or any run for the ID "", and its steps; None for the steps if the body has none."""
+    # The run may be wrapped in objects or in a list.
     try:
         objects = [Fields.of_body(body)]
     except SchemaError:
         objects = [Fields.of(raw) for raw in decode(body, ROWS)]
-    wrapped = [(Fields.of(raw), each) for each in objects for raw in each.raws(*WRAPPERS)]
-    for fields, around in (*zip(objects, objects, strict=True), *wrapped):
-        row = _from_fields(fields)
-        if row is not None and run_id in ("", row.run_id):
-            steps = next((rows for each in (fields, around) if (rows := each.rows(*STEP_KEYS)) is not None), None)
+    found = [each for fields in objects for each in _runs_in(fields)]
+    if not found:
+        raise SchemaError("the response is not a run: it has no id")
+    for row, steps in found:
+        if run_id in ("", row.run_id):
             return row, None if steps is None else _steps(steps, statuses)
-    raise SchemaError("the response is another run, or not a run")
+    raise SchemaError("the response is another run")
+
+
+def _runs_in(
+    fields: Fields, steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
+) -> Iterator[tuple[SnowplowRun, Sequence[msgspec.Raw] | None]]:
+    """Yield the runs of an object, each with its steps. The object is a run, or an object around a run."""
+    steps = next((rows for raw in fields.raws(*STEP_KEYS) if (rows := _list_of(raw)) is not None), steps)
+    row = _from_fields(fields)
+    if row is not None and row.state:
+        yield row, steps
+    for raw in fields.raws(*WRAPPERS) if depth < MAX_WRAPPERS else ():
+        # A wrapper may also be a list with a single run.
+        for each in (raw, *(decoded(raw, ROWS) or [])[:1]):
+            yield from _runs_in(Fields.of(each), steps, depth + 1)
+    if row is not None and not row.state:
+        yield row, steps
+
+
+def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
+    """Return the rows of a list, or of an object around a list; None if it is neither."""
+    with suppress(SchemaError):
+        return decode_rows(bytes(raw), STEP_LIST_KEYS)
+    return None
 
 
 def parse_steps(body: bytes, statuses: StatusTable) -> list[Step]:

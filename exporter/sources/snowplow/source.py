@@ -1,7 +1,8 @@
 """Reads Snowplow Console: runs by time windows, then active runs by ID; steps per run."""
 
+import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from exporter.client.client import Client
@@ -17,6 +18,7 @@ from exporter.sources.snowplow.api import (
     STEPS,
     SnowplowRun,
     SnowplowRuns,
+    in_milliseconds,
     job_id_of,
     parse_log,
     parse_rows,
@@ -31,7 +33,8 @@ from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, Snowpl
 from exporter.sources.snowplow.signin import api_key_auth, password_auth
 from exporter.sources.source import Access, Source, SourceType, StepLog
 from exporter.sources.view import View
-from exporter.sources.windows import Plan, halves, plan_poll
+from exporter.sources.windows import halves, plan_poll
+from exporter.times import is_number
 
 REACH = 7 * DAY
 # The oldest time must still be within reach when the request arrives.
@@ -46,6 +49,9 @@ MIN_HALVINGS = 40
 
 ASSUMED_STEPS = 50
 """Number of steps assumed for a job whose steps are unknown."""
+
+# Seconds by which a run's last event may be later than its end as computed from its duration.
+END_TOLERANCE = 60
 
 # Fractions of the event limit. A response with fewer events than the first is complete. If it has more than the second,
 # its window is read again in halves.
@@ -68,14 +74,18 @@ class SnowplowSource(Source):
         self._committed: SnowplowRuns | None = None
         self._reported_windows: set[Window] = set()
         self._problems = ProblemLog(settings.name)
+        self._milliseconds = False
 
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read this poll's windows, oldest first, then the active runs that no window has shown."""
         plan = plan_poll(view, self._settings, api=REACH - MARGIN, maximum=MAX_WINDOW)
         shown: set[str] = set()
         self._failing.start_poll()
-        for window, response, truncated, unobserved in self._complete_responses(plan, view):
+        for window, response, truncated, uncertain in self._complete_responses(plan.windows, view):
             shown |= response.by_id.keys()
+            unobserved = [uncertain] if uncertain else []
+            if plan.unobserved and window.start <= plan.windows[0].start:
+                unobserved.append(plan.unobserved)
             through = plan.through_after(window)
             yield self._to_batch(response, view.now, through=through, truncated=truncated, unobserved=unobserved)
             self._committed = response
@@ -83,21 +93,25 @@ class SnowplowSource(Source):
         self._failing.raise_errors()
 
     def _complete_responses(
-        self, plan: Plan, view: View
-    ) -> Iterator[tuple[Window, SnowplowRuns, int, Sequence[Window]]]:
+        self, windows: Sequence[Window], view: View
+    ) -> Iterator[tuple[Window, SnowplowRuns, int, Window | None]]:
         """Yield complete responses, oldest first. A window whose response may be trimmed is read again in halves.
 
-        The values are: the window; its response; the number of responses that are now known to be trimmed; and the time
-        that remains unobserved.
+        The values are: the window; its response; the number of earlier responses that are now proven to be trimmed; and
+        the window again if its response may be trimmed but the window cannot be halved. If the API ignores `from` and
+        `to`, no window is read again.
         """
-        waiting, halvings = list(reversed(plan.windows)), 0
+        waiting, halvings = list(reversed(windows)), 0
         doubted: dict[Window, frozenset[str]] = {}  # IDs of the runs that a response had, by its window
         shown: set[str] = set()
-        unobserved = [] if plan.unobserved is None else [plan.unobserved]
+        filters = True  # whether the API respects `from` and `to`
         while waiting:
             window = waiting.pop()
             response = self._read_window(window)
-            doubtful = may_be_trimmed(response.by_text.values(), window, view, self._event_limit)
+            doubtful = filters and may_be_trimmed(response.by_text.values(), window, view, self._event_limit)
+            runs = [to_run(row, self._statuses) for row in response.by_id.values()] if doubtful else []
+            filters = filters and not _any_outside(runs, window)
+            doubtful = doubtful and filters and not self._is_proven_complete(response, runs, window, view)
             parts = halves(window)
             if doubtful and parts and halvings < MIN_HALVINGS + len(shown):
                 halvings += 1
@@ -106,12 +120,25 @@ class SnowplowSource(Source):
                 waiting += reversed(parts)
                 continue
             truncated = _pop_trimmed(doubted, response.by_text.values())
-            if doubtful and window not in self._reported_windows:
+            uncertain = window if doubtful and window not in self._reported_windows else None
+            if uncertain:
                 self._reported_windows.add(window)
-                truncated += 1
-                unobserved.append(window)
-            yield window, response, truncated, unobserved
-            unobserved = []
+            yield window, response, truncated + (uncertain is not None), uncertain
+
+    def _is_proven_complete(self, response: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
+        """Request the part of the window before the first end. Return whether that proves the response complete."""
+        # A trimmed response lacks runs whose events are all older than the oldest event that was kept. These runs ended
+        # before any run in the response. So if the part of the window before the first end is complete and has no other
+        # runs, the response lacks nothing.
+        ends = [run.end for run in runs if run.end is not None]
+        if not ends:
+            return False
+        early = Window(window.start, math.ceil(max(min(ends), window.start)) + END_TOLERANCE)
+        if early.length > window.length / 2:
+            return False
+        part = self._read_window(early)
+        complete = not may_be_trimmed(part.by_text.values(), early, view, self._event_limit)
+        return complete and part.by_id.keys() < response.by_id.keys()
 
     def _read_window(self, window: Window) -> SnowplowRuns:
         bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
@@ -133,7 +160,7 @@ class SnowplowSource(Source):
         changed = () if self._committed is response else response.fresh
         return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
-            runs=[self._to_run(row, now) for row in changed],
+            runs=self._to_runs(changed, now, all_rows=response.by_text.values()),
             unchanged=len(response.by_text) - len(changed) + response.repeated,
             invalid=response.invalid,
             through=through,
@@ -141,10 +168,14 @@ class SnowplowSource(Source):
             unobserved=unobserved,
         )
 
-    def _to_run(self, row: SnowplowRun, now: float) -> Run:
-        run = to_run(row, self._statuses, now)
-        self._problems.add(problems_of(row, run, now))
-        return run
+    def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, all_rows: Collection[SnowplowRun]) -> list[Run]:
+        """Return the runs of rows. `all_rows` of the response decide whether durations are in milliseconds."""
+        if not self._milliseconds and any(is_number(row.duration) for row in rows):
+            self._milliseconds = in_milliseconds(all_rows, now, self._statuses)
+        runs = [to_run(row, self._statuses, now, milliseconds=self._milliseconds) for row in rows]
+        for row, run in zip(rows, runs, strict=True):
+            self._problems.add(problems_of(row, run, now))
+        return runs
 
     def _follow_open_runs(self, view: View, shown: Collection[str]) -> Iterator[Batch]:
         """Read by ID the active runs that no window has shown. A run that cannot be read does not delay the others."""
@@ -164,7 +195,8 @@ class SnowplowSource(Source):
         except NotFoundError:
             return None
         row, steps = parse_run(body, self._statuses, run_id)
-        return Batch(jobs=[to_job(row)], runs=[self._to_run(row, now)], steps={run_id: steps} if steps else {})
+        runs = self._to_runs([row], now, all_rows=[])
+        return Batch(jobs=[to_job(row)], runs=runs, steps={run_id: steps} if steps else {})
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """Return the steps of a completed run."""
@@ -200,6 +232,11 @@ def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, li
     empty_early_part = bool(starts) and min(starts) > window.start + window.length / 2
     known = view.started_between(window.start + 1, window.end - 1)
     return empty_early_part or bool(known - {row.run_id for row in rows})
+
+
+def _any_outside(runs: Iterable[Run], window: Window) -> bool:
+    """Return whether a run started after the window or ended before it. Then the API ignores `from` and `to`."""
+    return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
 
 
 def _pop_trimmed(doubted: dict[Window, frozenset[str]], rows: Collection[SnowplowRun]) -> int:

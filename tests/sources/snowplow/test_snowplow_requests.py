@@ -75,3 +75,10 @@ def test_a_completion_seen_by_id_includes_its_steps(bench):
 def test_an_hourly_sweep_needs_no_request_of_its_own(bench):
     bench.poll()
     assert requested(bench, lambda: bench.run(2 * HOUR)) == {"runs": 120}
+
+
+def test_a_possibly_truncated_response_costs_one_request(bench):
+    for number in range(100):  # of a job whose steps are not known yet: it may have up to 10,000 state changes
+        bench.world.run("frequent", start=bench.clock() - 3 * DAY + number * 600, duration=60, steps=["load"])
+    assert requested(bench, bench.poll)["runs"] == 3
+    assert bench.value("jobrun_source_truncated_responses_total") == 0

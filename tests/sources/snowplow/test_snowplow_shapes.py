@@ -9,6 +9,7 @@ from exporter.model import FUTURE_MARGIN, Result, State
 from exporter.sources.rest import shape_of, status_table
 from exporter.sources.snowplow.api import (
     STATUSES,
+    in_milliseconds,
     parse_rows,
     parse_run,
     parse_steps,
@@ -47,8 +48,10 @@ def run_of(now=NOW, **changes):
         {"run": ROW, "steps": STEPS},
         {"run": {**ROW, "steps": STEPS}},
         {"data": {**ROW, "steps": STEPS}},
+        {"data": {"run": ROW, "steps": STEPS}},
+        {"data": [{**ROW, "steps": STEPS}]},
         {"job": {**ROW, "steps": STEPS}},
-        {"item": ROW, "steps": STEPS},
+        {"item": ROW, "steps": {"items": STEPS}},
         {"jobRun": ROW, "taskStates": [{"taskName": "load", "taskState": "FAILED"}]},
         {"id": "request-1", "run": {**ROW, "steps": STEPS}},
         {**ROW, "job": {"id": "job-1", "name": "webmodel"}, "steps": STEPS},
@@ -157,7 +160,7 @@ def test_a_status_map_overrides_a_status_in_any_spelling():
         {"minutes": 1},
         {"minutes": "1", "seconds": 0},
         {"hours": 0, "minutes": 1, "seconds": 0.0},
-        {"secs": 60},
+        {"secs": 59, "nanos": 1_000_000_000},
         "00:01:00",
         "1m",
         "60 seconds",
@@ -183,6 +186,17 @@ def test_a_number_is_seconds_unless_that_would_end_the_run_in_the_future():
 
 def test_a_duration_with_a_unit_keeps_its_unit():
     assert run_of(duration="PT2500S").duration == 2500
+
+
+def test_durations_are_milliseconds_if_most_are_impossible_as_seconds():
+    rows = [row_of(duration=2500), row_of(duration=300_000), row_of(duration=800)]
+    assert in_milliseconds(rows, NOW, TABLE)
+    assert [to_run(row, TABLE, NOW, milliseconds=True).duration for row in rows] == [2.5, 300.0, 0.8]
+
+
+@pytest.mark.parametrize("durations", [[], [60, 2500, 60], ["PT2500S"], [60.5]])
+def test_a_single_odd_number_does_not_change_the_unit_of_the_others(durations):
+    assert not in_milliseconds([row_of(duration=duration) for duration in durations], NOW, TABLE)
 
 
 @pytest.mark.parametrize(
