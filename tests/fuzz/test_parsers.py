@@ -45,8 +45,7 @@ def snowplow_run(body: bytes) -> object:
 
 
 def of_workato(body: bytes) -> object:
-    rows, _ = workato_api.parse_jobs(body)
-    return [workato_api.to_run(row, "1/2", workato_api.STATUSES) for row in rows], workato_api.parse_total(body)
+    return workato_api.parse_jobs(body, "1/2", workato_api.STATUSES), workato_api.parse_total(body)
 
 
 def recipes(body: bytes) -> object:
@@ -83,7 +82,7 @@ CASES: Mapping[str, tuple[bytes, Parser]] = {
     "workato jobs": (saved("workato/payloads/jobs.json"), of_workato),
     "workato job": (
         saved("workato/payloads/job.json"),
-        lambda body: workato_api.parse_job(body, "j-AJMfQh8c-hsCXcs"),
+        lambda body: workato_api.parse_job(body, "1/2", "j-AJMfQh8c-hsCXcs", workato_api.STATUSES),
     ),
     "workato error": (saved("workato/payloads/job.json"), lambda body: workato_api.parse_error(body, "1")),
     "workato customers": (WORKATO_PAGE, workato_api.parse_customers),

@@ -91,7 +91,7 @@ def test_a_gigabyte_is_cut_off_at_the_limit_and_uses_about_that_much_memory(body
 PARSERS = {
     "snowplow": lambda body: snowplow_api.parse_rows(body, {}),
     "snowplow steps": lambda body: snowplow_api.parse_steps(body, snowplow_api.STATUSES),
-    "workato": workato_api.parse_jobs,
+    "workato": lambda body: workato_api.parse_jobs(body, "1/2", workato_api.STATUSES),
     "workato recipes": workato_api.parse_recipes,
     "northflank": lambda body: northflank_api.parse_page(b'{"data":{"runs":' + body + b"}}", "runs"),
     "strait": lambda body: strait_api.parse_page(body, strait_api.RUN_ROW, 100),

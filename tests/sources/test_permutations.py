@@ -36,9 +36,9 @@ def of_snowplow(rows):
 
 
 def of_workato(rows):
-    found, invalid = workato_api.parse_jobs(json.dumps(rows).encode())
+    runs, invalid = workato_api.parse_jobs(json.dumps(rows).encode(), "j", workato_api.STATUSES)
     assert invalid == 0
-    return {workato_api.to_run(row, "j", workato_api.STATUSES) for row in found}
+    return set(runs)
 
 
 @pytest.mark.parametrize(("parse", "rows"), [(of_snowplow, SNOWPLOW), (of_workato, WORKATO)])

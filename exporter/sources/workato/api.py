@@ -5,15 +5,15 @@ Parsers raise DecodeError for a body that is not JSON, and SchemaError for a bod
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import FAILING, FUTURE_MARGIN, Job, Result, Run, State, Step
+from exporter.model import FAILING, Job, Result, Run, State, Step, one_row_per_run
 from exporter.sources.payload import MAX_WORD_LENGTH, Fields, Scalar, decode_rows, usable
-from exporter.sources.rest import Meaning, StatusTable, ValueProblem, best_row, look_up, seconds_between
-from exporter.times import parse_timestamp, parse_vendor_duration
+from exporter.sources.rest import Meaning, StatusTable, look_up, seconds_between
+from exporter.times import parse_vendor_duration
 
 USERS = "/managed_users"
 RECIPES = "/recipes"
@@ -62,19 +62,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     last_run: str
 
 
-class WorkatoJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as the API shows it. `problems`: its unreadable values."""
-
-    job_id: str
-    status: str
-    started: float | None
-    completed: float | None
-    is_error: bool
-    is_repeat: bool
-    error_type: str
-    problems: tuple[ValueProblem, ...] = ()
-
-
 def parse_customers(body: bytes) -> tuple[list[Customer], int]:
     """Return the managed users of a page, and the number of rows that are not managed users."""
     raws = decode_rows(body, LIST_KEYS)
@@ -116,23 +103,14 @@ def _total(number: Scalar) -> int | None:
     return number if isinstance(number, int) and 0 <= number < MAX_TOTAL else None
 
 
-def parse_jobs(body: bytes, statuses: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[WorkatoJob], int]:
-    """Return the jobs of a page, one row per job, and the number of rows that are not jobs.
+def parse_jobs(body: bytes, job_id: str, statuses: StatusTable, *, first: bool = True) -> tuple[list[Run], int]:
+    """Return the runs of a page, one row per run, and the number of rows that are not jobs.
 
     Raises SchemaError if the first page has rows, but no jobs.
     """
     raws = decode_rows(body, ("items", "result", "data"))
-    rows = usable(raws, lambda raw: _job(Fields.of(raw)), "a job", required=first)
-    jobs: dict[str, WorkatoJob] = {}
-    for row in rows:
-        known = jobs.get(row.job_id)
-        jobs[row.job_id] = row if known is None else better(known, row, statuses)
-    return list(jobs.values()), len(raws) - len(rows)
-
-
-def better(known: WorkatoJob, row: WorkatoJob, statuses: StatusTable) -> WorkatoJob:
-    """Return the better one of two rows of a job."""
-    return best_row((row, known), lambda each: to_run(each, "", statuses))
+    runs = usable(raws, lambda raw: _run(Fields.of(raw), job_id, statuses), "a job", required=first)
+    return one_row_per_run(runs), len(raws) - len(runs)
 
 
 def parse_total(body: bytes) -> int | None:
@@ -143,14 +121,14 @@ def parse_total(body: bytes) -> int | None:
         return None
 
 
-def parse_job(body: bytes, job_id: str) -> tuple[WorkatoJob, list[Step]]:
-    """Return a job and its steps: one per line of the recipe that ran."""
+def parse_job(body: bytes, job_id: str, run_id: str, statuses: StatusTable) -> tuple[Run, list[Step]]:
+    """Return a run and its steps: one per line of the recipe that ran."""
     fields = Fields.of_body(body)
-    row = _job(fields)
-    if row is None or job_id not in (row.job_id, fields.text("handle")):
+    run = _run(fields, job_id, statuses)
+    if run is None or run_id not in (run.run_id, fields.text("handle")):
         raise SchemaError("the response is another job")
     failed_line = fields.object("error_parts").text("line_number")
-    return msgspec.structs.replace(row, job_id=job_id), _steps(fields.rows("lines") or [], failed_line)
+    return msgspec.structs.replace(run, run_id=run_id), _steps(fields.rows("lines") or [], failed_line)
 
 
 def parse_error(body: bytes, step_name: str) -> str:
@@ -167,27 +145,42 @@ def _message(fields: Fields) -> str:
     return fields.text("error") or fields.object("error").text("message")
 
 
-def _job(fields: Fields) -> WorkatoJob | None:
-    job_id = fields.identity("id", "handle")
-    if not job_id:
+def _run(fields: Fields, job_id: str, statuses: StatusTable) -> Run | None:
+    run_id = fields.identity("id", "handle")
+    if not run_id:
         return None
+    start, end = fields.time("started_at"), fields.time("completed_at")
+    result, state, unmapped = _meaning(fields, statuses, ended=end is not None)
+    if state is State.EXECUTING and start is None:
+        state = State.PENDING
+    end = None if result is None else end
     master = fields.text("master_job_id")
-    times = {"start": fields.scalar("started_at"), "end": fields.scalar("completed_at")}
-    started, completed = map(parse_timestamp, times.values())
-    return WorkatoJob(
+    is_repeat = fields.flag("is_repeat") is True or master not in ("", run_id, fields.text("handle"))
+    return Run(
+        run_id=run_id,
         job_id=job_id,
-        status=fields.text("status").strip()[:MAX_WORD_LENGTH],
-        started=started,
-        completed=completed,
-        is_error=fields.flag("is_error") is True,
-        is_repeat=fields.flag("is_repeat") is True or bool(master and master not in (job_id, fields.text("handle"))),
-        error_type=_error_type(fields),
-        problems=tuple(
-            (f"{name} time of a run cannot be read", value)
-            for (name, value), time in zip(times.items(), (started, completed), strict=True)
-            if value is not None and time is None
-        ),
+        result=result,
+        state=state,
+        unmapped=unmapped,
+        start=start,
+        end=end,
+        duration=seconds_between(start, end),
+        retries=int(is_repeat),
+        recovered=is_repeat and result is Result.SUCCESS,
+        error_type=_error_type(fields) if result in FAILING else "",
     )
+
+
+def _meaning(fields: Fields, statuses: StatusTable, *, ended: bool) -> Meaning:
+    """Return the meaning of a known status; otherwise that of the error flag and the end."""
+    status = fields.text("status").strip()
+    if status:
+        meaning = look_up(status, statuses, ended=ended)
+    else:
+        meaning = Meaning(result=Result.SUCCESS) if ended else Meaning(state=State.EXECUTING)
+    if fields.flag("is_error") is True and (meaning.unmapped or not status):
+        return meaning._replace(result=Result.FAILURE, state=None)
+    return meaning
 
 
 def _error_type(fields: Fields) -> str:
@@ -203,12 +196,22 @@ def _word(value: str) -> str:
 def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
     # A line in a loop appears once per iteration. All iterations are one step with their total duration. The step has
     # failed if one iteration has failed.
-    steps: dict[str, Step] = {}
+    iterations: dict[str, list[Step]] = {}
     for fields in map(Fields.of, raws):
         if fields.name("recipe_line_number"):
             step = _step(fields, failed_line)
-            steps[step.name] = _joined(steps[step.name], step) if step.name in steps else step
-    return list(steps.values())
+            iterations.setdefault(step.name, []).append(step)
+    return [_joined(steps) for steps in iterations.values()]
+
+
+def _joined(steps: Sequence[Step]) -> Step:
+    durations = [step.duration for step in steps if step.duration is not None]
+    failed = any(step.result is Result.FAILURE for step in steps)
+    return Step(
+        name=steps[0].name,
+        result=Result.FAILURE if failed else Result.SUCCESS,
+        duration=sum(durations) if durations else None,
+    )
 
 
 def _step(fields: Fields, failed_line: str) -> Step:
@@ -222,16 +225,6 @@ def _step(fields: Fields, failed_line: str) -> Step:
         name=f"{number} {'/'.join(words)}".strip(),
         result=Result.FAILURE if failed else Result.SUCCESS,
         duration=seconds_between(stat.time("started_at"), stat.time("completed_at")) if total is None else total,
-    )
-
-
-def _joined(first: Step, second: Step) -> Step:
-    durations = [step.duration for step in (first, second) if step.duration is not None]
-    failed = Result.FAILURE in (first.result, second.result)
-    return Step(
-        name=first.name,
-        result=Result.FAILURE if failed else Result.SUCCESS,
-        duration=sum(durations) if durations else None,
     )
 
 
@@ -258,42 +251,3 @@ def split_job_id(job_id: str) -> tuple[str, str]:
     """Return the IDs of the customer and the recipe of a job ID."""
     customer_id, _, recipe_id = job_id.rpartition("/")
     return customer_id, recipe_id
-
-
-def to_run(row: WorkatoJob, job_id: str, statuses: StatusTable) -> Run:
-    """Return the run of a row."""
-    result, state, unmapped = _meaning(row, statuses)
-    if state is State.EXECUTING and row.started is None:
-        state = State.PENDING
-    end = row.completed if result is not None else None
-    return Run(
-        run_id=row.job_id,
-        job_id=job_id,
-        result=result,
-        state=state,
-        unmapped=unmapped,
-        start=row.started,
-        end=end,
-        duration=seconds_between(row.started, end),
-        retries=int(row.is_repeat),
-        recovered=row.is_repeat and result is Result.SUCCESS,
-        error_type=row.error_type if result in FAILING else "",
-    )
-
-
-def _meaning(row: WorkatoJob, statuses: StatusTable) -> Meaning:
-    """Return the meaning of a row: that of its status if it is known, otherwise that of its error flag and end."""
-    ended = row.completed is not None
-    if row.status:
-        meaning = look_up(row.status, statuses, ended=ended)
-    else:
-        meaning = Meaning(result=Result.SUCCESS) if ended else Meaning(state=State.EXECUTING)
-    is_known = bool(row.status) and not meaning.unmapped
-    return meaning._replace(result=Result.FAILURE, state=None) if row.is_error and not is_known else meaning
-
-
-def problems_of(row: WorkatoJob, run: Run, now: float) -> Iterator[ValueProblem]:
-    """Yield the unreadable or implausible values of a row."""
-    yield from row.problems
-    if run.end is not None and run.end > now + FUTURE_MARGIN:
-        yield "end of a run is in the future", f"{run.end - now:.0f}s ahead"

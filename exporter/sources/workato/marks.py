@@ -1,11 +1,12 @@
 """Read marks: how far each recipe's jobs have been read. Rules that say when a search for jobs ends."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from exporter.sources.workato.api import Recipe, WorkatoJob
+from exporter.model import Run
+from exporter.sources.workato.api import Recipe
 
 Kept = TypeVar("Kept")
 
@@ -37,8 +38,10 @@ class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
     tries: int = 0
     unread_offsets: tuple[str, ...] = ()
 
-
-MARKS: msgspec.json.Decoder[dict[str, ReadMark]] = msgspec.json.Decoder(dict[str, ReadMark])
+    @property
+    def is_unfinished(self) -> bool:
+        """Return whether jobs are missing or pages are unread."""
+        return self.missing > 0 or bool(self.unread_offsets)
 
 
 class UnreadableRecipe(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +51,7 @@ class UnreadableRecipe(msgspec.Struct, frozen=True, array_like=True):
     read: float
 
 
+MARKS: msgspec.json.Decoder[dict[str, ReadMark]] = msgspec.json.Decoder(dict[str, ReadMark])
 UNREADABLE: msgspec.json.Decoder[dict[str, UnreadableRecipe]] = msgspec.json.Decoder(dict[str, UnreadableRecipe])
 
 
@@ -74,15 +78,12 @@ def encode_checkpoint(kept: Mapping[str, Kept]) -> str:
     return msgspec.json.encode(kept).decode() if kept else ""
 
 
-def has_changed(mark: ReadMark, recipe: Recipe) -> bool:
-    """Return whether jobs may have started or completed since the mark; True for a recipe without counts."""
+def needs_read(mark: ReadMark | None, recipe: Recipe) -> bool:
+    """Return whether jobs may have started or completed since the mark, or were not found before."""
+    if mark is None or mark.is_unfinished:
+        return True
     shown = (recipe.succeeded, recipe.failed, recipe.last_run)
     return shown != (mark.succeeded, mark.failed, mark.last_run) or shown == (None, None, "")
-
-
-def needs_read(mark: ReadMark | None, recipe: Recipe) -> bool:
-    """Return whether this poll searches for new jobs of the recipe."""
-    return mark is None or has_changed(mark, recipe) or unfinished(mark)
 
 
 def count_missing(mark: ReadMark | None, recipe: Recipe) -> int | None:
@@ -116,57 +117,49 @@ class SearchTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of jobs, newest first.
+    """A page of runs, newest first.
 
     Attributes:
-        rows: The jobs.
-        unseen: IDs of jobs that are neither in the state nor on an earlier page.
-        repeated: Whether all jobs were on earlier pages.
+        unseen: IDs of runs that are neither in the state nor on an earlier page.
+        repeated: Whether all runs were on earlier pages.
     """
 
-    rows: tuple[WorkatoJob, ...]
+    runs: Sequence[Run]
     unseen: frozenset[str]
     repeated: bool = False
 
     @property
     def oldest(self) -> float:
-        """Return the earliest start of a job on the page; infinite if there is none."""
-        return min((row.started for row in self.rows if row.started is not None), default=float("inf"))
+        """Return the earliest start of a run on the page; infinite if there is none."""
+        return min((run.start for run in self.runs if run.start is not None), default=float("inf"))
 
 
-def is_last(page: JobPage, target: SearchTarget, *, found: int, completed: Collection[str]) -> bool:
-    """Return whether the search ends with this page.
-
-    `found`: total number of completed jobs found so far. `completed`: IDs of the page's completed jobs.
-    """
-    # A page with few rows is not always the last.
-    if not page.rows or page.repeated or page.oldest < target.floor:
+def is_last(page: JobPage, target: SearchTarget, found: int) -> bool:
+    """Return whether the search ends with this page. `found`: total number of completed jobs found so far."""
+    # A page with few runs is not always the last.
+    if not page.runs or page.repeated or page.oldest < target.floor:
         return True
     if not page.unseen:
         return not target.deep
-    if target.baseline is not None and _all_completed_before(target.baseline, page, completed):
+    if target.baseline is not None and all(run.end is not None and run.end < target.baseline for run in page.runs):
         return True
     # The search ends when all missing jobs are found. But if all jobs of this page are unseen, the next one may have an
     # active job.
-    return target.missing is not None and found >= target.missing and len(page.unseen) < len(page.rows)
-
-
-def _all_completed_before(time: float, page: JobPage, completed: Collection[str]) -> bool:
-    return all(row.job_id in completed and row.completed is not None and row.completed < time for row in page.rows)
+    return target.missing is not None and found >= target.missing and len(page.unseen) < len(page.runs)
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a search.
 
     Attributes:
-        completed: Number of completed jobs found, except jobs that completed before the baseline.
+        found: Number of newly completed jobs, without those that ended before the baseline.
         recent: Number of jobs that completed so recently that the recipe may not count them yet.
         unread_offsets: IDs of jobs after which pages are unread.
         lacks_end: Whether a newly completed job has no end yet.
         beyond: Whether the search went past the floor. Jobs that are still missing are then lost.
     """
 
-    completed: int
+    found: int
     recent: int = 0
     unread_offsets: tuple[str, ...] = ()
     lacks_end: bool = False
@@ -177,10 +170,10 @@ def mark_after(
     recipe: Recipe, mark: ReadMark | None, target: SearchTarget, result: SearchResult
 ) -> tuple[ReadMark, bool]:
     """Return the mark after a search, and whether missing jobs are lost."""
-    missing = max(0, (target.missing or 0) - result.completed)
+    missing = max(0, (target.missing or 0) - result.found)
     tries = (mark.tries if mark else 0) + (not result.unread_offsets) if missing else 0
     lost = tries > MAX_TRIES or (missing > 0 and not result.unread_offsets and result.beyond)
-    surplus = max(0, result.completed - (target.missing or 0))
+    surplus = max(0, result.found - (target.missing or 0))
     new = ReadMark(
         succeeded=recipe.succeeded,
         failed=recipe.failed,
@@ -191,8 +184,3 @@ def mark_after(
         unread_offsets=result.unread_offsets,
     )
     return new, lost
-
-
-def unfinished(mark: ReadMark | None) -> bool:
-    """Return whether jobs are missing or pages are unread."""
-    return mark is not None and (mark.missing > 0 or bool(mark.unread_offsets))

@@ -8,29 +8,27 @@ import msgspec
 from exporter.client.client import Client
 from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
-from exporter.model import FUTURE_MARGIN, Run, Step
+from exporter.model import FUTURE_MARGIN, Run, Step, one_row_per_run
 from exporter.sources.failing import FailingParts
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import ProblemLog, StatusTable, is_gone, path
+from exporter.sources.rest import is_gone, path, status_table
 from exporter.sources.view import View
 from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
     JOBS,
     RECIPES,
+    STATUSES,
     Recipe,
-    WorkatoJob,
-    better,
     parse_job,
     parse_jobs,
     parse_recipes,
     parse_total,
-    problems_of,
     split_job_id,
-    to_run,
 )
 from exporter.sources.workato.customers import PER_PAGE
 from exporter.sources.workato.marks import JobPage, SearchTarget, is_last
+from exporter.sources.workato.settings import WorkatoSettings
 
 MAX_PAGES = 40
 """Maximum number of pages per recipe and poll. The next poll continues."""
@@ -39,10 +37,10 @@ MAX_PAGES = 40
 class WorkatoApi:
     """Sends requests for recipes and jobs, of customers or of a single workspace."""
 
-    def __init__(self, client: Client, statuses: StatusTable, problems: ProblemLog, failing: FailingParts) -> None:
+    def __init__(self, client: Client, settings: WorkatoSettings, failing: FailingParts) -> None:
         self._client = client
-        self.statuses = statuses
-        self.problems = problems
+        self._statuses = status_table(STATUSES, settings.status_map)
+        self.settings = settings
         self.failing = failing
 
     def get(
@@ -73,23 +71,21 @@ class WorkatoApi:
             guard.check([row.recipe_id for row in rows])
         return recipes, invalid
 
-    def jobs_body(self, job_id: str, params: Mapping[str, str]) -> bytes:
-        """Return the body with a page of a recipe's jobs."""
+    def jobs(self, job_id: str, params: Mapping[str, str]) -> tuple[list[Run], int, int | None]:
+        """Return a page of a recipe's jobs, the number of other rows, and the number of jobs that match the filter."""
         customer_id, recipe_id = split_job_id(job_id)
-        return self.get(customer_id, JOBS, params, recipe=recipe_id)
+        body = self.get(customer_id, JOBS, params, recipe=recipe_id)
+        first = "offset_job_id" not in params
+        return *parse_jobs(body, job_id, self._statuses, first=first), parse_total(body)
 
     def job_body(self, job_id: str, run_id: str, *, patience: float | None = None) -> bytes:
         """Return the body with a single job. Raises NotFoundError if the API does not have the job."""
         customer_id, recipe_id = split_job_id(job_id)
         return self.get(customer_id, JOB, patience=patience, recipe=recipe_id, job=run_id)
 
-    def job(self, job_id: str, run_id: str) -> tuple[WorkatoJob, list[Step]]:
-        """Return a single job with its steps."""
-        return parse_job(self.job_body(job_id, run_id), run_id)
-
-    def is_completed(self, row: WorkatoJob) -> bool:
-        """Return whether a job has completed."""
-        return to_run(row, "", self.statuses).result is not None
+    def job(self, job_id: str, run_id: str, *, patience: float | None = None) -> tuple[Run, list[Step]]:
+        """Return a single job with its steps. Raises NotFoundError if the API does not have the job."""
+        return parse_job(self.job_body(job_id, run_id, patience=patience), job_id, run_id, self._statuses)
 
 
 class Search:
@@ -101,10 +97,9 @@ class Search:
         tracked: The recipe's active jobs in the state, oldest first.
 
     Attributes:
-        rows: All jobs found so far, by ID.
+        rows: The best row of each job found so far, by ID.
         steps: Steps of the completed jobs that were read by ID.
-        found: Ends of newly completed jobs, except ends before the baseline.
-        unchanged: Number of jobs about which the state already has everything.
+        found: Number of newly completed jobs, without those that ended before the baseline.
         invalid: Number of rows that are not jobs.
         gone: IDs of jobs that the API no longer has.
         capped: Whether there are more pages than one poll may read.
@@ -113,16 +108,15 @@ class Search:
 
     def __init__(self, api: WorkatoApi, view: View, job_id: str, baseline: float, tracked: Sequence[OpenRun]) -> None:
         self._api = api
+        self._failing = api.failing
         self._view = view
         self._job_id = job_id
         self._baseline = baseline
-        self._oldest = float("inf")
         self._tracked = tracked
-        self.rows: dict[str, WorkatoJob] = {}
+        self.rows: dict[str, Run] = {}
         self.steps: dict[str, list[Step]] = {}
-        self.found: list[float] = []
         self.gone: list[str] = []
-        self._pages = self.unchanged = self.invalid = 0
+        self._pages = self.found = self.invalid = 0
         self._below_floor = self.beyond = self.capped = False
 
     def read_pages(self, target: SearchTarget, offsets: Sequence[str]) -> tuple[str, ...]:
@@ -138,16 +132,14 @@ class Search:
         is_old = bool(offset)
         guard = PageGuard(f"GET {JOBS}")
         while self._pages < MAX_PAGES and not (self._pages and self._view.out_of_time()):
-            page, _ = self._read_page(offset)
+            page, _ = self._read_page(offset, guard)
             self._pages += 1
-            completed = {row.job_id for row in page.rows if self._api.is_completed(row)}
             # An active job in the state may have completed and be one of the missing jobs, so it counts as found.
             active = 0 if target.deep or is_old else len(self.unresolved())
-            guard.check(_ids(page))
-            if is_last(page, target, found=len(self.found) + active, completed=completed):
+            if is_last(page, target, self.found + active):
                 self._below_floor = self._below_floor or page.oldest < target.floor
                 return ""
-            offset = page.rows[-1].job_id
+            offset = page.runs[-1].run_id
         self.capped = self.capped or self._pages >= MAX_PAGES
         return offset
 
@@ -157,29 +149,28 @@ class Search:
 
     def read_active(self, *, all_since: float | None = None) -> None:
         """Read the list of active jobs, up to the last one that is in the state or started after `all_since`."""
-        wants_all = all_since is not None and bool(self.rows) and self._oldest > all_since
+        starts = [run.start for run in self.rows.values() if run.start is not None]
+        wants_all = all_since is not None and bool(self.rows) and min(starts, default=all_since + 1) > all_since
         offset, shown, pages = "", 0, 0
         guard = PageGuard(f"GET {JOBS}?status=pending")
         while (wants_all or self.unresolved()) and pages < MAX_PAGES:
-            page, total = self._read_page(offset, status="pending")
+            page, total = self._read_page(offset, guard, status="pending")
             pages += 1
-            shown += len(page.rows)
-            guard.check(_ids(page))
-            filtered = not any(self._api.is_completed(row) for row in page.rows)
-            if not page.rows or (page.repeated and offset) or not filtered or (total is not None and shown >= total):
+            shown += len(page.runs)
+            filtered = all(run.result is None for run in page.runs)
+            if not page.runs or (page.repeated and offset) or not filtered or (total is not None and shown >= total):
                 return
-            offset = page.rows[-1].job_id
+            offset = page.runs[-1].run_id
 
     def read_by_id(self, reach: float) -> None:
         """Read by ID the active jobs that were not found yet. `reach`: seconds for which the API keeps jobs."""
-        missing = {run.run_id: run for run in self.unresolved()}
-        for number, (run_id, run) in enumerate(missing.items()):
+        for number, run in enumerate(self.unresolved()):
             if number and self._view.out_of_time():
                 return
-            if self._api.failing.skips(f"job {run_id}", self._view.now):
-                continue
-            with self._api.failing.read(f"job {run_id}", self._view):
-                self._read_job(run, reach)
+            part = f"job {run.run_id}"
+            if not self._failing.skips(part, self._view.now):
+                with self._failing.read(part, self._view):
+                    self._read_job(run, reach)
 
     def _read_job(self, run: OpenRun, reach: float) -> None:
         try:
@@ -189,75 +180,55 @@ class Search:
                 self.gone.append(run.run_id)
             return
         self._add([row])
-        if self._api.is_completed(row):
+        if row.result is not None:
             self.steps[run.run_id] = steps
 
     def runs(self) -> list[Run]:
         """Return the runs that are new or may have changed."""
         ended = self._view.ended(self.rows)
-        fresh = [row for row in self.rows.values() if _is_new(row, ended)]
-        self.unchanged = len(self.rows) - len(fresh)
-        known = self._view.known([row.job_id for row in fresh])
-        exact = [row if row.job_id in known else self._exact(row) for row in fresh]
-        runs = [to_run(row, self._job_id, self._api.statuses) for row in exact]
-        for row, run in zip(exact, runs, strict=True):
-            self._api.problems.add(problems_of(row, run, self._view.now))
-        return runs
+        fresh = {run_id: run for run_id, run in self.rows.items() if _is_new(run, ended)}
+        known = self._view.known(fresh)
+        return [run if run_id in known else self._exact(run) for run_id, run in fresh.items()]
 
     def ended_since(self, timestamp: float) -> int:
         """Return the number of jobs that completed at a time or later, but not in the future."""
         # Ends in lists are whole seconds, so a job in the same second counts.
         latest = self._view.now + FUTURE_MARGIN
-        ends = [row.completed for row in self.rows.values() if row.completed is not None]
-        return sum(int(timestamp) <= end <= latest for end in ends)
+        return sum(run.end is not None and int(timestamp) <= run.end <= latest for run in self.rows.values())
 
-    def _exact(self, row: WorkatoJob) -> WorkatoJob:
+    def _exact(self, run: Run) -> Run:
         # Ends in lists are whole seconds. If a job ended in the second of the baseline, it is read by ID for its exact
         # end.
-        if row.completed is None or not row.completed <= self._baseline < row.completed + 1:
-            return row
+        if run.end is None or not run.end <= self._baseline < run.end + 1:
+            return run
         # If this fails, the other jobs of the recipe are counted all the same.
-        with self._api.failing.read(f"job {row.job_id}", self._view):
-            row, _ = self._api.job(self._job_id, row.job_id)
-        return row
+        with self._failing.read(f"job {run.run_id}", self._view):
+            run, _ = self._api.job(self._job_id, run.run_id)
+        return run
 
-    def _read_page(self, offset: str, **filters: str) -> tuple[JobPage, int | None]:
+    def _read_page(self, offset: str, guard: PageGuard, **filters: str) -> tuple[JobPage, int | None]:
         """Read the page after an offset. Also return the number of jobs that match the filters; None if unknown."""
         after = {"offset_job_id": offset, "prev": "false"} if offset else {}
-        body = self._api.jobs_body(self._job_id, {**filters, **after})
-        rows, invalid = parse_jobs(body, self._api.statuses, first=not offset)
+        runs, invalid, total = self._api.jobs(self._job_id, {**filters, **after})
         self.invalid += invalid
-        return self._add(rows), parse_total(body) if filters else None
+        page = self._add(runs)
+        # The last page may consist of the job at the offset, so a page with a single job is not checked.
+        guard.check([run.run_id for run in runs] if len(runs) > 1 else [])
+        return page, total
 
-    def _add(self, rows: Sequence[WorkatoJob]) -> JobPage:
-        new = [row for row in rows if row.job_id not in self.rows]
-        ids = [row.job_id for row in new]
-        known, ended = self._view.known(ids), self._view.ended(ids)
-        better_rows = [row for row in rows if row.job_id in self.rows and self._is_better(row)]
-        self._note_completed([row for row in new if row.job_id not in ended])
-        self._note_completed([row for row in better_rows if not self._api.is_completed(self.rows[row.job_id])])
-        self.rows.update((row.job_id, row) for row in (*new, *better_rows))
-        page = JobPage(rows=tuple(rows), unseen=frozenset(ids) - known, repeated=bool(rows) and not new)
-        self._oldest = min(self._oldest, page.oldest)
-        return page
-
-    def _is_better(self, row: WorkatoJob) -> bool:
-        """Return whether a row is better than the row of the same job on an earlier page."""
-        return better(self.rows[row.job_id], row, self._api.statuses) == row != self.rows[row.job_id]
-
-    def _note_completed(self, rows: Sequence[WorkatoJob]) -> None:
-        ends = [
-            self._view.now if row.completed is None else row.completed for row in rows if self._api.is_completed(row)
-        ]
-        self.found += [end for end in ends if end >= int(self._baseline)]
+    def _add(self, runs: Sequence[Run]) -> JobPage:
+        new = [run.run_id for run in runs if run.run_id not in self.rows]
+        known, ended = self._view.known(new), self._view.ended(new)
+        for run in runs:
+            before = self.rows.get(run.run_id)
+            best = run if before is None else one_row_per_run((before, run))[0]
+            was_active = run.run_id not in ended if before is None else before.result is None
+            if was_active and best.result is not None:
+                self.found += best.end is None or best.end >= int(self._baseline)
+            self.rows[run.run_id] = best
+        return JobPage(runs=runs, unseen=frozenset(new) - known, repeated=bool(runs) and not new)
 
 
-def _is_new(row: WorkatoJob, ended: Mapping[str, float | None]) -> bool:
+def _is_new(run: Run, ended: Mapping[str, float | None]) -> bool:
     """Return whether a job is not in the state as completed, or has an end that the state does not have."""
-    return row.job_id not in ended or (ended[row.job_id] is None and row.completed is not None)
-
-
-def _ids(page: JobPage) -> list[str]:
-    """Return the IDs of a page, to check whether it repeats an earlier page."""
-    # The last page may consist of the job at the offset, so a page with a single job is not checked.
-    return [row.job_id for row in page.rows] if len(page.rows) > 1 else []
+    return run.run_id not in ended or (ended[run.run_id] is None and run.end is not None)

@@ -1,7 +1,8 @@
 import msgspec
 import pytest
 
-from exporter.sources.workato.api import Recipe, WorkatoJob
+from exporter.model import Result, Run
+from exporter.sources.workato.api import Recipe
 from exporter.sources.workato.marks import (
     MARKS,
     JobPage,
@@ -24,18 +25,7 @@ def recipe(succeeded=5, failed=1, last_run="x") -> Recipe:
 
 
 def rows(*ids, started=1000.0):
-    return tuple(
-        WorkatoJob(
-            job_id=each,
-            status="succeeded",
-            started=started,
-            completed=started + 1,
-            is_error=False,
-            is_repeat=False,
-            error_type="",
-        )
-        for each in ids
-    )
+    return tuple(Run(run_id=each, job_id="1", result=Result.SUCCESS, start=started, end=started + 1) for each in ids)
 
 
 MARK = ReadMark(succeeded=5, failed=1, last_run="x")
@@ -46,7 +36,7 @@ def target(missing, floor=0.0, **fields) -> SearchTarget:
 
 
 def found(completed, **fields) -> SearchResult:
-    return SearchResult(completed=completed, **fields)
+    return SearchResult(found=completed, **fields)
 
 
 TARGET = target(2)
@@ -104,29 +94,29 @@ def test_an_increase_of_counts_is_the_number_of_missing_jobs_and_a_decrease_prov
 @pytest.mark.parametrize(
     ("page", "aim", "number", "last"),
     [
-        (JobPage(rows=(), unseen=frozenset()), TARGET, 0, True),
-        (JobPage(rows=rows("a"), unseen=frozenset()), TARGET, 0, True),
+        (JobPage(runs=(), unseen=frozenset()), TARGET, 0, True),
+        (JobPage(runs=rows("a"), unseen=frozenset()), TARGET, 0, True),
         (
-            JobPage(rows=rows("a"), unseen=frozenset(), repeated=True),
+            JobPage(runs=rows("a"), unseen=frozenset(), repeated=True),
             target(2, deep=True),
             0,
             True,
         ),
-        (JobPage(rows=rows("a"), unseen=frozenset("a")), TARGET, 1, False),
-        (JobPage(rows=rows("a", "b"), unseen=frozenset("a")), TARGET, 1, False),
-        (JobPage(rows=rows("a", "b"), unseen=frozenset("a")), TARGET, 2, True),
-        (JobPage(rows=rows("a", "b"), unseen=frozenset("ab")), TARGET, 2, False),
-        (JobPage(rows=rows("a"), unseen=frozenset("a")), target(None), 9, False),
-        (JobPage(rows=rows("a"), unseen=frozenset("a")), target(9, floor=1000.5), 0, True),
-        (JobPage(rows=rows("a"), unseen=frozenset()), target(9, deep=True), 0, False),
+        (JobPage(runs=rows("a"), unseen=frozenset("a")), TARGET, 1, False),
+        (JobPage(runs=rows("a", "b"), unseen=frozenset("a")), TARGET, 1, False),
+        (JobPage(runs=rows("a", "b"), unseen=frozenset("a")), TARGET, 2, True),
+        (JobPage(runs=rows("a", "b"), unseen=frozenset("ab")), TARGET, 2, False),
+        (JobPage(runs=rows("a"), unseen=frozenset("a")), target(None), 9, False),
+        (JobPage(runs=rows("a"), unseen=frozenset("a")), target(9, floor=1000.5), 0, True),
+        (JobPage(runs=rows("a"), unseen=frozenset()), target(9, deep=True), 0, False),
         (
-            JobPage(rows=rows("a"), unseen=frozenset("a")),
+            JobPage(runs=rows("a"), unseen=frozenset("a")),
             target(None, baseline=1002.0),
             0,
             True,
         ),
         (
-            JobPage(rows=rows("a"), unseen=frozenset("a")),
+            JobPage(runs=rows("a"), unseen=frozenset("a")),
             target(None, baseline=1000.5),
             0,
             False,
@@ -134,7 +124,7 @@ def test_an_increase_of_counts_is_the_number_of_missing_jobs_and_a_decrease_prov
     ],
 )
 def test_a_search_stops_at_the_first_of_its_conditions_and_never_for_a_short_page(page, aim, number, last):
-    assert is_last(page, aim, found=number, completed={"a", "b"}) is last
+    assert is_last(page, aim, number) is last
 
 
 def test_missing_jobs_are_searched_for_again_until_some_tries_have_failed():

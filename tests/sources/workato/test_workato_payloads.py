@@ -16,18 +16,22 @@ from exporter.sources.workato.api import (
     parse_jobs,
     parse_recipes,
     parse_total,
-    problems_of,
     split_job_id,
     to_job,
-    to_run,
 )
 
 PAYLOADS = Path(__file__).parent / "payloads"
 TABLE = status_table(STATUSES, {})
 START = 1693473911.0
 """2023-08-31T02:25:11-07:00."""
-NOW = START + 3600
 JOB = {"id": "j-1", "started_at": "2023-08-31T02:25:11.000-07:00", "completed_at": "2023-08-31T02:25:41.000-07:00"}
+
+
+def runs_of(body: bytes) -> tuple[list[Run], int]:
+    return parse_jobs(body, "7/8", TABLE)
+
+
+LISTS = (parse_customers, parse_recipes, runs_of)
 
 
 def body_of(value) -> bytes:
@@ -35,19 +39,19 @@ def body_of(value) -> bytes:
 
 
 def run_of(table=TABLE, **fields) -> Run:
-    (row,), invalid = parse_jobs(body_of({"items": [{**JOB, **fields}]}))
+    (run,), invalid = parse_jobs(body_of({"items": [{**JOB, **fields}]}), "7/8", table)
     assert invalid == 0
-    return to_run(row, "7/8", table)
+    return run
 
 
 def steps_of(*lines, **fields) -> list[Step]:
-    return parse_job(body_of({**JOB, "lines": lines, **fields}), "j-1")[1]
+    return parse_job(body_of({**JOB, "lines": lines, **fields}), "7/8", "j-1", TABLE)[1]
 
 
 def test_the_documented_list_is_parsed():
     body = (PAYLOADS / "jobs.json").read_bytes()
-    rows, invalid = parse_jobs(body)
-    assert [to_run(row, "7/8", TABLE) for row in rows] == [
+    runs, invalid = parse_jobs(body, "7/8", TABLE)
+    assert runs == [
         Run(run_id="j-AJMfQh8c-hsCXcs", job_id="7/8", result=Result.SUCCESS, start=START, end=START, duration=0.0),
         Run(
             run_id="j-AJMfNar9-L96nTm",
@@ -62,8 +66,7 @@ def test_the_documented_list_is_parsed():
 
 
 def test_the_documented_detail_is_parsed():
-    row, steps = parse_job((PAYLOADS / "job.json").read_bytes(), "j-AJMfQh8c-hsCXcs")
-    run = to_run(row, "7/8", TABLE)
+    run, steps = parse_job((PAYLOADS / "job.json").read_bytes(), "7/8", "j-AJMfQh8c-hsCXcs", TABLE)
     assert (run.result, run.start, run.end, run.retries) == (Result.SUCCESS, START + 0.519, START + 0.599, 0)
     assert steps == [
         Step(name="0 workato_api_platform/receive_request", result=Result.SUCCESS, duration=0.013507305964594707),
@@ -72,9 +75,9 @@ def test_the_documented_detail_is_parsed():
 
 
 def test_parsed_responses_have_no_title_and_no_data():
-    detail = parse_job((PAYLOADS / "job.json").read_bytes(), "j-AJMfQh8c-hsCXcs")
-    rows = parse_jobs((PAYLOADS / "jobs.json").read_bytes())
-    assert not [word for word in ("Calling", "129.1.1.1", "profile", "12345") if word in repr((detail, rows))]
+    detail = parse_job((PAYLOADS / "job.json").read_bytes(), "7/8", "j-AJMfQh8c-hsCXcs", TABLE)
+    runs = parse_jobs((PAYLOADS / "jobs.json").read_bytes(), "7/8", TABLE)
+    assert not [word for word in ("Calling", "129.1.1.1", "profile", "12345") if word in repr((detail, runs))]
 
 
 @pytest.mark.parametrize(
@@ -127,17 +130,9 @@ def test_statuses_of_the_vendor_are_case_insensitive(word, meaning):
     assert (run.result or run.state, run.unmapped) == (meaning, "")
 
 
-def test_an_unparsable_or_future_time_is_named():
-    (row,), _ = parse_jobs(body_of([{**JOB, "started_at": "soon", "completed_at": None}]))
-    assert [what for what, _ in problems_of(row, to_run(row, "r", STATUSES), NOW)] == [
-        "start time of a run cannot be read"
-    ]
-    (row,), _ = parse_jobs(body_of([JOB]))
-    assert list(problems_of(row, to_run(row, "r", STATUSES), NOW)) == []
-    early = (to_run(row, "r", STATUSES).end or 0) - 3600
-    assert [what for what, _ in problems_of(row, to_run(row, "r", STATUSES), early)] == [
-        "end of a run is in the future"
-    ]
+def test_an_unparsable_time_is_absent():
+    run = run_of(started_at="soon")
+    assert (run.start, run.end, run.duration) == (None, START + 30, None)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +149,7 @@ def test_an_unparsable_or_future_time_is_named():
 )
 def test_a_line_has_its_total_duration_or_that_between_its_times(stat, duration):
     lines = [{"recipe_line_number": 0, "adapter_name": "salesforce", "line_stat": stat}]
-    assert parse_job(body_of({**JOB, "lines": lines}), "j-1")[1][0].duration == duration
+    assert steps_of(*lines)[0].duration == duration
 
 
 def test_a_status_map_adds_new_statuses():
@@ -241,16 +236,16 @@ def test_a_step_is_named_by_line_number_and_plain_words(line, name):
 
 @pytest.mark.parametrize("lines", [None, "x", [None, 5, {}, {"adapter_name": "a"}, {"recipe_line_number": " "}]])
 def test_an_invalid_line_is_skipped(lines):
-    assert parse_job(body_of({**JOB, "lines": lines}), "j-1")[1] == []
+    assert parse_job(body_of({**JOB, "lines": lines}), "7/8", "j-1", TABLE)[1] == []
 
 
 def test_a_different_job_than_the_requested_one_is_a_schema_error():
     with pytest.raises(SchemaError):
-        parse_job(body_of(JOB), "j-2")
-    assert parse_job(body_of({**JOB, "id": 17, "handle": "j-2"}), "j-2")[0].job_id == "j-2"
+        parse_job(body_of(JOB), "7/8", "j-2", TABLE)
+    assert parse_job(body_of({**JOB, "id": 17, "handle": "j-2"}), "7/8", "j-2", TABLE)[0].run_id == "j-2"
 
 
-@pytest.mark.parametrize("parse", [parse_customers, parse_recipes, parse_jobs])
+@pytest.mark.parametrize("parse", LISTS)
 @pytest.mark.parametrize("key", ["result", "items"])
 def test_lists_may_be_under_either_key_or_bare(parse, key):
     rows = [{"id": 1}, {"id": 2}]
@@ -258,14 +253,14 @@ def test_lists_may_be_under_either_key_or_bare(parse, key):
     assert parse(body_of({key: []})) == ([], 0)
 
 
-@pytest.mark.parametrize("parse", [parse_customers, parse_recipes, parse_jobs])
+@pytest.mark.parametrize("parse", LISTS)
 @pytest.mark.parametrize("body", [{}, {"message": "x"}, {"items": None}, "x", [None], [{"name": "x"}]])
 def test_another_shape_is_a_schema_error(parse, body):
     with pytest.raises(SchemaError):
         parse(body_of(body))
 
 
-@pytest.mark.parametrize("parse", [parse_customers, parse_recipes, parse_jobs, lambda body: parse_job(body, "j-1")])
+@pytest.mark.parametrize("parse", [*LISTS, lambda body: parse_job(body, "7/8", "j-1", TABLE)])
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"items": [', b"\xff"])
 def test_a_body_that_is_not_json_is_a_decode_error(parse, body):
     with pytest.raises(DecodeError):
@@ -280,8 +275,8 @@ def test_an_impossible_number_of_jobs_is_ignored(number):
 
 
 def test_an_invalid_row_is_counted_and_does_not_affect_others():
-    rows, invalid = parse_jobs(body_of({"items": [JOB, None, {"title": "x"}, JOB]}))
-    assert ([row.job_id for row in rows], invalid) == (["j-1"], 2)
+    runs, invalid = runs_of(body_of({"items": [JOB, None, {"title": "x"}, JOB]}))
+    assert ([run.run_id for run in runs], invalid) == (["j-1"], 2)
     recipes, invalid = parse_recipes(body_of([{"id": 1}, 5]))
     assert (len(recipes), invalid) == (1, 1)
 
