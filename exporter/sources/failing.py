@@ -20,10 +20,9 @@ DAY = 86400.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """A failing part: times of its first failed try, its last try and its next try, and its last error."""
+    """A failing part: times of its first failed try and its next try, and its last error."""
 
     since: float
-    tried: float
     retry: float
     error: SourceError
 
@@ -65,9 +64,9 @@ class FailingParts:
         rest = min(COST_FACTOR * max(0.0, now - began), MAX_REST)
         since = began if known is None or known.since > now else known.since
         self.errors[part] = error
-        self._failures[part] = Failure(since=since, tried=now, retry=now + rest, error=error)
+        self._failures[part] = Failure(since=since, retry=now + rest, error=error)
         if len(self._failures) > MAX_PARTS:
-            self._failures = {name: each for name, each in self._failures.items() if now - each.tried < DAY}
+            self._failures = {name: each for name, each in self._failures.items() if now - each.retry < DAY}
 
     def succeeded(self, part: str) -> None:
         """Remove a part that was read or no longer exists."""

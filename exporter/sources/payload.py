@@ -52,17 +52,20 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
     body = without_nul(body)
     check_commas(body)
     try:
-        return decoder.decode(body)
-    except msgspec.ValidationError:
-        raise SchemaError("the response does not have the expected shape") from None
-    except MALFORMED:
-        pass
-    try:
-        return decoder.decode(repaired(body))
+        return _decode(body, decoder)
     except msgspec.ValidationError:
         raise SchemaError("the response does not have the expected shape") from None
     except MALFORMED:
         raise DecodeError("the response is not JSON") from None
+
+
+def _decode(text: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape:
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except MALFORMED:
+        return decoder.decode(repaired(bytes(text)))
 
 
 def without_nul(body: bytes) -> bytes:
@@ -163,17 +166,8 @@ def identity(*values: msgspec.Raw) -> str:
 
 def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | None:
     """Return a decoded value of a body; None if it is absent or of another shape."""
-    if not bytes(raw):
-        return None
     try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError:
-        return None
-    except MALFORMED:
-        # The value may contain half a surrogate pair. When the body was decoded, this value was not.
-        pass
-    try:
-        return decoder.decode(repaired(bytes(raw)))
+        return _decode(raw, decoder) if bytes(raw) else None
     except MALFORMED:
         return None
 

@@ -20,7 +20,7 @@ from exporter.sources.view import View
 
 
 class StepLog(msgspec.Struct, frozen=True, kw_only=True):
-    """The tail of a step's output, or a run's error text. Pages show it on request; it is never stored."""
+    """The tail of a step's output, or a run's error text: shown on request, never stored."""
 
     stdout: str = ""
     stderr: str = ""
@@ -81,15 +81,12 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     """A source type: a row of the table `exporter.sources.SOURCES`.
 
     Attributes:
-        settings: The class of its settings in the config.
-        build: Builds the source from its settings and a client.
-        access: Returns how to reach the API.
+        settings: The class of its settings in the config. `build`, `access` and `identity` get an object of it.
         results: Results that its runs can have. Their series start at 0 for every job.
         endpoints: Templates of the paths that it requests.
         reach: How far back the API shows runs, in seconds.
         identity: Returns the API and the account as text. A source with another identity needs another name.
         has_attempts: Whether it reports attempts. If so, jobs have counters of retries.
-        has_steps: Whether runs have steps.
         reopens: Whether a completed run can become active again under its ID.
         poll_requests: Requests per idle poll. The config check warns if the budget is too small for the interval.
         auth_backoff: Minimum seconds without requests after the API refused the credential.

@@ -13,24 +13,6 @@ from exporter.sources.view import View
 CLOCK_MARGIN = 5.0
 
 
-class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of windows, in seconds: those of the API, and those of the config.
-
-    Attributes:
-        api: How far back the API shows runs.
-        maximum: The longest window that the API accepts.
-        lookback: How far back a poll reads at most after downtime.
-        overlap: Time before the watermark that every poll reads again.
-        settle: How long the API may take to show a completed run.
-    """
-
-    api: float
-    maximum: float
-    lookback: float
-    overlap: float
-    settle: float
-
-
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The windows of one poll, oldest first.
 
@@ -49,46 +31,46 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return min(window.end, self.through)
 
 
-def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | None = None) -> Plan:
+def plan_poll(view: View, settings: SourceSettings, scope: str = "", *, api: float, maximum: float) -> Plan:
+    """Return the windows of a scope that this poll reads. For `api` and `maximum`, see `plan`."""
+    sweep = settings.sweep.window if view.sweep_due and settings.sweep else None
+    return plan(view.now, view.watermark(scope), settings, api=api, maximum=maximum, sweep=sweep)
+
+
+def plan(  # noqa: PLR0913  # all that decides about windows
+    now: float,
+    watermark: float | None,
+    settings: SourceSettings,
+    *,
+    api: float,
+    maximum: float,
+    sweep: float | None = None,
+) -> Plan:
     """Return the windows to read now.
 
     Args:
         now: The current time by the API's clock. The API refuses windows that end later.
         watermark: Time up to which all runs were read; None at the first poll, which reads all that the API shows.
-        reach: The limits of windows.
+        settings: How far back a poll reads after downtime and before the watermark, and how far it stays behind.
+        api: How far back the API shows runs, in seconds.
+        maximum: The longest window that the API accepts, in seconds.
         sweep: Length of the sweep window in seconds; None if this poll does not sweep.
     """
     end = math.floor(now - CLOCK_MARGIN)
-    horizon = math.ceil(now - reach.api)
-    floor = horizon if watermark is None else max(horizon, math.ceil(now - reach.lookback))
+    horizon = math.ceil(now - api)
+    floor = horizon if watermark is None else max(horizon, math.ceil(now - settings.lookback))
     # A watermark in the future was set by a wrong clock, so it is ignored.
     if watermark is None or watermark > now:
         start: float = floor
     else:
-        start = watermark - reach.overlap
+        start = watermark - settings.overlap
         if sweep is not None:
             start = min(start, now - sweep)
         start = max(math.floor(start), floor)
     start = max(min(start, end - 1), horizon)
     lost = Window(watermark, floor) if watermark is not None and watermark < floor else None
-    return Plan(
-        windows=tuple(split(Window(start, end), reach.maximum)),
-        unobserved=lost,
-        through=end - reach.settle,
-    )
-
-
-def plan_poll(view: View, settings: SourceSettings, scope: str = "", *, api: float, maximum: float) -> Plan:
-    """Return the windows of a scope that this poll reads. For `api` and `maximum`, see `Reach`."""
-    sweep = settings.sweep.window if view.sweep_due and settings.sweep else None
-    reach = Reach(
-        api=api,
-        maximum=maximum,
-        lookback=settings.lookback,
-        overlap=settings.overlap,
-        settle=settings.settle,
-    )
-    return plan(view.now, view.watermark(scope), reach, sweep=sweep)
+    windows = tuple(split(Window(start, end), maximum))
+    return Plan(windows=windows, unobserved=lost, through=end - settings.settle)
 
 
 def split(window: Window, maximum: float) -> Iterator[Window]:

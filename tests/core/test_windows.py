@@ -4,62 +4,62 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.config.source import SourceSettings
 from exporter.model import Window
-from exporter.sources.windows import CLOCK_MARGIN, Reach, halves, plan, split
+from exporter.sources.windows import CLOCK_MARGIN, Plan, halves, plan, split
 
 DAY, HOUR = 86400.0, 3600.0
 NOW = 1_700_000_000.5
 END = math.floor(NOW - CLOCK_MARGIN)
-REACH = Reach(api=7 * DAY - 600.0, maximum=96 * HOUR, lookback=7 * DAY, overlap=HOUR, settle=60.0)
 HORIZON = math.ceil(NOW - 7 * DAY + 600)
 
 
-def reach(**changes):
-    fields = {name: getattr(REACH, name) for name in REACH.__struct_fields__}
-    return Reach(**{**fields, **changes})
+def plan_of(watermark, *, now=NOW, sweep=None, **keys) -> Plan:
+    settings = SourceSettings.model_construct(**{"lookback": 7 * DAY, "overlap": HOUR, "settle": 60.0, **keys})
+    return plan(now, watermark, settings, api=7 * DAY - 600.0, maximum=96 * HOUR, sweep=sweep)
 
 
 @pytest.mark.parametrize(
-    ("watermark", "limits", "sweep", "start"),
+    ("watermark", "keys", "sweep", "start"),
     [
-        (None, REACH, None, HORIZON),
-        (None, reach(lookback=HORIZON), None, HORIZON),  # the first poll reads as deep as the API shows
-        (None, reach(lookback=HOUR), None, HORIZON),
-        (NOW - 120, REACH, None, math.floor(NOW - 120 - HOUR)),
-        (NOW - 120, REACH, DAY, math.floor(NOW - DAY)),
-        (NOW - 2 * DAY, REACH, DAY, math.floor(NOW - 2 * DAY - HOUR)),  # a sweep never shortens what is due
-        (NOW - 3 * DAY, reach(lookback=2 * DAY), None, math.ceil(NOW - 2 * DAY)),
-        (NOW - 9 * DAY, REACH, None, HORIZON),
-        (NOW - 9 * DAY, REACH, DAY, HORIZON),
-        (NOW + 10, REACH, None, HORIZON),  # set by a clock that was ahead: no time counts as read
-        (NOW + 10 * DAY, REACH, DAY, HORIZON),
-        (NOW - 120, reach(overlap=0.0), None, math.floor(NOW - 120)),
-        (NOW, reach(overlap=0.0), None, END - 1),  # never empty
+        (None, {}, None, HORIZON),
+        (None, {"lookback": HORIZON}, None, HORIZON),  # the first poll reads as deep as the API shows
+        (None, {"lookback": HOUR}, None, HORIZON),
+        (NOW - 120, {}, None, math.floor(NOW - 120 - HOUR)),
+        (NOW - 120, {}, DAY, math.floor(NOW - DAY)),
+        (NOW - 2 * DAY, {}, DAY, math.floor(NOW - 2 * DAY - HOUR)),  # a sweep never shortens what is due
+        (NOW - 3 * DAY, {"lookback": 2 * DAY}, None, math.ceil(NOW - 2 * DAY)),
+        (NOW - 9 * DAY, {}, None, HORIZON),
+        (NOW - 9 * DAY, {}, DAY, HORIZON),
+        (NOW + 10, {}, None, HORIZON),  # set by a clock that was ahead: no time counts as read
+        (NOW + 10 * DAY, {}, DAY, HORIZON),
+        (NOW - 120, {"overlap": 0.0}, None, math.floor(NOW - 120)),
+        (NOW, {"overlap": 0.0}, None, END - 1),  # never empty
     ],
 )
-def test_a_poll_reads_from_the_watermark_minus_the_overlap(watermark, limits, sweep, start):
-    windows = plan(NOW, watermark, limits, sweep=sweep).windows
+def test_a_poll_reads_from_the_watermark_minus_the_overlap(watermark, keys, sweep, start):
+    windows = plan_of(watermark, sweep=sweep, **keys).windows
     assert (windows[0].start, windows[-1].end) == (start, END)
 
 
 @pytest.mark.parametrize(
-    ("watermark", "limits", "lost"),
+    ("watermark", "keys", "lost"),
     [
-        (None, REACH, None),
-        (NOW - 6 * DAY, REACH, None),
-        (NOW - 9 * DAY, REACH, Window(NOW - 9 * DAY, HORIZON)),
-        (NOW - 3 * DAY, reach(lookback=2 * DAY), Window(NOW - 3 * DAY, math.ceil(NOW - 2 * DAY))),
-        (NOW + 9 * DAY, REACH, None),
-        (HORIZON, REACH, None),  # nothing is between the two
-        (HORIZON - 1, REACH, Window(HORIZON - 1, HORIZON)),
+        (None, {}, None),
+        (NOW - 6 * DAY, {}, None),
+        (NOW - 9 * DAY, {}, Window(NOW - 9 * DAY, HORIZON)),
+        (NOW - 3 * DAY, {"lookback": 2 * DAY}, Window(NOW - 3 * DAY, math.ceil(NOW - 2 * DAY))),
+        (NOW + 9 * DAY, {}, None),
+        (HORIZON, {}, None),  # nothing is between the two
+        (HORIZON - 1, {}, Window(HORIZON - 1, HORIZON)),
     ],
 )
-def test_a_range_beyond_the_lookback_is_unobserved(watermark, limits, lost):
-    assert plan(NOW, watermark, limits).unobserved == lost
+def test_a_range_beyond_the_lookback_is_unobserved(watermark, keys, lost):
+    assert plan_of(watermark, **keys).unobserved == lost
 
 
 def test_a_plan_proves_settled_time_and_never_more_than_its_windows_contain():
-    planned = plan(NOW, None, REACH)
+    planned = plan_of(None)
     assert [planned.through_after(window) for window in planned.windows] == [planned.windows[0].end, END - 60]
 
 
@@ -72,9 +72,8 @@ def test_a_plan_proves_settled_time_and_never_more_than_its_windows_contain():
     settle=st.floats(0, 1e4),
 )
 def test_windows_always_respect_the_limits_and_leave_no_gap(now, back, overlap, lookback, sweep, settle):  # noqa: PLR0917  # what is drawn
-    limits = reach(overlap=overlap, lookback=lookback, settle=settle)
     watermark = None if back is None else now - back
-    planned = plan(now, watermark, limits, sweep=sweep)
+    planned = plan_of(watermark, now=now, sweep=sweep, overlap=overlap, lookback=lookback, settle=settle)
     assert all(0 < window.length <= 96 * HOUR for window in planned.windows)
     assert all(float(edge).is_integer() for window in planned.windows for edge in (window.start, window.end))
     assert planned.windows[0].start >= now - 7 * DAY + 600
