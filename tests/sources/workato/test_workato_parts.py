@@ -155,6 +155,12 @@ def test_a_source_is_down_while_a_readable_customer_does_not_answer_and_not_for_
     assert four.poller.status.up
 
 
+def test_a_customer_that_does_not_answer_does_not_make_the_round_longer(four, simulator):
+    simulator.disruptions.add(HARMS["500"](customer(PROJECTS[0])))
+    four.poll(times=20)
+    assert four.source.round_seconds() == 0
+
+
 def test_a_recipe_that_does_not_answer_does_not_make_the_source_down(world, two, clock, simulator):
     simulator.disruptions.add(HARMS["500"](jobs_of("a")))
     start(world, clock)
