@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -60,14 +61,13 @@ def northflank_runs(body: bytes) -> object:
 
 
 def strait_runs(body: bytes) -> object:
-    page = strait_api.parse_page(body, strait_api.RUN_ROW, 100)
-    jobs = [strait_api.unlisted_job("j", row.project_id, scope="", workflow=False) for row in page.rows]
-    return [strait_api.to_run(row, strait_kinds.RUN_STATUSES) for row in page.rows], jobs, page.cursor
+    page = strait_api.parse_page(body, partial(strait_api.parse_run, statuses=strait_kinds.RUN_STATUSES), 100)
+    jobs = [strait_api.unlisted_job("j", row.project, scope="", workflow=False) for row in page.rows]
+    return page.rows, jobs, page.cursor
 
 
 def strait_jobs(body: bytes) -> object:
-    page = strait_api.parse_page(body, strait_api.JOB_ROW, 100)
-    return [strait_api.to_job(row, scope="", workflow=False) for row in page.rows]
+    return strait_api.parse_page(body, partial(strait_api.parse_job, scope="", workflow=False), 100).rows
 
 
 def saved(name: str) -> bytes:
@@ -100,7 +100,7 @@ CASES: Mapping[str, tuple[bytes, Parser]] = {
     "strait jobs": (saved("strait/payloads/jobs.json"), strait_jobs),
     "strait run": (
         saved("strait/payloads/run.json"),
-        lambda body: strait_api.to_run(strait_api.parse_run(body), strait_kinds.RUN_STATUSES),
+        lambda body: strait_api.parse_single_run(body, "string", strait_kinds.RUN_STATUSES),
     ),
     "strait steps": (STRAIT_STEPS, lambda body: strait_api.parse_steps(body, strait_kinds.STEP_STATUSES)),
     "strait error": (STRAIT_STEPS, lambda body: strait_api.parse_error(body, "a")),

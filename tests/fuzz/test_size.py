@@ -94,7 +94,7 @@ PARSERS = {
     "workato": lambda body: workato_api.parse_jobs(body, "1/2", workato_api.STATUSES),
     "workato recipes": workato_api.parse_recipes,
     "northflank": lambda body: northflank_api.parse_page(b'{"data":{"runs":' + body + b"}}", "runs"),
-    "strait": lambda body: strait_api.parse_page(body, strait_api.RUN_ROW, 100),
+    "strait": lambda body: strait_api.parse_page(body, lambda row: strait_api.parse_run(row, {}), 100),
 }
 
 

@@ -6,19 +6,17 @@ Parsers raise DecodeError for a body that is not JSON, and SchemaError for a bod
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from exporter.counting.labels import clean
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, Step
-from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, Fields, decode, decoded, usable
+from exporter.sources.payload import MAX_ID_LENGTH, Fields, decode, usable
 from exporter.sources.rest import StatusTable, look_up, path, seconds_between
 from exporter.sources.source import StepLog
-from exporter.times import parse_timestamp
 
 RUNS = "/runs"
 RUN = "/runs/{runId}"
@@ -51,84 +49,36 @@ def run_path(endpoint: str, run_id: str) -> str:
     return path(endpoint, runId=run_id, workflowRunId=run_id)
 
 
-class StraitRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields that all rows have. Fields other than the ID may have any type."""
+class StraitRun(msgspec.Struct, frozen=True):
+    """A job run or a workflow run in a response. `created`: its creation time with microseconds, None if unreadable."""
 
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
-    created_at: Any = None
-    project_id: Any = None
-
-    @property
-    def created(self) -> datetime | None:
-        """Return the creation time with its microseconds; None if it is unreadable."""
-        return exact_time(self.created_at)
+    id: str
+    created: datetime | None
+    project: str
+    status: str
+    run: Run
 
 
-class StraitRun(StraitRow, frozen=True, kw_only=True):
-    """A job run or a workflow run."""
+class StraitJob(msgspec.Struct, frozen=True):
+    """A job or a workflow in a list."""
 
-    job_id: Any = None
-    workflow_id: Any = None
-    status: Any = None
-    attempt: Any = None
-    started_at: Any = None
-    finished_at: Any = None
-    scheduled_at: Any = None
-    next_retry_at: Any = None
-    error_class: Any = None
-
-    @property
-    def job(self) -> str:
-        """Return the ID of the run's job."""
-        return WORKFLOW + str(self.workflow_id) if self.workflow_id is not None else str(self.job_id or "unknown")
+    id: str
+    created: datetime | None
+    job: Job
 
 
-class StraitJob(StraitRow, frozen=True, kw_only=True):
-    """A job or a workflow. Workflows have `cron_timezone` instead of `timezone`."""
-
-    slug: Any = None
-    name: Any = None
-    cron: Any = None
-    timezone: Any = None
-    cron_timezone: Any = None
-    enabled: Any = None
-    paused: Any = None
-    pause_reason: Any = None
-
-    @property
-    def is_enabled(self) -> bool | None:
-        """Return whether its schedule starts runs; None if unknown."""
-        # A paused job stays `enabled`.
-        if self.paused is True:
-            return False
-        return self.enabled if isinstance(self.enabled, bool) else None
+Row = TypeVar("Row")
+Parser = Callable[[Fields], Row | None]
+"""Returns a row of a list; None if it has no ID."""
 
 
-class StraitStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a workflow run. Its timeline has the same rows."""
+class StraitPage(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
+    """A page of a list: its readable rows, the number of other rows, the next page's cursor, and whether there is one.
 
-    step_ref: str
-    status: Any = None
-    started_at: Any = None
-    finished_at: Any = None
-
-
-AnyRow = TypeVar("AnyRow")
-RowKind = TypeVar("RowKind", bound=StraitRow)
-
-
-class StraitPage(msgspec.Struct, Generic[AnyRow], frozen=True, kw_only=True):
-    """A page of a list.
-
-    Attributes:
-        rows: The readable rows.
-        invalid: Number of unreadable rows.
-        cursor: The server's cursor of the next page.
-        more: Whether there are more pages.
-        burst: The creation time of more rows than the list can show; None if there is none.
+    `burst`: the creation time of more rows than the list can show; None if there is none.
     """
 
-    rows: Sequence[AnyRow]
+    rows: Sequence[Row]
     invalid: int = 0
     cursor: str = ""
     more: bool = False
@@ -143,37 +93,31 @@ class _Envelope(msgspec.Struct):
 
 
 LISTED = msgspec.json.Decoder(_Envelope | list[msgspec.Raw])
-RUN_ROW: msgspec.json.Decoder[StraitRun] = msgspec.json.Decoder(StraitRun)
-JOB_ROW: msgspec.json.Decoder[StraitJob] = msgspec.json.Decoder(StraitJob)
-STEP_ROW: msgspec.json.Decoder[StraitStep] = msgspec.json.Decoder(StraitStep)
 
 
-def parse_page(
-    body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: float = float("inf"), *, first: bool = True
-) -> StraitPage[AnyRow]:
+def parse_page(body: bytes, parse: Parser[Row], limit: float = float("inf"), *, first: bool = True) -> StraitPage[Row]:
     """Return a page. Raises SchemaError if it is the first page, and none of its rows is usable."""
     # The body is an object `{data, next_cursor, has_more}` or an array. If an array has `limit` rows, more may follow.
     response = decode(body, LISTED)
     if isinstance(response, list):
         raws, cursor, more = response, "", len(response) >= limit
     else:
-        raws = _list_of(response)
+        listed = response.steps if response.data is msgspec.UNSET else response.data
+        if listed is msgspec.UNSET:
+            raise SchemaError("the response is an object without the expected list")
+        raws = listed or []
         cursor = response.next_cursor if isinstance(response.next_cursor, str) else ""
         more = bool(cursor) if response.has_more is None else response.has_more is True
-    rows = usable(raws, lambda raw: decoded(raw, decoder), "of the expected shape", required=first)
+    rows = usable(raws, lambda raw: parse(Fields.of(raw)), "of the expected shape", required=first)
     return StraitPage(rows=rows, invalid=len(raws) - len(rows), cursor=cursor, more=more)
 
 
-def _list_of(response: _Envelope) -> list[msgspec.Raw]:
-    for rows in (response.data, response.steps):
-        if rows is not msgspec.UNSET:
-            return rows or []
-    raise SchemaError("the response is an object without the expected list")
-
-
-def parse_run(body: bytes) -> StraitRun:
-    """Return one run."""
-    return decode(body, RUN_ROW)
+def parse_single_run(body: bytes, run_id: str, statuses: StatusTable) -> StraitRun:
+    """Return one run. Raises SchemaError if it has another ID."""
+    row = parse_run(Fields.of_body(body), statuses)
+    if row is None or row.id != run_id:
+        raise SchemaError("the response is another run")
+    return row
 
 
 def parse_export(body: bytes, at: datetime) -> tuple[dict[str, str], bool]:
@@ -206,8 +150,8 @@ def _records(csv_text: str) -> Iterator[list[str] | None]:
 
 def parse_steps(body: bytes, statuses: StatusTable) -> tuple[list[Step], bool]:
     """Return the steps of a workflow run, one per name, and whether it has more steps."""
-    page = parse_page(body, STEP_ROW)
-    steps = {row.step_ref: _step(row, statuses) for row in page.rows if clean(row.step_ref)}
+    page = parse_page(body, _named_step)
+    steps = {fields.name("step_ref"): _step(fields, statuses) for fields in page.rows}
     return list(steps.values()), page.more
 
 
@@ -215,86 +159,88 @@ def parse_error(body: bytes, step_name: str) -> StepLog:
     """Return the error text of a step in a list of steps. For the step "", the body is a run."""
     if not step_name:
         return StepLog(stderr=Fields.of_body(body).text("error"))
-    rows = map(Fields, parse_page(body, OBJECT).rows)
+    rows = parse_page(body, _named_step).rows
     return StepLog(stderr=next((row.text("error") for row in rows if row.text("step_ref") == step_name), ""))
 
 
-def to_job(row: StraitJob, *, scope: str, workflow: bool) -> Job:
-    """Return the job of a row. Its name is the slug, because people often change titles."""
-    return Job(
-        job_id=(WORKFLOW if workflow else "") + row.id,
-        name=next(filter(clean, map(_text, (row.slug, row.name))), row.id),
-        project=_text(row.project_id),
+def parse_job(fields: Fields, *, scope: str, workflow: bool) -> StraitJob | None:
+    """Return a job of a list; None if it has no ID. Its name is the slug, because people often change titles."""
+    row_id, paused = fields.identity("id"), fields.flag("paused") is True
+    if not row_id:
+        return None
+    reason = fields.text("pause_reason").strip() if paused else ""
+    job = Job(
+        job_id=(WORKFLOW if workflow else "") + row_id,
+        name=fields.name("slug", "name") or row_id,
+        project=fields.text("project_id"),
         scope=scope,
-        schedule=_text(row.cron),
-        timezone=_text(row.timezone) or _text(row.cron_timezone),
-        enabled=row.is_enabled,
-        stop_cause=_stop_cause(row),
+        schedule=fields.text("cron"),
+        timezone=fields.text("timezone") or fields.text("cron_timezone"),
+        # A paused job stays `enabled`.
+        enabled=False if paused else fields.flag("enabled"),
+        stop_cause=reason if PLAIN_WORD.fullmatch(reason) else "",
         has_steps=workflow,
         reopens=not workflow,
     )
+    return StraitJob(row_id, exact_time(fields.scalar("created_at")), job)
 
 
-def _stop_cause(row: StraitJob) -> str:
-    reason = _text(row.pause_reason).strip()
-    return reason if row.paused is True and PLAIN_WORD.fullmatch(reason) else ""
-
-
-def unlisted_job(job_id: str, project: object, *, scope: str, workflow: bool) -> Job:
+def unlisted_job(job_id: str, project: str, *, scope: str, workflow: bool) -> Job:
     """Return a job that is not listed, because it was deleted. Its name is its ID."""
     name = job_id.removeprefix(WORKFLOW)
-    return Job(job_id=job_id, name=name, project=_text(project), scope=scope, has_steps=workflow, reopens=not workflow)
+    return Job(job_id=job_id, name=name, project=project, scope=scope, has_steps=workflow, reopens=not workflow)
 
 
-def to_run(row: StraitRun, statuses: StatusTable) -> Run:
-    """Return the run of a row.
+def parse_run(fields: Fields, statuses: StatusTable) -> StraitRun | None:
+    """Return a run; None if it has no ID.
 
-    A retry keeps the ID, increments `attempt` and sets new times. So the row has the start and duration of the last
+    A retry keeps the ID, increments `attempt` and sets new times. So the run has the start and duration of the last
     attempt.
     """
-    status = _text(row.status).strip().casefold()
-    end = _time(row.finished_at)
-    result, state, unmapped = look_up(_text(row.status), statuses, ended=end is not None)
-    attempts = row.attempt if type(row.attempt) is int and 0 < row.attempt < MAX_ATTEMPTS else 1
+    run_id, workflow, status = fields.identity("id"), fields.text("workflow_id"), fields.text("status")
+    if not run_id:
+        return None
+    created, scheduled, end = map(fields.time, ("created_at", "scheduled_at", "finished_at"))
+    result, state, unmapped = look_up(status, statuses, ended=end is not None)
+    attempts = fields.scalar("attempt")
+    attempts = attempts if type(attempts) is int and 0 < attempts < MAX_ATTEMPTS else 1
+    error_type = fields.text("error_class") if result in FAILING else ""
     # A run that expired while it waited for another attempt is a failure. A run that never ran is a skip.
-    expired_retry = status == EXPIRED and result is Result.SKIP and attempts > 1
-    result = Result.FAILURE if expired_retry else result
-    start = None if result is Result.SKIP else _time(row.started_at)
-    created, scheduled = _time(row.created_at), _time(row.scheduled_at)
+    if status.strip().casefold() == EXPIRED and result is Result.SKIP and attempts > 1:
+        result, error_type = Result.FAILURE, EXPIRED
     ended = result is not None
-    return Run(
-        run_id=row.id,
-        job_id=row.job,
+    start = None if result is Result.SKIP else fields.time("started_at")
+    end = end if ended else None
+    run = Run(
+        run_id=run_id,
+        job_id=WORKFLOW + workflow if workflow else fields.text("job_id") or "unknown",
         result=result,
         state=state,
         unmapped=unmapped,
         created=created,
-        scheduled=None if ended or start is not None else _latest(scheduled, _time(row.next_retry_at)),
-        start=start,
-        end=end if ended else None,
-        duration=seconds_between(start, end) if ended else None,
-        queue_duration=seconds_between(_latest(created, scheduled), start)
-        if attempts == 1 and created is not None
-        else None,
-        retries=attempts - 1,
-        recovered=result is Result.SUCCESS and attempts > 1,
-        error_type=EXPIRED if expired_retry else _text(row.error_class) if result in FAILING else "",
-        after_end=status == COMPENSATING and not ended,
-    )
-
-
-def _step(row: StraitStep, statuses: StatusTable) -> Step:
-    result, state, _ = look_up(_text(row.status), statuses)
-    start = None if result is Result.SKIP else _time(row.started_at)
-    end = _time(row.finished_at) if result is not None else None
-    return Step(
-        name=row.step_ref,
-        result=result,
-        state=state,
+        scheduled=None if ended or start is not None else _latest(scheduled, fields.time("next_retry_at")),
         start=start,
         end=end,
         duration=seconds_between(start, end),
+        queue_duration=None if attempts > 1 or created is None else seconds_between(_latest(created, scheduled), start),
+        retries=attempts - 1,
+        recovered=result is Result.SUCCESS and attempts > 1,
+        error_type=error_type,
+        after_end=status.strip().casefold() == COMPENSATING and not ended,
     )
+    return StraitRun(run_id, exact_time(fields.scalar("created_at")), fields.text("project_id"), status, run)
+
+
+def _named_step(fields: Fields) -> Fields | None:
+    return fields if fields.name("step_ref") else None
+
+
+def _step(fields: Fields, statuses: StatusTable) -> Step:
+    result, state, _ = look_up(fields.text("status"), statuses)
+    start = None if result is Result.SKIP else fields.time("started_at")
+    end = fields.time("finished_at") if result is not None else None
+    duration = seconds_between(start, end)
+    return Step(name=fields.name("step_ref"), result=result, state=state, start=start, end=end, duration=duration)
 
 
 def exact_time(value: object) -> datetime | None:
@@ -309,6 +255,11 @@ def exact_time(value: object) -> datetime | None:
     return timestamp.replace(tzinfo=timestamp.tzinfo or UTC)
 
 
+def from_timestamp(timestamp: float) -> datetime:
+    """Return the time of a Unix timestamp."""
+    return datetime.fromtimestamp(timestamp, UTC)
+
+
 def cursor_at(timestamp: datetime) -> str:
     """Return the cursor from which a list shows rows created before a time."""
     return timestamp.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -317,14 +268,6 @@ def cursor_at(timestamp: datetime) -> str:
 def cursor_from(timestamp: datetime) -> str:
     """Return the cursor from which a list shows rows created at a time, and before."""
     return cursor_at(timestamp + timedelta(microseconds=1))
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _time(value: object) -> float | None:
-    return parse_timestamp(value) if isinstance(value, str | int | float) else None
 
 
 def _latest(*timestamps: float | None) -> float | None:

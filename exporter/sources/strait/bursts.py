@@ -5,8 +5,10 @@ from datetime import datetime
 
 import msgspec
 
+from exporter.client.client import Client
+from exporter.errors import ClientStatusError, DecodeError, SchemaError
 from exporter.sources.failing import PATIENCE
-from exporter.sources.strait.api import cursor_at, exact_time
+from exporter.sources.strait.api import EXPORT, cursor_at, exact_time, parse_export
 
 
 class Burst(msgspec.Struct, frozen=True, array_like=True):
@@ -22,33 +24,51 @@ class Burst(msgspec.Struct, frozen=True, array_like=True):
     read: bool = False
     truncated: bool = False
 
+    def is_overdue(self, now: float) -> bool:
+        """Return whether the watermark no longer waits for the burst."""
+        return not 0 <= now - self.since <= PATIENCE
 
-class BurstCheckpoints:
-    """The bursts of one scope in the state. A checkpoint's name has the scope and the time of a burst."""
 
-    def __init__(self, scope: str) -> None:
-        self._prefix = f"burst/{scope}/"
+def burst_key(scope: str, time: datetime) -> str:
+    """Return the name of a burst's checkpoint."""
+    return f"burst/{scope}/{cursor_at(time)}"
 
-    def decode(self, checkpoints: Mapping[str, str]) -> dict[datetime, Burst]:
-        """Return the bursts in the state, by time."""
-        names = [name for name in checkpoints if name.startswith(self._prefix)]
-        times = ((exact_time(name.removeprefix(self._prefix)), checkpoints[name]) for name in names)
-        return {time: msgspec.json.decode(text, type=Burst) for time, text in times if time is not None}
 
-    def encode(self, time: datetime, burst: Burst) -> dict[str, str]:
-        """Return the checkpoint of a burst, by its name."""
-        return {self._prefix + cursor_at(time): msgspec.json.encode(burst).decode()}
+def encode_burst(scope: str, time: datetime, burst: Burst) -> dict[str, str]:
+    """Return a burst's checkpoint by its name."""
+    return {burst_key(scope, time): msgspec.json.encode(burst).decode()}
 
-    def expired(self, checkpoints: Mapping[str, str], before: float) -> dict[str, str]:
-        """Return the checkpoints to delete: no poll reads runs created before `before` any more."""
-        return {self._prefix + cursor_at(time): "" for time in self.decode(checkpoints) if time.timestamp() < before}
 
-    def unread(self, checkpoints: Mapping[str, str], unseen: Collection[float], now: float) -> Iterator[float]:
-        """Yield the times of bursts with unread runs. The watermark must not pass them for PATIENCE seconds.
+def decode_bursts(scope: str, checkpoints: Mapping[str, str]) -> dict[datetime, Burst]:
+    """Return the bursts of a scope in the state, by time."""
+    prefix = f"burst/{scope}/"
+    texts = {
+        exact_time(name.removeprefix(prefix)): text for name, text in checkpoints.items() if name.startswith(prefix)
+    }
+    return {time: msgspec.json.decode(text, type=Burst) for time, text in texts.items() if time is not None}
 
-        `unseen`: creation times of the runs of which only the ID is known.
-        """
-        for time, burst in self.decode(checkpoints).items():
-            unread = not burst.read or any(abs(time.timestamp() - each) < 1e-3 for each in unseen)
-            if unread and 0 <= now - burst.since <= PATIENCE:
-                yield time.timestamp()
+
+def unread_times(bursts: Mapping[datetime, Burst], unread: Collection[float], now: float) -> Iterator[float]:
+    """Yield the times of bursts with unread runs. The watermark must not pass them while they are not overdue.
+
+    `unread`: creation times of the runs of which only the ID is known.
+    """
+    for time, burst in bursts.items():
+        is_unread = not burst.read or any(abs(time.timestamp() - each) < 1e-3 for each in unread)
+        if is_unread and not burst.is_overdue(now):
+            yield time.timestamp()
+
+
+def read_export(client: Client, time: datetime) -> tuple[dict[str, str], bool | None]:
+    """Return the job IDs of the runs created at a time, by run ID, and whether these are all; None without an export.
+
+    Raises SourceError if a retry may help.
+    """
+    # The server's export has every run of a time, but its states may be stale. So it is requested once, for the IDs,
+    # and the runs are read by ID. Each export leaves an audit entry on the server.
+    when = cursor_at(time)
+    try:
+        body = client.get(EXPORT, endpoint=EXPORT, params={"format": "csv", "from": when, "to": when})
+        return parse_export(body, time)
+    except (ClientStatusError, DecodeError, SchemaError):
+        return {}, None

@@ -1,12 +1,13 @@
 """The list of a project's jobs or workflows. Rows of runs have only the IDs of their jobs; the list has the names."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 
 from exporter.client.client import Client
 from exporter.model import Batch, Job
 from exporter.sources.failing import FailingParts
 from exporter.sources.rest import REFUSALS
-from exporter.sources.strait.api import JOB_ROW, StraitJob, to_job, unlisted_job
+from exporter.sources.strait.api import parse_job, unlisted_job
 from exporter.sources.strait.kinds import RunKind
 from exporter.sources.strait.lists import PageReader
 from exporter.sources.view import View
@@ -24,7 +25,8 @@ class JobCatalog:
     def __init__(self, kind: RunKind, client: Client, failing: FailingParts) -> None:
         self._kind = kind
         self._failing = failing
-        self._list: PageReader[StraitJob] = PageReader(client, kind.jobs, JOB_ROW, max_pages=MAX_JOB_PAGES)
+        parse = partial(parse_job, scope=kind.scope, workflow=kind.workflow)
+        self._list = PageReader(client, kind.jobs, parse, max_pages=MAX_JOB_PAGES)
         self._jobs: dict[str, Job] = {}
         self._unlisted: set[str] = set()
         self._age = LIST_POLLS
@@ -43,23 +45,18 @@ class JobCatalog:
         """Return the project of the API key, as the listed jobs show it."""
         return next((job.project for job in self._jobs.values()), "")
 
-    def read(self, view: View) -> Batch | None:
-        """Read the list. If that fails, keep the last list and return None."""
+    def read(self, view: View) -> Iterator[Batch]:
+        """Read the list. If that fails, the last list stays."""
         with self._failing.read(self._kind.jobs, view, raising=REFUSALS):
-            rows = [row for page in self._list.pages() for row in page.rows]
-            jobs = [to_job(row, scope=self._kind.scope, workflow=self._kind.workflow) for row in rows]
-            self._jobs = {job.job_id: job for job in jobs}
+            self._jobs = {row.job.job_id: row.job for page in self._list.pages() for row in page.rows}
             self._unlisted, self._age = set(), 1
-            return Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=True)
-        return None
+            yield Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=True)
 
-    def lacks(self, job_ids: Collection[str]) -> bool:
-        """Return whether one of these jobs is unknown, so that this poll should read the list."""
+    def look_up(self, job_ids: Collection[str], view: View) -> Iterator[Batch]:
+        """Read the list again if it lacks one of these jobs. A job that it still lacks was deleted."""
         unknown = any(each not in self._jobs and each not in self._unlisted for each in job_ids)
-        return unknown and self._kind.jobs not in self._failing.errors
-
-    def note_unlisted(self, job_ids: Collection[str], view: View) -> None:
-        """Remember which of these jobs are not in the list, because they were deleted."""
+        if unknown and self._kind.jobs not in self._failing.errors:
+            yield from self.read(view)
         if self._kind.jobs not in self._failing.errors or self._failing.is_overdue(self._kind.jobs, view.now):
             self._unlisted |= {each for each in job_ids if each not in self._jobs}
 
@@ -67,7 +64,7 @@ class JobCatalog:
         """Return the IDs of jobs that are listed, in the state, or known to be deleted."""
         return view.job_ids | self._jobs.keys() | self._unlisted
 
-    def jobs_of(self, projects: Mapping[str, object], view: View) -> list[Job]:
+    def jobs_of(self, projects: Mapping[str, str], view: View) -> list[Job]:
         """Return jobs, without deleted jobs that are in the state. `projects`: the project of each job by its ID."""
         listed = [self._jobs[job_id] for job_id in projects if job_id in self._jobs]
         deleted = projects.keys() - self._jobs.keys() - view.job_ids

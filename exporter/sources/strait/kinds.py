@@ -17,7 +17,7 @@ from exporter.sources.strait.api import (
 )
 
 REACH = 90 * DAY
-"""Assumed retention of runs in seconds. The server's operator configures it."""
+"""Assumed retention of runs. The server's operator configures it."""
 
 DEAD_LETTER = "dead_letter"
 
@@ -71,16 +71,7 @@ STEP_STATUSES: StatusTable = {
 
 
 class RunKind(msgspec.Struct, frozen=True, kw_only=True):
-    """Job runs or workflow runs.
-
-    Attributes:
-        scope: Their scope in the ledger.
-        jobs: Path of the list of jobs.
-        runs: Path of the list of runs.
-        run: Path of a single run.
-        statuses: The meanings of statuses.
-        workflow: Whether they are workflow runs.
-    """
+    """Job runs or workflow runs: their scope in the ledger, their paths, and the meanings of their statuses."""
 
     scope: str
     jobs: str

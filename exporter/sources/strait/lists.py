@@ -1,8 +1,8 @@
-"""Reads Strait's lists page by page, newest first: a whole list, or the list of each status."""
+"""Reads Strait's lists page by page, newest first: a whole list, or the list of each status. Keeps the best rows."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Generic
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -10,8 +10,17 @@ from exporter.client.client import Client
 from exporter.errors import ClientStatusError, SchemaError
 from exporter.model import State
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import StatusTable
-from exporter.sources.strait.api import RowKind, StraitPage, StraitRun, cursor_at, cursor_from, exact_time, parse_page
+from exporter.sources.rest import StatusTable, best_row
+from exporter.sources.strait.api import (
+    Parser,
+    StraitJob,
+    StraitPage,
+    StraitRun,
+    cursor_at,
+    cursor_from,
+    exact_time,
+    parse_page,
+)
 from exporter.sources.strait.kinds import RunKind
 
 PAGE_SIZE = 100
@@ -20,17 +29,15 @@ PAGE_SIZE = 100
 # Maximum number of pages of one list: enough for a million runs.
 MAX_PAGES = 10_000
 
-# Maximum number of consecutive pages without a new row. An API key of one environment gets such pages, because the
-# server filters rows after it splits them into pages.
-MAX_EMPTY_PAGES = 200
-
 TOO_LARGE = 413
 
 UNKNOWN_STATUS = frozenset({400, 422})
 """HTTP statuses of responses if the server does not know the requested status of runs."""
 
+ListRow = TypeVar("ListRow", StraitRun, StraitJob)
 
-class PageReader(Generic[RowKind]):
+
+class PageReader(Generic[ListRow]):
     """Reads the pages of one endpoint.
 
     The server's cursor is the creation time of a page's last row, and excludes other rows created at the same time. So
@@ -38,27 +45,25 @@ class PageReader(Generic[RowKind]):
     page have the same time, the page has this time as `burst`, and the next page shows older rows.
     """
 
-    def __init__(
-        self, client: Client, endpoint: str, decoder: msgspec.json.Decoder[RowKind], *, max_pages: int = MAX_PAGES
-    ) -> None:
+    def __init__(self, client: Client, endpoint: str, parse: Parser[ListRow], *, max_pages: int = MAX_PAGES) -> None:
         self._client = client
         self._endpoint = endpoint
-        self._decoder = decoder
+        self._parse: Parser[ListRow] = parse
         self._max_pages = max_pages
         self._page_size = PAGE_SIZE
 
     def pages(
         self, *, status: str = "", before: datetime | None = None, since: datetime | None = None
-    ) -> Iterator[StraitPage[RowKind]]:
+    ) -> Iterator[StraitPage[ListRow]]:
         """Yield the pages of rows created before `before`, up to the first page with a row created before `since`.
 
         A page may repeat rows of the page before. Raises SchemaError if the list does not end.
         """
         guard = PageGuard(f"GET {self._endpoint}", self._max_pages)
-        shown: set[str] = set()
-        position, cursor, empty = before, "" if before is None else cursor_at(before), 0
+        start = "" if before is None else cursor_at(before)
+        position, cursor = before, start
         while True:
-            page = self._page(cursor, status, first=not shown)
+            page = self._page(cursor, status, first=cursor == start)
             last = self._last_created(page)
             following = page.cursor if last is None else cursor_from(last)
             burst = last if page.more and last is not None and following == cursor else None
@@ -69,16 +74,12 @@ class PageReader(Generic[RowKind]):
                 return
             if following in ("", cursor):
                 raise SchemaError(f"GET {self._endpoint}: there are more rows, but no cursor to them")
-            ids = {row.id for row in page.rows}
-            empty = empty + 1 if ids <= shown else 0
-            goes_back = last is not None and position is not None and last >= position
-            if goes_back or empty > MAX_EMPTY_PAGES:
+            if last is not None and position is not None and last >= position:
                 raise SchemaError(f"GET {self._endpoint}: the list does not end: it shows earlier rows again")
-            guard.check(ids if last is None else (), following)
-            shown |= ids
+            guard.check([row.id for row in page.rows] if last is None else (), following)
             position, cursor = exact_time(following), following
 
-    def page_at(self, time: datetime, status: str) -> StraitPage[RowKind]:
+    def page_at(self, time: datetime, status: str) -> StraitPage[ListRow]:
         """Return the first page of the runs of a status that were created at a time or before.
 
         Its `burst` is set if it does not show all runs created at this time.
@@ -87,7 +88,7 @@ class PageReader(Generic[RowKind]):
         last = self._last_created(page)
         return msgspec.structs.replace(page, burst=time if page.more and last is not None and last >= time else None)
 
-    def _page(self, cursor: str, status: str, *, first: bool = False) -> StraitPage[RowKind]:
+    def _page(self, cursor: str, status: str, *, first: bool = False) -> StraitPage[ListRow]:
         """Return one page. Its size is halved while the server responds that the page is too large."""
         while True:
             params: dict[str, str | int | float] = {"limit": self._page_size}
@@ -100,18 +101,18 @@ class PageReader(Generic[RowKind]):
                     raise
                 self._page_size //= 2
                 continue
-            return parse_page(body, self._decoder, self._page_size, first=first)
+            return parse_page(body, self._parse, self._page_size, first=first)
 
     def grow(self) -> None:
         """Double the size of pages, if it was halved."""
         self._page_size = min(PAGE_SIZE, 2 * self._page_size)
 
-    def _last_created(self, page: StraitPage[RowKind]) -> datetime | None:
+    def _last_created(self, page: StraitPage[ListRow]) -> datetime | None:
         """Return the creation time of a page's last row, from the cursor or from the rows."""
         time = exact_time(page.cursor)
         if time is not None or page.cursor:
             return time
-        return min((created for row in page.rows if (created := row.created) is not None), default=None)
+        return min((row.created for row in page.rows if row.created is not None), default=None)
 
 
 class StatusLists:
@@ -145,10 +146,7 @@ class StatusLists:
         try:
             for page in self._runs.pages(status=status, since=since):
                 self._accepted.add(status)
-                rows = _of_status(page.rows, status)
-                yield msgspec.structs.replace(page, rows=rows)
-                if page.rows and not rows:
-                    break  # some servers ignore the filter
+                yield page
         except ClientStatusError as error:
             if error.status not in UNKNOWN_STATUS or status in self._accepted:
                 raise
@@ -157,16 +155,36 @@ class StatusLists:
     def pages_at(self, time: datetime) -> Iterator[StraitPage[StraitRun]]:
         """Yield the first page of runs created at a time or before, for each status."""
         for status in self._statuses:
-            if status in self._refused:
-                continue
-            try:
-                page = self._runs.page_at(time, status)
-            except ClientStatusError as error:
-                if error.status not in UNKNOWN_STATUS:
-                    raise
-                continue
-            yield msgspec.structs.replace(page, rows=_of_status(page.rows, status))
+            if status not in self._refused:
+                try:
+                    yield self._runs.page_at(time, status)
+                except ClientStatusError as error:
+                    if error.status not in UNKNOWN_STATUS:
+                        raise
 
 
-def _of_status(rows: Iterable[StraitRun], status: str) -> list[StraitRun]:
-    return [row for row in rows if isinstance(row.status, str) and row.status.casefold() == status]
+class LatestRows(dict[str, StraitRun]):
+    """The best row of each run that a poll has shown, by run ID. The order of rows does not matter.
+
+    A run may appear on several lists, because it continues while they are read, and a response may be stale.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._new: dict[str, StraitRun] = {}
+
+    def add(self, rows: Iterable[StraitRun]) -> None:
+        """Add the rows of a response."""
+        for row in rows:
+            known = self.get(row.id)
+            if known is None or (known != row and best_row((row, known), lambda each: each.run) is row):
+                self[row.id] = self._new[row.id] = row
+
+    def take_new(self) -> list[StraitRun]:
+        """Return the rows that were added or replaced since the last call."""
+        rows, self._new = list(self._new.values()), {}
+        return rows
+
+    def created_at(self, time: datetime) -> list[StraitRun]:
+        """Return the rows of runs created at a time."""
+        return [row for row in self.values() if row.created == time]

@@ -27,8 +27,6 @@ from exporter.sources.workato.marks import (
 )
 from exporter.sources.workato.search import Search, WorkatoApi
 
-# By default, workspaces keep jobs for at least this long.
-REACH = 30 * DAY
 FIRST_DEPTH = DAY
 """Maximum seconds that the first read of a scope goes back."""
 # The marks of recipes that are no longer listed are kept, because a list may be wrong; at most this many per customer.
@@ -161,18 +159,17 @@ class CustomerPoll:
 
     def _read_recipe(self, key: str) -> Batch:
         """Read the new jobs of a recipe; only its active jobs if it is no longer listed."""
-        job_id, baseline = job_id_of(self._scope, key), self._view.baseline(self._scope)
-        recipe, mark = self._recipes.get(key), self._marks.get(key)
-        search = Search(self._api, self._view, job_id, baseline, self._open_runs.get(job_id, ()))
+        job_id, recipe, mark = job_id_of(self._scope, key), self._recipes.get(key), self._marks.get(key)
+        search = Search(self._api, self._view, job_id, self._open_runs.get(job_id, ()))
         if recipe is None:
-            search.read_by_id(REACH)
+            search.read_by_id()
             return Batch(scope=self._scope, runs=search.runs(), steps=search.steps, gone=search.gone)
         unreadable = self._unreadable.get(key)
         watermark = self._view.watermark(self._scope) if unreadable is None else unreadable.read
         target = self._target(recipe, mark, watermark)
         offsets = search.read_pages(target, mark.unread_offsets if mark else ())
         search.read_active(all_since=None if mark else self._view.now - self._settings.max_run_age)
-        search.read_by_id(REACH)
+        search.read_by_id()
         runs = search.runs()
         result = SearchResult(
             found=search.found,

@@ -6,6 +6,7 @@ from itertools import count
 import msgspec
 
 from exporter.client.client import Client
+from exporter.config.source import DAY
 from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import FUTURE_MARGIN, Run, Step, one_row_per_run
@@ -30,6 +31,8 @@ from exporter.sources.workato.customers import PER_PAGE
 from exporter.sources.workato.marks import JobPage, SearchTarget, is_last
 from exporter.sources.workato.settings import WorkatoSettings
 
+# By default, workspaces keep jobs for at least this long.
+REACH = 30 * DAY
 MAX_PAGES = 40
 """Maximum number of pages per recipe and poll. The next poll continues."""
 
@@ -93,7 +96,6 @@ class Search:
 
     Args:
         job_id: The recipe's ID in the ledger.
-        baseline: The scope's baseline: jobs that completed before it do not count.
         tracked: The recipe's active jobs in the state, oldest first.
 
     Attributes:
@@ -106,12 +108,12 @@ class Search:
         beyond: Whether the search went past the target's floor.
     """
 
-    def __init__(self, api: WorkatoApi, view: View, job_id: str, baseline: float, tracked: Sequence[OpenRun]) -> None:
+    def __init__(self, api: WorkatoApi, view: View, job_id: str, tracked: Sequence[OpenRun]) -> None:
         self._api = api
         self._failing = api.failing
         self._view = view
         self._job_id = job_id
-        self._baseline = baseline
+        self._baseline = view.baseline(split_job_id(job_id)[0])
         self._tracked = tracked
         self.rows: dict[str, Run] = {}
         self.steps: dict[str, list[Step]] = {}
@@ -162,21 +164,21 @@ class Search:
                 return
             offset = page.runs[-1].run_id
 
-    def read_by_id(self, reach: float) -> None:
-        """Read by ID the active jobs that were not found yet. `reach`: seconds for which the API keeps jobs."""
+    def read_by_id(self) -> None:
+        """Read by ID the active jobs that were not found yet."""
         for number, run in enumerate(self.unresolved()):
             if number and self._view.out_of_time():
                 return
             part = f"job {run.run_id}"
             if not self._failing.skips(part, self._view.now):
                 with self._failing.read(part, self._view):
-                    self._read_job(run, reach)
+                    self._read_job(run)
 
-    def _read_job(self, run: OpenRun, reach: float) -> None:
+    def _read_job(self, run: OpenRun) -> None:
         try:
             row, steps = self._api.job(self._job_id, run.run_id)
         except NotFoundError:
-            if is_gone(run, self._view.now, reach):
+            if is_gone(run, self._view.now, REACH):
                 self.gone.append(run.run_id)
             return
         self._add([row])

@@ -10,10 +10,10 @@ from exporter.sources.rest import bearer_access
 from exporter.sources.source import Source, SourceType, StepLog
 from exporter.sources.view import View
 from exporter.sources.workato.api import CUSTOMER, JOB, JOBS, RECIPES, USERS, Customer, parse_error
-from exporter.sources.workato.customer_poll import DENIALS, REACH, CustomerPoll
+from exporter.sources.workato.customer_poll import DENIALS, CustomerPoll
 from exporter.sources.workato.customers import CustomerList
 from exporter.sources.workato.marks import marks_key, unreadable_key
-from exporter.sources.workato.search import WorkatoApi
+from exporter.sources.workato.search import REACH, WorkatoApi
 from exporter.sources.workato.settings import WorkatoSettings
 
 # Consecutive unreadable customers after which all others wait for the next poll.

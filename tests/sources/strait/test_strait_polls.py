@@ -180,6 +180,16 @@ def test_dead_letters_beyond_the_first_page_are_compared_by_the_sweep(world, clo
     assert exporter.completed("daily") == {"success": 1}
 
 
+def test_a_dead_letter_from_before_the_first_poll_is_not_the_last_run(world, clock, exporter):
+    world.run("daily", created=clock() - 3 * DAY, duration=5.0, result="failure", attempts=2)
+    for minute in range(150):
+        world.run("other", created=clock() - 2 * DAY + minute * MINUTE, duration=5.0)
+    exporter.poll()
+    exporter.poll(2 * HOUR)
+
+    assert exporter.job("daily").last_run is None, "later runs that ended before the first poll are unknown"
+
+
 def test_pruned_dead_letters_are_not_counted_again(world, clock, exporter):
     exporter.poll()
     world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)

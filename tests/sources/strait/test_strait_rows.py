@@ -1,5 +1,6 @@
 import json
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,18 @@ from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State, Step
 from exporter.sources.rest import path, status_table
 from exporter.sources.strait.api import (
-    JOB_ROW,
-    RUN_ROW,
     STEPS,
+    StraitPage,
+    StraitRun,
     cursor_at,
     cursor_from,
     exact_time,
     parse_error,
+    parse_job,
     parse_page,
     parse_run,
+    parse_single_run,
     parse_steps,
-    to_job,
-    to_run,
 )
 from exporter.sources.strait.kinds import RUN_STATUSES, STEP_STATUSES, WORKFLOW_STATUSES
 
@@ -46,8 +47,16 @@ ROW = {
 
 def run_of(table=TABLE, **changes) -> Run:
     fields = {key: value for key, value in {**ROW, **changes}.items() if value is not ...}
-    (row,) = parse_page(json.dumps([fields]).encode(), RUN_ROW, 100).rows
-    return to_run(row, table)
+    (row,) = parse_page(json.dumps([fields]).encode(), partial(parse_run, statuses=table), 100).rows
+    return row.run
+
+
+def page_of(body: bytes, limit: int = 100) -> StraitPage[StraitRun]:
+    return parse_page(body, partial(parse_run, statuses=TABLE), limit)
+
+
+def jobs_of(body: bytes, *, scope: str = "", workflow: bool = False) -> list[Job]:
+    return [row.job for row in parse_page(body, partial(parse_job, scope=scope, workflow=workflow), 100).rows]
 
 
 def test_a_run_of_a_real_server_is_parsed():
@@ -64,17 +73,14 @@ def test_a_run_of_a_real_server_is_parsed():
 
 
 def test_the_documented_run_is_delayed():
-    row = parse_run((PAYLOADS / "run.json").read_bytes())
-    run = to_run(row, TABLE)
+    run = parse_single_run((PAYLOADS / "run.json").read_bytes(), "string", TABLE).run
     assert (run.run_id, run.job_id, run.state, run.result) == ("string", "string", State.PENDING, None)
     assert run.retries == 0
     assert run.created == run.start == 1566656122.0
 
 
 def test_the_documented_jobs_are_parsed():
-    page = parse_page((PAYLOADS / "jobs.json").read_bytes(), JOB_ROW, 100)
-    assert not page.more
-    assert [to_job(row, scope="", workflow=False) for row in page.rows] == [
+    assert jobs_of((PAYLOADS / "jobs.json").read_bytes()) == [
         Job(
             job_id="string",
             name="string",
@@ -91,18 +97,16 @@ def test_the_documented_jobs_are_parsed():
     ("fields", "name"), [({"slug": " ", "name": "Daily"}, "Daily"), ({"slug": "", "name": "\t"}, "j-1"), ({}, "j-1")]
 )
 def test_a_job_with_a_blank_slug_has_its_title_or_id_as_name(fields, name):
-    (row,) = parse_page(json.dumps([{"id": "j-1", **fields}]).encode(), JOB_ROW, 100).rows
-    assert to_job(row, scope="", workflow=False).name == name
+    (job,) = jobs_of(json.dumps([{"id": "j-1", **fields}]).encode())
+    assert job.name == name
 
 
 def test_the_documented_single_job_has_the_same_shape():
-    row = parse_page(b"[" + (PAYLOADS / "job.json").read_bytes() + b"]", JOB_ROW, 100).rows[0]
-    assert to_job(row, scope="", workflow=False).name == "string"
+    assert jobs_of(b"[" + (PAYLOADS / "job.json").read_bytes() + b"]")[0].name == "string"
 
 
 def test_a_parsed_row_has_no_payload_result_or_error():
-    row = parse_page(json.dumps([ROW]).encode(), RUN_ROW, 100).rows[0]
-    assert "person" not in repr(row)
+    assert "person" not in repr(page_of(json.dumps([ROW]).encode()).rows)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +188,7 @@ def test_an_invalid_field_loses_only_that_field(field, odd):
 
 
 def test_an_invalid_row_loses_only_that_row():
-    page = parse_page(json.dumps([ROW, {"id": 5}, "x", None, {**ROW, "id": "r-2"}]).encode(), RUN_ROW, 100)
+    page = page_of(json.dumps([ROW, {"id": [5]}, "x", None, {**ROW, "id": "r-2"}]).encode())
     assert ([row.id for row in page.rows], page.invalid) == (["r-1", "r-2"], 3)
 
 
@@ -202,29 +206,27 @@ def test_an_invalid_row_loses_only_that_row():
     ],
 )
 def test_a_list_has_two_shapes_and_an_explicit_end(body, rows, cursor, more):
-    page = parse_page(json.dumps(body).encode(), RUN_ROW, limit=2)
+    page = page_of(json.dumps(body).encode(), limit=2)
     assert (len(page.rows), page.cursor, page.more) == (rows, cursor, more)
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"unexpected": {}}', b"3", b'{"data": 3}', b'["x"]', b'{"data": [{}]}'])
 def test_another_shape_is_never_an_empty_list(body):
     with pytest.raises(SchemaError):
-        parse_page(body, RUN_ROW, 100)
+        page_of(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[", b"\xff\xfe"])
 def test_a_body_that_is_not_json_is_reported_as_such(body):
     with pytest.raises(DecodeError):
-        parse_page(body, RUN_ROW, 100)
+        page_of(body)
 
 
 def test_a_workflow_is_a_job_whose_runs_have_steps_and_never_reopen():
-    row = parse_page(
-        b'[{"id": "w-1", "slug": "nightly", "project_id": "p", "cron": "0 3 * * *", "cron_timezone": "Europe/Berlin"}]',
-        JOB_ROW,
-        100,
-    ).rows[0]
-    job = to_job(row, scope="workflows", workflow=True)
+    rows = (
+        b'[{"id": "w-1", "slug": "nightly", "project_id": "p", "cron": "0 3 * * *", "cron_timezone": "Europe/Berlin"}]'
+    )
+    (job,) = jobs_of(rows, scope="workflows", workflow=True)
     assert (job.job_id, job.name, job.schedule, job.timezone) == (
         "workflow:w-1",
         "nightly",
@@ -232,8 +234,8 @@ def test_a_workflow_is_a_job_whose_runs_have_steps_and_never_reopen():
         "Europe/Berlin",
     )
     assert (job.has_steps, job.reopens) == (True, False)
-    run = parse_run(b'{"id": "x", "workflow_id": "w-1", "status": "compensated"}')
-    assert to_run(run, status_table(WORKFLOW_STATUSES, {})).job_id == job.job_id
+    body = b'{"id": "x", "workflow_id": "w-1", "status": "compensated"}'
+    assert parse_single_run(body, "x", status_table(WORKFLOW_STATUSES, {})).run.job_id == job.job_id
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,8 @@ def test_a_workflow_is_a_job_whose_runs_have_steps_and_never_reopen():
     ],
 )
 def test_each_status_of_a_workflow_run_is_mapped(word, meaning):
-    run = to_run(parse_run(json.dumps({"id": "x", "status": word}).encode()), status_table(WORKFLOW_STATUSES, {}))
+    body = json.dumps({"id": "x", "status": word}).encode()
+    run = parse_single_run(body, "x", status_table(WORKFLOW_STATUSES, {})).run
     assert (run.result or run.state) == meaning
 
 
@@ -318,12 +321,12 @@ ODD = st.sampled_from([None, "", "x", "completed", "2024-01-01T00:00:00Z", True,
 @given(st.dictionaries(st.sampled_from([*ROW, "workflow_id", "scheduled_at"]), ODD))
 def test_any_row_is_a_run_or_dropped(fields):
     try:
-        page = parse_page(json.dumps([fields]).encode(), RUN_ROW, 100)
+        page = page_of(json.dumps([fields]).encode())
     except SchemaError:
         assert not isinstance(fields.get("id"), str) or not fields["id"]
         return
     for row in page.rows:
-        assert to_run(row, TABLE).run_id == fields["id"]
+        assert row.run.run_id == str(fields["id"])
 
 
 @pytest.mark.parametrize(
@@ -361,5 +364,5 @@ def test_a_status_map_can_change_expired():
 )
 def test_a_paused_job_is_disabled_with_a_short_reason(fields, enabled, stop_cause):
     row = {"id": "j", "slug": "daily", "cron": "0 3 * * *", **fields}
-    job = to_job(parse_page(json.dumps([row]).encode(), JOB_ROW, 100).rows[0], scope="", workflow=False)
+    (job,) = jobs_of(json.dumps([row]).encode())
     assert (job.enabled, job.stop_cause) == (enabled, stop_cause)
