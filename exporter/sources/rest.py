@@ -1,7 +1,7 @@
-"""What sources of REST APIs share: paths, statuses, rows of one run, requests for single runs, and access."""
+"""What sources of REST APIs share: paths, statuses, rows of one run, pages, requests for single runs, and access."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
@@ -12,7 +12,7 @@ from exporter.client.signin import BearerAuth
 from exporter.config.secret import Secret
 from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
-from exporter.errors import ForbiddenError, NotFoundError
+from exporter.errors import ForbiddenError, NotFoundError, SchemaError
 from exporter.model import Result, Run, State, one_row_per_run
 from exporter.sources.failing import FailingParts
 from exporter.sources.payload import MAX_WORD_LENGTH
@@ -29,6 +29,8 @@ REFUSALS = (ForbiddenError, NotFoundError)
 NO_STATUS = "absent"
 """Reported as the unmapped status of a row without a status."""
 
+# Maximum number of pages of one list. With 100 rows per page, no account has as many.
+MAX_PAGES = 1000
 MAX_SHAPE_LENGTH = 40
 
 
@@ -100,6 +102,42 @@ def shape_of(value: object) -> str:
     """Return a value with each digit replaced by 9 and each letter by a: the value may be customer data."""
     text = re.sub(r"\d", "9", str(value)[:MAX_SHAPE_LENGTH])
     return re.sub(r"[^\W\d_]", "a", text)
+
+
+class PageGuard:
+    """Checks the pages of one list, in the order in which they are read.
+
+    Args:
+        name: The list's name in errors, for example "GET /recipes".
+        max_pages: Maximum number of pages before the last.
+    """
+
+    def __init__(self, name: str, max_pages: int = MAX_PAGES) -> None:
+        self._name = name
+        self._max_pages = max_pages
+        self._pages = 0
+        self._shown = set[Hashable]()
+        self._cursors = set[Hashable]()
+
+    def check(self, rows: Collection[Hashable], cursor: Hashable = None) -> None:
+        """Check a page that is not the last.
+
+        Args:
+            rows: IDs of the page's rows; may be empty.
+            cursor: Cursor or offset of the next page; None if pages are numbered.
+
+        Raises:
+            SchemaError: All rows were on earlier pages, an earlier page had this cursor, or there are too many pages.
+        """
+        self._pages += 1
+        if rows and self._shown.issuperset(rows):
+            raise SchemaError(f"{self._name}: the list does not end: page {self._pages} shows earlier rows again")
+        if cursor is not None and cursor in self._cursors:
+            raise SchemaError(f"{self._name}: the list does not end: page {self._pages} leads back to an earlier page")
+        if self._pages >= self._max_pages:
+            raise SchemaError(f"{self._name}: the list does not end: more than {self._pages} pages")
+        self._shown.update(rows)
+        self._cursors.add(cursor)
 
 
 class OpenRunQueue:

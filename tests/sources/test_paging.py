@@ -1,7 +1,7 @@
 import pytest
 
 from exporter.errors import SchemaError
-from exporter.sources.paging import PageGuard
+from exporter.sources.rest import PageGuard
 
 
 def test_pages_with_new_rows_are_accepted():

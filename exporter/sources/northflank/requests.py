@@ -22,9 +22,8 @@ from exporter.sources.northflank.api import (
     to_run,
 )
 from exporter.sources.northflank.page_cursor import MAX_PAGES, PageCursor
-from exporter.sources.paging import PageGuard
 from exporter.sources.payload import usable
-from exporter.sources.rest import StatusTable, path
+from exporter.sources.rest import PageGuard, StatusTable, path
 from exporter.sources.view import View
 
 PAGE_SIZE = 100

@@ -9,8 +9,7 @@ import msgspec
 from exporter.client.client import Client
 from exporter.errors import ClientStatusError, SchemaError
 from exporter.model import State
-from exporter.sources.paging import PageGuard
-from exporter.sources.rest import StatusTable, best_row
+from exporter.sources.rest import PageGuard, StatusTable, best_row
 from exporter.sources.strait.api import (
     Parser,
     StraitJob,

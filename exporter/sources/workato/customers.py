@@ -6,7 +6,7 @@ from exporter.client.budget import Pace
 from exporter.client.client import Client
 from exporter.config.source import MINUTE
 from exporter.model import Listing
-from exporter.sources.paging import PageGuard
+from exporter.sources.rest import PageGuard
 from exporter.sources.workato.api import USERS, Customer, parse_customers
 from exporter.sources.workato.settings import WorkatoSettings
 

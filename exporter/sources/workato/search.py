@@ -11,8 +11,7 @@ from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import FUTURE_MARGIN, Run, Step, one_row_per_run
 from exporter.sources.failing import FailingParts
-from exporter.sources.paging import PageGuard
-from exporter.sources.rest import is_gone, path, status_table
+from exporter.sources.rest import PageGuard, is_gone, path, status_table
 from exporter.sources.view import View
 from exporter.sources.workato.api import (
     CUSTOMER,
