@@ -9,7 +9,7 @@ import msgspec
 from exporter.errors import SchemaError
 from exporter.model import Run, one_row_per_run
 from exporter.sources.northflank.api import NorthflankPage
-from exporter.sources.paging import PageGuard
+from exporter.sources.rest import PageGuard
 
 MAX_PAGES = 100
 """Maximum number of pages that are requested of one list."""
