@@ -13,7 +13,7 @@ import msgspec
 
 from exporter.counting.counters import CountingRules
 from exporter.counting.names import QUEUE_DURATION, RUN_DURATION, STEP_DURATION
-from exporter.counting.records import Counted, JobState, OpenRun, SourceState, copy, with_bounds
+from exporter.counting.records import Counted, JobState, SourceState, copy, with_bounds
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState, as_open
@@ -299,8 +299,7 @@ class Journal:
             self.committed.exporter = transaction.exporter or self.committed.exporter
             for job, series in jobs_with_series:
                 self.committed.take(job, series)
-            self._update_open_runs(name, followed)
-            self.changed_jobs |= transaction.jobs.keys()
+            self.changed_jobs |= transaction.jobs.keys() | self.committed.open_runs.update(name, followed)
             self._limit_step_histograms()
 
     @contextmanager
@@ -309,11 +308,6 @@ class Journal:
         self._sources_to_reload.update(sources)
         yield
         self._sources_to_reload.difference_update(sources)  # none was in it before, or `writing` would have raised
-
-    def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
-        open_runs = self.committed.open_runs
-        for run_id, run in followed.items():
-            self.changed_jobs |= open_runs.drop(source, run_id) if run is None else open_runs.put(source, run)
 
     def replace(self, records: Collection[Record]) -> None:
         """Write changed copies of records, and then replace the records in memory. Raises StateError."""

@@ -128,6 +128,11 @@ class OpenRuns:
         _remove(self._by_job, run.job, run_id)
         return {run.job}
 
+    def update(self, source: str, runs: Mapping[str, OpenRun | None]) -> set[int]:
+        """Put runs, and drop those that are None. Return the keys of the jobs whose active runs changed."""
+        changes = [self.drop(source, each) if run is None else self.put(source, run) for each, run in runs.items()]
+        return set().union(*changes)
+
     def clear(self, source: str) -> set[int]:
         """Remove all runs of a source. Return the keys of their jobs."""
         runs = list(self._by_source.get(source, ()))

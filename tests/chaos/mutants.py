@@ -9,7 +9,6 @@ import msgspec
 
 from exporter.counting.classify import CountState
 from exporter.counting.counters import CountingRules
-from exporter.counting.records import OpenRun
 from exporter.counting.rules import SourceRules
 from exporter.counting.series import Count
 from exporter.errors import StateError
@@ -169,8 +168,10 @@ def as_active(run: Run) -> Run:
 class KeepsCompletedAsActive(Ledger):
     """Keeps completed runs among the active ones in memory."""
 
-    def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
-        super()._update_open_runs(source, {run_id: run for run_id, run in followed.items() if run is not None})
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        open_runs = transaction.open_runs
+        transaction.open_runs = lambda: {each: run for each, run in open_runs().items() if run}  # type: ignore[method-assign]  # to be broken
+        super()._commit(transaction, now)
 
 
 class SameLabels(Ledger):
