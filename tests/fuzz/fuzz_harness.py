@@ -1,4 +1,4 @@
-"""An exporter that gets spoiled responses in one poll, and checks of what must hold after that."""
+"""An exporter that gets corrupted responses in one poll, and checks of what must hold after it."""
 
 import json
 import random
@@ -16,60 +16,74 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.counting.classify import CountState
 from exporter.simulators.world import MARK
 from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
-from tests.fuzz.hostile_values import CANARY, inside, places, planted, twice, whole, without
-from tests.fuzz.hostile_values import Path as Place
-from tests.fuzz.in_process_vendor import InProcessVendor
+from tests.fuzz.corrupting_transport import CorruptingTransport
+from tests.fuzz.hostile_values import (
+    CANARY,
+    JsonPath,
+    changed_bodies,
+    paths_in,
+    remove_value,
+    repeat_key,
+    replace_value,
+    value_at,
+)
 
 ESCAPED = re.compile(r' # \{run_id="[^"\n]*\\.*')
 """Exemplars with escapes, which the client library's parser does not support."""
 
-Change = Callable[[object, Place, bytes], bytes]
+Change = Callable[[object, JsonPath, bytes], bytes]
 
 
 class Case(msgspec.Struct, frozen=True):
-    """How the responses of one endpoint are changed in one poll. Without a place, `number` is an index of `whole`."""
+    """A change of the responses of one endpoint in one poll.
+
+    Attributes:
+        change: `replace`, `repeat` or `remove` the value at `path`; or another `body`.
+        raw: The new value.
+        number: Index in `changed_bodies` of another body.
+    """
 
     endpoint: str
     change: str
-    place: Place = ()
+    path: JsonPath = ()
     raw: bytes = b""
     number: int = 0
 
     def __str__(self) -> str:
-        return f"{self.endpoint} {self.change} {'.'.join(map(str, self.place))} {self.raw[:80]!r} #{self.number}"
+        return f"{self.endpoint} {self.change} {'.'.join(map(str, self.path))} {self.raw[:80]!r} #{self.number}"
 
-    def spoil(self, endpoint: str, body: bytes) -> bytes:
-        """Return the delivered body; a body without the place stays as it is."""
+    def corrupt(self, endpoint: str, body: bytes) -> bytes:
+        """Return the changed body. A body that does not have the path stays as it is."""
         if endpoint != self.endpoint or not body:
             return body
-        if self.change == "whole":
-            return next(each for number, each in enumerate(whole(body)) if number == self.number)
+        if self.change == "body":
+            return next(each for number, each in enumerate(changed_bodies(body)) if number == self.number)
         document = msgspec.json.decode(body)
-        if self.place not in places(document):
+        if self.path not in paths_in(document):
             return body
         return (
-            without(document, self.place)
-            if self.change == "without"
-            else CHANGES[self.change](document, self.place, self.raw)
+            remove_value(document, self.path)
+            if self.change == "remove"
+            else CHANGES[self.change](document, self.path, self.raw)
         )
 
 
-CHANGES: dict[str, Change] = {"planted": planted, "twice": twice}
+CHANGES: dict[str, Change] = {"replace": replace_value, "repeat": repeat_key}
 
 
 class FuzzedExporter:
-    """One vendor, one state, one spoiled poll. `first`: the first poll is the spoiled one."""
+    """An exporter with one vendor, before the poll that gets corrupted responses.
+
+    `first`: whether that is its first poll.
+    """
 
     def __init__(self, vendor: str, folder: Path, *, first: bool = False) -> None:
-        self.bench = Bench(vendor, folder, wire=InProcessVendor, steps="all")
-        self.wire: InProcessVendor = self.bench.wire  # type: ignore[assignment]  # it was made by InProcessVendor
+        self.bench = Bench(vendor, folder, wire=CorruptingTransport, steps="all")
+        self.wire: CorruptingTransport = self.bench.wire  # type: ignore[assignment]  # it was made by CorruptingTransport
         if not first:
             self.bench.poll()
-            self.add_runs()
-            self.bench.clock.advance(30 * MINUTE)
-        else:
-            self.add_runs()
-            self.bench.clock.advance(30 * MINUTE)
+        self.add_runs()
+        self.bench.clock.advance(30 * MINUTE)
 
     def add_runs(self) -> None:
         """Add six runs that complete and one that does not, of three jobs."""
@@ -81,40 +95,40 @@ class FuzzedExporter:
             self.bench.world.run(job, start=start, duration=90.0, steps=steps, **failed)
         self.bench.world.run(JOBS[0], start=now + MINUTE, duration=12 * HOUR)
 
-    def poll(self, spoil: Callable[[str, bytes], bytes]) -> str:
-        """Poll once with spoiled responses, except for the sign-in."""
+    def poll(self, corrupt: Callable[[str, bytes], bytes]) -> str:
+        """Poll once with corrupted responses, except for the sign-in."""
         self.wire.seen.clear()
-        self.wire.spoil = spoil
+        self.wire.corrupt = corrupt
         outcome = self.bench.poll()
-        self.wire.spoil = lambda _, body: body
+        self.wire.corrupt = lambda _, body: body
         return outcome
 
     def recover(self) -> None:
-        """Restart with the same state and without spoiled responses."""
+        """Restart with the same state and without corrupted responses."""
         self.bench.restart()
         self.bench.run(max(25 * MINUTE, self.bench.ability.quiet), every=5 * MINUTE)
 
     def counted(self) -> frozenset[str]:
-        """Return IDs of the counted runs."""
+        """Return the IDs of the counted runs, from the state."""
         with closing(sqlite3.connect(self.bench.state)) as state:
             query = f"SELECT run_id FROM runs WHERE mark = {CountState.COUNTED} AND result IS NOT NULL"  # noqa: S608  # a constant
             return frozenset(row[0] for row in state.execute(query))
 
     def check(self) -> None:
-        """Check that the page is valid in both formats and holds no customer data."""
+        """Check that the page is valid in both formats, that no poll failed, and that no customer data is shown."""
         self.bench.publisher.publish()
         page = self.bench.exposition.page
         assert page is not None
-        text, rich = bytes(page.text), bytes(page.openmetrics)
+        text, openmetrics_page = bytes(page.text), bytes(page.openmetrics)
         samples = [
             (sample.name, tuple(sorted(sample.labels.items())))
             for family in text_string_to_metric_families(text.decode())
             for sample in family.samples
         ]
-        assert len(samples) == len(set(samples)), "a series is shown twice"
+        assert len(samples) == len(set(samples)), "a series is shown repeat_key"
         assert sum(
             1
-            for family in openmetrics.text_string_to_metric_families(ESCAPED.sub("", rich.decode()))
+            for family in openmetrics.text_string_to_metric_families(ESCAPED.sub("", openmetrics_page.decode()))
             for _ in family.samples
         )
         logs = self.bench.logs.getvalue()
@@ -123,10 +137,10 @@ class FuzzedExporter:
             assert secret not in logs, secret
         for secret in (MARK, *self.secrets()):
             assert secret not in text.decode(), secret
-            assert secret not in rich.decode(), secret
+            assert secret not in openmetrics_page.decode(), secret
 
     def secrets(self) -> Iterator[str]:
-        """Return the configured values."""
+        """Return the secrets in the config."""
         auth = self.bench.simulator.source_config("one")["auth"]
         assert isinstance(auth, dict)
         return (value for key, value in auth.items() if "id" not in key and "user" not in key)
@@ -139,11 +153,11 @@ class FuzzedExporter:
         self.bench.close()
 
 
-def others(body: bytes, place: Place, known: frozenset[str]) -> frozenset[str]:
-    """Return IDs of the known runs in rows other than the one that holds a place."""
+def ids_in_other_rows(body: bytes, path: JsonPath, known: frozenset[str]) -> frozenset[str]:
+    """Return which IDs of known runs are only in rows other than the row that the path leads to."""
     document = msgspec.json.decode(body)
-    for at, key in enumerate(place):
-        rows = inside(document, place[:at])
+    for at, key in enumerate(path):
+        rows = value_at(document, path[:at])
         if isinstance(rows, list):
             others = [_texts(row) & known for row in rows]
             own = others.pop(int(key))
@@ -165,24 +179,24 @@ def is_json(raw: bytes) -> bool:
     return b"NaN" not in raw and b"Infinity" not in raw
 
 
-def largest(seen: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
-    """Return the longest body of each endpoint, without the sign-in."""
+def longest_bodies(seen: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+    """Return the longest body of each endpoint, without that of the sign-in."""
     ordered = sorted(seen, key=lambda each: len(each[1]))
     return {endpoint: body for endpoint, body in ordered if "token" not in endpoint}
 
 
-def cases(seen: Sequence[tuple[str, bytes]], values: Sequence[bytes], number: int, seed: int) -> Iterator[Case]:
-    """Return cases: every place comes before any place comes again, with values in a shuffled order."""
-    chance = random.Random(seed)  # noqa: S311  # choice of cases
-    turns: list[partial[Case]] = []
-    wholes: list[Case] = []
-    for endpoint, body in largest(seen).items():
-        turns += [partial(Case, endpoint, "planted", place) for place in places(msgspec.json.decode(body))]
-        wholes += [Case(endpoint, "whole", number=at) for at, _ in enumerate(whole(body))]
+def choose_cases(seen: Sequence[tuple[str, bytes]], values: Sequence[bytes], number: int, seed: int) -> Iterator[Case]:
+    """Yield random cases. Each path is used once before any path is used again."""
+    rng = random.Random(seed)  # noqa: S311  # choice of cases
+    value_cases: list[partial[Case]] = []
+    body_cases: list[Case] = []
+    for endpoint, body in longest_bodies(seen).items():
+        value_cases += [partial(Case, endpoint, "replace", path) for path in paths_in(msgspec.json.decode(body))]
+        body_cases += [Case(endpoint, "body", number=at) for at, _ in enumerate(changed_bodies(body))]
     while number > 0:
-        chance.shuffle(turns)
-        for turn in turns[:number]:
-            case = turn(chance.choice(values))
-            change = chance.choices(("planted", "twice", "without", "whole"), (12, 2, 1, 3))[0]
-            yield chance.choice(wholes) if change == "whole" else msgspec.structs.replace(case, change=change)
-        number -= len(turns)
+        rng.shuffle(value_cases)
+        for make_case in value_cases[:number]:
+            case = make_case(rng.choice(values))
+            change = rng.choices(("replace", "repeat", "remove", "body"), (12, 2, 1, 3))[0]
+            yield rng.choice(body_cases) if change == "body" else msgspec.structs.replace(case, change=change)
+        number -= len(value_cases)

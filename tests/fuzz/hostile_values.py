@@ -1,6 +1,6 @@
-"""What no API should answer: values for any place of a document, and changes of a whole body.
+"""Invalid and extreme values, and functions that put them into JSON documents and response bodies.
 
-Values are raw JSON, as bytes, since many of them are invalid or have no counterpart in Python.
+The values are JSON as bytes, because many of them are invalid or have no counterpart in Python.
 """
 
 import gzip
@@ -13,9 +13,10 @@ import msgspec
 DEEP = 100_000
 LONG = 1_000_000
 CANARY = "CANARY-of-a-customer"
-"""A text that must not appear where customer data must not."""
+"""A text that stands for customer data."""
 
-Path = tuple[str | int, ...]
+JsonPath = tuple[str | int, ...]
+"""Keys and indices that lead to a value in a document."""
 
 NUMBERS = (
     *(
@@ -119,7 +120,7 @@ SHAPES = (
     ),
 )
 VALUES: Sequence[bytes] = (*NUMBERS, *TEXTS, *SURROGATES, *INVALID_UTF8, *SHAPES)
-QUICK: Sequence[bytes] = (
+WORST_VALUES: Sequence[bytes] = (
     *(b"-0", b"1e400", b"1e18", b"-1", b"9223372036854775808", b"9" * 309, b"9" * 5000, b"NaN", b"null", b"[]", b"{}"),
     *(
         b"true",
@@ -131,61 +132,63 @@ QUICK: Sequence[bytes] = (
     ),
     *(b'"P99999999999999999999Y"', b'"PT-5S"', b'"' + b"x" * LONG + b'"', b"[" * DEEP, b'""'),
 )
-"""The worst values, for the short form."""
+"""The worst values, for the usual tests."""
 
 
-def whole(body: bytes) -> Iterator[bytes]:
-    """Yield changed copies of a whole body."""
+def changed_bodies(body: bytes) -> Iterator[bytes]:
+    """Yield a body cut, doubled, wrapped and encoded differently, and each value as the body."""
     yield from (b"", b" ", b"\0", body[: len(body) // 2], body[:-1], body[1:], body + body, body + b"\0", b"\xff\xfe")
     yield from (b"\xef\xbb\xbf" + body, body.decode().encode("utf-16"), gzip.compress(body), b"<html></html>")
     yield from (b"[" + body + b"]", b'{"data":' + body + b"}", json.dumps(body.decode()).encode())
     yield from VALUES
 
 
-def places(value: object, path: Path = ()) -> Iterator[Path]:
-    """Yield the paths of all values in a document, without the document itself."""
+def paths_in(value: object, path: JsonPath = ()) -> Iterator[JsonPath]:
+    """Yield the paths of all values in a document."""
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
         yield (*path, key)
-        yield from places(child, (*path, key))
+        yield from paths_in(child, (*path, key))
 
 
-def inside(value: Any, path: Iterable[str | int]) -> Any:
-    """Return the value in a place."""
+def value_at(value: Any, path: Iterable[str | int]) -> Any:
+    """Return the value at a path."""
     for key in path:
         value = value[key]
     return value
 
 
-def planted(value: object, path: Path, raw: bytes) -> bytes:
-    """Return the document with a raw value in a place."""
-    return msgspec.json.encode(_planted(value, path, raw))
+def replace_value(value: object, path: JsonPath, raw: bytes) -> bytes:
+    """Return the document with a raw value at a path."""
+    return msgspec.json.encode(_replaced(value, path, raw))
 
 
-def _planted(value: object, path: Path, raw: bytes) -> object:
+def _replaced(value: object, path: JsonPath, raw: bytes) -> object:
     if not path:
         return msgspec.Raw(raw)
     key, *rest = path
     if isinstance(value, dict):
-        return {**value, key: _planted(value[key], tuple(rest), raw)}
+        return {**value, key: _replaced(value[key], tuple(rest), raw)}
     assert isinstance(value, list)
-    return [_planted(each, tuple(rest), raw) if at == key else each for at, each in enumerate(value)]
+    return [_replaced(each, tuple(rest), raw) if at == key else each for at, each in enumerate(value)]
 
 
-def without(value: object, path: Path) -> bytes:
-    """Return the document without the value in a place."""
+def remove_value(value: object, path: JsonPath) -> bytes:
+    """Return the document without the value at a path."""
     *above, last = path
-    parent = inside(value, above)
+    parent = value_at(value, above)
     pairs = parent.items() if isinstance(parent, dict) else enumerate(parent)
     kept = {key: child for key, child in pairs if key != last}
-    return planted(value, tuple(above), msgspec.json.encode(kept if isinstance(parent, dict) else [*kept.values()]))
+    return replace_value(
+        value, tuple(above), msgspec.json.encode(kept if isinstance(parent, dict) else [*kept.values()])
+    )
 
 
-def twice(value: object, path: Path, raw: bytes) -> bytes:
-    """Return the document with a key of an object repeated, with a raw value."""
+def repeat_key(value: object, path: JsonPath, raw: bytes) -> bytes:
+    """Return the document with the last key of a path repeated, with a raw value."""
     *above, last = path
-    parent = inside(value, above)
+    parent = value_at(value, above)
     if not isinstance(parent, dict):
-        return planted(value, path, raw)
+        return replace_value(value, path, raw)
     text = msgspec.json.encode(parent)
-    return planted(value, tuple(above), text[:-1] + b"," + msgspec.json.encode(last) + b":" + raw + b"}")
+    return replace_value(value, tuple(above), text[:-1] + b"," + msgspec.json.encode(last) + b":" + raw + b"}")

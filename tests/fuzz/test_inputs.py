@@ -18,10 +18,10 @@ from exporter.web.auth import Credentials, credentials_of
 from exporter.web.config import load_web
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
-from tests.fuzz.fuzz_depth import CASES
-from tests.fuzz.hostile_values import QUICK, TEXTS, VALUES, places, planted, without
+from tests.fuzz.fuzz_size import FUZZ_CASES
+from tests.fuzz.hostile_values import TEXTS, VALUES, WORST_VALUES, paths_in, remove_value, replace_value
 
-EXAMPLES = settings(max_examples=max(100, CASES))
+EXAMPLES = settings(max_examples=max(100, FUZZ_CASES))
 BOMBS = {
     "open": "a: " + "[" * 100_000,
     "closed": "a: " + "[" * 2000 + "]" * 2000,
@@ -42,9 +42,9 @@ def test_a_yaml_bomb_in_a_config_is_an_error(bomb):
 
 
 def test_a_number_of_series_too_large_for_a_gauge_is_an_error():
-    with pytest.raises(ConfigError) as disruption:
+    with pytest.raises(ConfigError) as error:
         loads("metrics: {max_series: " + "9" * 400 + "}", {}, KNOWN_NAMES)
-    assert "metrics.max_series" in str(disruption.value)
+    assert "metrics.max_series" in str(error.value)
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
@@ -101,9 +101,9 @@ def test_an_edited_record_is_readable_or_the_state_is_set_aside(state, table):
     with closing(sqlite3.connect(state)) as db:
         true = db.execute(f"SELECT record FROM {table}").fetchone()[0]  # noqa: S608  # one of three names
     document = msgspec.json.decode(true)
-    values = VALUES if CASES else (*QUICK[:14], b'"x"', b"-1", TEXTS[0])
-    edited = [planted(document, place, raw) for place in places(document) for raw in values]
-    edited += [without(document, place) for place in places(document)]
+    values = VALUES if FUZZ_CASES else (*WORST_VALUES[:14], b'"x"', b"-1", TEXTS[0])
+    edited = [replace_value(document, path, raw) for path in paths_in(document) for raw in values]
+    edited += [remove_value(document, path) for path in paths_in(document)]
     for record in [b"", b"{", b"null", b"[]", b"\xff", *edited]:
         assert usable(state, table, record) in {"", "corrupt"}, record[:1000]
 

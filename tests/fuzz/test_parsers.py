@@ -1,4 +1,4 @@
-"""Every parser of an API's responses, on real payloads with one spoiled place at a time."""
+"""Every parser of an API's responses, on real payloads that are corrupted in every way."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +15,8 @@ from exporter.sources.snowplow import api as snowplow_api
 from exporter.sources.strait import api as strait_api
 from exporter.sources.strait import kinds as strait_kinds
 from exporter.sources.workato import api as workato_api
-from tests.fuzz.fuzz_depth import VALUES_HERE
-from tests.fuzz.hostile_values import places, planted, twice, whole, without
+from tests.fuzz.fuzz_size import TESTED_VALUES
+from tests.fuzz.hostile_values import changed_bodies, paths_in, remove_value, repeat_key, replace_value
 
 SOURCES = Path(__file__).parents[1] / "sources"
 SNOWPLOW_RUNS = b"""[{"runId": "1", "jobName": "daily", "environment": "prod", "state": "SUCCEEDED",
@@ -108,22 +108,22 @@ CASES: Mapping[str, tuple[bytes, Parser]] = {
 }
 
 
-def spoiled(body: bytes) -> Iterator[bytes]:
-    """Yield the body, spoiled in one place or as a whole, in every way."""
+def corrupted(body: bytes) -> Iterator[bytes]:
+    """Yield the body with each change of each value, and each change of the whole body."""
     document = msgspec.json.decode(body)
-    yield from whole(body)
-    for path in places(document):
-        yield without(document, path)
-        for raw in VALUES_HERE:
-            yield planted(document, path, raw)
-            yield twice(document, path, raw)
+    yield from changed_bodies(body)
+    for path in paths_in(document):
+        yield remove_value(document, path)
+        for raw in TESTED_VALUES:
+            yield replace_value(document, path, raw)
+            yield repeat_key(document, path, raw)
 
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("case", CASES)
-def test_a_spoiled_response_is_readable_or_an_error_of_its_source(case):
+def test_a_corrupted_response_is_readable_or_an_error_of_its_source(case):
     body, parse = CASES[case]
-    for answer in spoiled(body):
+    for answer in corrupted(body):
         try:
             found = parse(answer)
         except SourceError:

@@ -1,4 +1,4 @@
-"""Whole polls with spoiled responses: vendor, client, poller, ledger, state, page."""
+"""Whole polls with corrupted responses: vendor, client, poller, ledger, state, page."""
 
 import itertools
 import json
@@ -16,19 +16,19 @@ from exporter.sources.payload import identity, scalar
 from exporter.times import parse_timestamp
 from tests.contract.harness import MINUTE, Bench
 from tests.e2e.processes import skip_or_fail
-from tests.fuzz.fuzz_depth import CASES, VALUES_HERE
-from tests.fuzz.fuzz_harness import FuzzedExporter, cases, is_json, largest, others
-from tests.fuzz.hostile_values import CANARY, places, planted
+from tests.fuzz.fuzz_harness import FuzzedExporter, choose_cases, ids_in_other_rows, is_json, longest_bodies
+from tests.fuzz.fuzz_size import FUZZ_CASES, TESTED_VALUES
+from tests.fuzz.hostile_values import CANARY, paths_in, replace_value
 
-EVERY_DAY = 12
-"""Spoiled polls per vendor in the short form."""
+SHORT_CASES = 12
+"""Polls per vendor in the usual tests."""
 
-SHOWN = frozenset(
+PAGE_KEYS = frozenset(
     {"runId", "id", "handle", "jobName", "name", "slug", "environment", "state", "status", "dependencies"}
     | {"project_id", "external_id", "job_id", "workflow_id", "step_ref", "cron", "timezone", "cron_timezone"}
     | {"error_class", "schedule", "jobType", "error_type", "adapter", "adapter_name", "adapter_operation"}
 )
-"""Keys of what may appear on the page, in addition to numbers and times."""
+"""Keys whose texts may appear on the page."""
 
 
 @pytest.fixture
@@ -60,31 +60,32 @@ def end(made):
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_one_spoiled_response_affects_nothing_else(vendor, fuzzed):
-    seen, healthy, final = well(vendor, fuzzed)
-    for number, case in enumerate(cases(seen, VALUES_HERE, CASES or EVERY_DAY, seed=CASES)):
+def test_one_corrupted_response_affects_nothing_else(vendor, fuzzed):
+    seen, healthy, final = undisturbed_poll(vendor, fuzzed)
+    for number, case in enumerate(choose_cases(seen, TESTED_VALUES, FUZZ_CASES or SHORT_CASES, seed=FUZZ_CASES)):
         exporter = fuzzed(vendor, first=number % 3 == 0)
-        exporter.poll(case.spoil)
+        exporter.poll(case.corrupt)
         exporter.check()
         counted = exporter.counted()
-        only_row = exporter.bench.poller.status.error.startswith("no row of the response")  # all were spoiled: an error
+        only_row = exporter.bench.poller.status.error.startswith(
+            "no row of the response"
+        )  # all were corrupted: an error
         exporter.recover()
         exporter.check()
         assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be skipped
-        if number % 3 and case.place and is_json(case.raw) and not only_row:
-            other_runs = others(largest(seen)[case.endpoint], case.place, healthy)
+        if number % 3 and case.path and is_json(case.raw) and not only_row:
+            other_runs = ids_in_other_rows(longest_bodies(seen)[case.endpoint], case.path, healthy)
             # An ID also marks where the next page begins.
-            assert other_runs <= counted or case.endpoint == "steps" or case.place[-1] == "id", case
-        # A row without its ID may not be requested again; one with another time may have completed before the baseline.
-        # Under another ID it is another run; with another time it may have completed before the baseline.
+            assert other_runs <= counted or case.endpoint == "steps" or case.path[-1] == "id", case
+        # A row with another ID is another run. With another time, a run may have completed before the baseline.
         raw = msgspec.Raw(case.raw)
-        renamed = case.place[-1:] == ("id",) and identity(raw)
+        renamed = case.path[-1:] == ("id",) and identity(raw)
         if number % 3 and not renamed and parse_timestamp(scalar(raw)) is None:
             assert final <= exporter.counted(), case
 
 
-def well(vendor, fuzzed):
-    """Return the responses of an undisturbed poll, and the runs counted after it and at the end."""
+def undisturbed_poll(vendor, fuzzed):
+    """Return the responses of a poll without corruption, and the runs that are counted after it and at the end."""
     exporter = fuzzed(vendor)
     assert exporter.poll(lambda _, body: body) == "success"
     seen, healthy = list(exporter.wire.seen), exporter.counted()
@@ -98,31 +99,31 @@ def well(vendor, fuzzed):
 def test_text_that_is_not_a_label_appears_nowhere(vendor, fuzzed):
     canary = json.dumps(CANARY).encode()
 
-    def spoil(endpoint, body):
+    def corrupt(endpoint, body):
         if "token" in endpoint or not body:
             return body
         document = msgspec.json.decode(body)
-        for place in [*places(document)]:
-            if SHOWN.isdisjoint(place):
-                document = replaced(document, place, canary)
+        for path in [*paths_in(document)]:
+            if PAGE_KEYS.isdisjoint(path):
+                document = replaced(document, path, canary)
         return msgspec.json.encode(document)
 
     exporter = fuzzed(vendor)
-    exporter.poll(spoil)
+    exporter.poll(corrupt)
     exporter.check()
     page = exporter.bench.exposition.page
     emitted = (bytes(page.text), bytes(page.openmetrics), exporter.bench.state.read_bytes())
     assert all(CANARY.encode() not in each for each in emitted)
 
 
-def replaced(document, place, raw):
-    """Return the document with a text replaced; containers and times stay."""
+def replaced(document, path, raw):
+    """Return the document with the text at a path replaced. Containers, times and durations stay."""
     value = document
-    for key in place:
+    for key in path:
         value = value[key]
     if not isinstance(value, str) or parse_timestamp(value) is not None or value.startswith("P"):
         return document
-    return msgspec.json.decode(planted(document, place, raw))
+    return msgspec.json.decode(replace_value(document, path, raw))
 
 
 HEADERS = (
@@ -158,23 +159,23 @@ def test_a_response_beyond_the_limit_is_cut_off_and_affects_one_poll(vendor, tmp
     bench.disruption(Huge)
     bench.clock.advance(30 * MINUTE)
     outcome = bench.poll()
-    disruption = bench.poller.status.error
+    error = bench.poller.status.error
     bench.simulator.disruptions.clear()
     bench.settle()
     assert bench.counted() == bench.truth()
     bench.close()
-    assert not bench.ability.errors or (outcome in {"error", "partial"} and "larger than" in disruption)
+    assert not bench.ability.errors or (outcome in {"error", "partial"} and "larger than" in error)
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_promtool_accepts_the_page_after_a_spoiled_poll(vendor, fuzzed):
+def test_promtool_accepts_the_page_after_a_corrupted_poll(vendor, fuzzed):
     promtool = shutil.which("promtool")
     if promtool is None:
         skip_or_fail("promtool is not installed")
-    seen, *_ = well(vendor, fuzzed)
-    for case in cases(seen, VALUES_HERE, 3, seed=1):
+    seen, *_ = undisturbed_poll(vendor, fuzzed)
+    for case in choose_cases(seen, TESTED_VALUES, 3, seed=1):
         exporter = fuzzed(vendor)
-        exporter.poll(case.spoil)
+        exporter.poll(case.corrupt)
         exporter.bench.publisher.publish()
         page = bytes(exporter.bench.exposition.page.text)
         checked = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)  # noqa: S603  # found just now
