@@ -6,8 +6,8 @@ Usage: python -m benchmarks [NAME …]
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import cardinality, carry, client, explain, growth, memory, poll, quiet, render, scrape, state
-from benchmarks.measure import machine, show
+from benchmarks import cardinality, client, cpu, explain, growth, memory, poll, render, requests, scrape, state
+from benchmarks.measure import describe_machine, print_table
 
 ALL = {
     "poll": poll,
@@ -18,18 +18,18 @@ ALL = {
     "memory": memory,
     "cardinality": cardinality,
     "explain": explain,
-    "quiet": quiet,
+    "requests": requests,
     "growth": growth,
-    "carry": carry,
+    "cpu": cpu,
 }
 
 
 def main(names):
-    print(f"{datetime.now(UTC):%Y-%m-%d}. {machine()}\n")
-    figures = show(figure for name in names or ALL for figure in ALL[name].measure())
+    print(f"{datetime.now(UTC):%Y-%m-%d}. {describe_machine()}\n")
+    figures = print_table(figure for name in names or ALL for figure in ALL[name].measure())
     missed = [figure.what for figure in figures if figure.missed]
     print(f"\n{len(figures)} figures; targets missed: {', '.join(missed) or 'none'}")
-    print(f"\nAfterwards: {machine()}")
+    print(f"\nAfterwards: {describe_machine()}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import httpx
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from benchmarks.measure import Figure, show
+from benchmarks.measure import Figure, print_table
 from benchmarks.vendor import TOKEN, stamp
 from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config import loads
@@ -138,7 +138,7 @@ def cost(jobs, histograms, runs_each=2):
         text = bytes(page.text)
         measured = [line.rsplit(b" ", 1) for line in text.splitlines() if line.startswith(b"jobrun_runs_total{")]
         counted = sum(float(value) for _, value in measured)
-        assert counted == runs_each * jobs, f"{counted:g}: not all endings were counted"
+        assert counted == runs_each * jobs, f"{counted:g}: not all completions were counted"
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         size = ledger.store().size()
         ledger.close()
@@ -146,18 +146,18 @@ def cost(jobs, histograms, runs_each=2):
     return Cost(series, len(text), page.text_gzip.length, page.openmetrics.length, memory, size)
 
 
-def apart(*arguments):
+def cost_in_process(*arguments):
     """Return the cost, measured in a separate process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(cost, arguments)
 
 
 def measure(*sizes):
-    nothing = apart(0, "off")
+    nothing = cost_in_process(0, "off")
     for jobs in sizes or SIZES:
         for histograms in ("off", "on"):
-            yield figure(jobs, histograms, apart(jobs, histograms), nothing)
-    few, many = apart(10, "off", 2), apart(10, "off", 12)
+            yield figure(jobs, histograms, cost_in_process(jobs, histograms), nothing)
+    few, many = cost_in_process(10, "off", 2), cost_in_process(10, "off", 12)
     grown = (many.state - few.state) / 100
     yield Figure(group="state", what=f"a run with {STEPS} steps", value=grown, unit="bytes")
 
@@ -176,9 +176,9 @@ def figure(jobs, histograms, measured, nothing):
         what=f"{jobs:,} jobs, step histograms {histograms}",
         value=measured.series,
         unit="series",
-        note=f"{each:.0f} a job; {kilobytes}; memory {measured.memory / 1e6:.0f} MB",
+        note=f"{each:.0f} per job; {kilobytes}; memory {measured.memory / 1e6:.0f} MB",
     )
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:])))
+    print_table(measure(*map(int, sys.argv[1:])))

@@ -11,7 +11,7 @@ import time
 
 from prometheus_client import CollectorRegistry
 
-from benchmarks.measure import Figure, least, show
+from benchmarks.measure import Figure, minimum_cost, print_table
 from exporter.client.budget import Budget
 from exporter.client.client import HEADERS, Client
 from exporter.client.signin import BearerAuth
@@ -70,12 +70,12 @@ def measure(requests=500):
             bare.getresponse().read()
 
     ours()
-    mine, yardstick = least(lambda: ours, by=of_thread), least(lambda: theirs, by=of_thread)
+    mine, reference_cost = minimum_cost(lambda: ours, by=of_thread), minimum_cost(lambda: theirs, by=of_thread)
     client.close()
     bare.close()
-    note = f"{mine / requests * 1e6:.0f} us against {yardstick / requests * 1e6:.0f} us"
-    yield Figure(group="client", what="small GET, CPU x http.client", value=mine / yardstick, target=5, note=note)
+    note = f"{mine / requests * 1e6:.0f} us against {reference_cost / requests * 1e6:.0f} us"
+    yield Figure(group="client", what="small GET, CPU x http.client", value=mine / reference_cost, target=5, note=note)
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:2])))
+    print_table(measure(*map(int, sys.argv[1:2])))

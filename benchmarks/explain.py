@@ -6,8 +6,8 @@ Usage: python -m benchmarks.explain [RUNS]
 import io
 import sys
 
-from benchmarks.measure import Figure, compared_with, cost, show
-from benchmarks.vendor import polling
+from benchmarks.measure import Figure, cost, print_table, relative_cost
+from benchmarks.vendor import polled_sources
 from exporter.commands.explain.explain import explain
 from exporter.queries.reader import reader_of
 
@@ -21,8 +21,8 @@ REPEATS = 3
 
 
 def measure(runs=40_000):
-    with polling() as one:
-        one.hour(runs, jobs=1)
+    with polled_sources() as one:
+        one.pass_hour(runs, jobs=1)
         one.poll()
         [job] = one.ledger.jobs_of("source-0")
         state = one.assembly.config.state.model_copy(update={"path": str(one.path)})
@@ -34,7 +34,7 @@ def measure(runs=40_000):
 
         seconds = cost(read)
         for what, selector in SELECTORS.items():
-            ratio = compared_with(lambda selector=selector: lambda: explained(config, selector), read, REPEATS)
+            ratio = relative_cost(lambda selector=selector: lambda: explained(config, selector), read, REPEATS)
             note = f"about {ratio * seconds:.1f} s for {runs:,} runs of one job"
             yield Figure(group=GROUP, what=what, value=ratio, note=note)
 
@@ -46,4 +46,4 @@ def explained(config, selector):
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:2])))
+    print_table(measure(*map(int, sys.argv[1:2])))

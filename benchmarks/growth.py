@@ -1,4 +1,4 @@
-"""Growth of costs: the exponent of the fitted power law over doubling sizes.
+"""How costs grow with size: the exponent of a power law that fits the costs of doubling sizes.
 
 Usage: python -m benchmarks.growth [SMALLEST]
 """
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.customers import poll_of
-from benchmarks.measure import Figure, exponent, least, show
+from benchmarks.measure import Figure, exponent, minimum_cost, print_table
 from benchmarks.memory import SERIES_PER_JOB, daemon, resident
 from benchmarks.render import Pages, view
-from benchmarks.vendor import body, polling, rows, stamp
+from benchmarks.vendor import body, polled_sources, rows, stamp
 from exporter.assembly import counting_rules, rules_of
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
@@ -32,17 +32,20 @@ metrics: {max_series: 10000000}
 
 def measure(smallest=EVENT_LIMIT + 1, *, memory=True):
     jobs = max(1, smallest // 50)
-    yield fitted("poll, known runs", known, smallest, "runs in an answer")
-    yield fitted("poll, new runs", lambda runs: new(runs, 100), smallest, "runs in an answer")
+    yield fitted("poll, known runs", known, smallest, "runs per response")
+    yield fitted("poll, new runs", lambda runs: new(runs, 100), smallest, "runs per response")
     yield fitted("poll, new runs", lambda each: new(smallest, each), jobs, "jobs of as many runs")
     yield fitted("poll, known runs", lambda each: sources(each, smallest // 10), 2, "sources")
     yield fitted(
-        "poll on the side of Workato", lambda each: least(poll_of(each), 3), max(4, smallest // 50), "customers"
+        "poll of Workato without client and state",
+        lambda each: minimum_cost(poll_of(each), 3),
+        max(4, smallest // 50),
+        "customers",
     )
     yield fitted("render of all", rendered, jobs, "jobs")
     yield fitted("render of one job", rendered_again, jobs, "jobs")
     yield fitted("steps of a run", steps, jobs, "steps", target=1.1)
-    yield fitted("poll, nothing new", scopes, jobs, "scopes", target=1.1)
+    yield fitted("idle poll", scopes, jobs, "scopes", target=1.1)
     if memory:
         yield fitted("memory above idle", memory_of_jobs, 250, "jobs")
 
@@ -57,13 +60,13 @@ def fitted(what, costs, smallest, unit, target=1.05):
 
 
 def known(runs):
-    """Return a poll of known runs of which one changes."""
-    with polling() as one:
-        return least(poll_with_a_changed_run(one, runs), 5)
+    """Return the cost of a poll of known runs, one of which has changed."""
+    with polled_sources() as one:
+        return minimum_cost(poll_with_a_changed_run(one, runs), 5)
 
 
 def poll_with_a_changed_run(one, runs):
-    seen = one.hour(runs)
+    seen = one.pass_hour(runs)
     running = rows(1, one.now, state="RUNNING")[0]
 
     def change():
@@ -76,24 +79,24 @@ def poll_with_a_changed_run(one, runs):
 
 
 def new(runs, jobs):
-    """Return a poll of new runs."""
+    """Return the cost of a poll of new runs."""
 
     def more():
-        one.hour(runs, jobs)
+        one.pass_hour(runs, jobs)
         return one.poll
 
-    with polling() as one:
-        return least(more, 4)
+    with polled_sources() as one:
+        return minimum_cost(more, 4)
 
 
 def sources(number, runs):
-    """Return a poll of several sources with known runs."""
-    with polling(number) as many:
-        return least(poll_with_a_changed_run(many, runs), 5)
+    """Return the cost of a poll of several sources with known runs."""
+    with polled_sources(number) as many:
+        return minimum_cost(poll_with_a_changed_run(many, runs), 5)
 
 
 def steps(number):
-    """Return the commit of a run with new and known steps."""
+    """Return the cost to commit a run with many steps."""
     with ledger_of_one_source() as ledger:
         count = [0]
 
@@ -101,11 +104,11 @@ def steps(number):
             count[0] += 1
             run = Run(run_id=f"r{count[0]}", job_id="j", result=Result.SUCCESS, start=NOW + 1, end=NOW + 2)
             taken = [Step(name=f"step {each}", result=Result.SUCCESS, duration=1.0) for each in range(number)]
-            moment = PollContext(now=NOW + 10 + count[0], started=NOW + count[0])
+            poll_context = PollContext(now=NOW + 10 + count[0], started=NOW + count[0])
             batch = Batch(jobs=[Job(job_id="j", name="j")], runs=[run], steps={run.run_id: taken})
-            return lambda: ledger.commit("s", batch, moment)
+            return lambda: ledger.commit("s", batch, poll_context)
 
-        return least(another, 4)
+        return minimum_cost(another, 4)
 
 
 def scopes(number):
@@ -113,29 +116,29 @@ def scopes(number):
     with ledger_of_one_source() as ledger:
         poll = idle_poll(ledger, "s", number, NOW)
         poll()
-        return least(lambda: poll, 3)
+        return minimum_cost(lambda: poll, 3)
 
 
 def idle_poll(ledger, source, scopes, start):
-    """Return a poll in which nothing happened, a minute after the last one. `start`: time of the first poll."""
+    """Return a function that polls a source without news, a minute later each time. `start`: time before it."""
     count = itertools.count(1)
 
     def poll():
         now = start + 60 * next(count)
-        moment = PollContext.at(now)
+        poll_context = PollContext.at(now)
         ledger.start_poll(source, now)
         for each in range(scopes):
             job = Job(job_id=f"j{each}", name="j", project=f"p{each}", scope=f"s{each}")
-            ledger.commit(source, Batch(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
-        ledger.expire_open_runs(source, moment)
-        ledger.complete_poll(source, moment, swept=False)
+            ledger.commit(source, Batch(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), poll_context)
+        ledger.expire_open_runs(source, poll_context)
+        ledger.complete_poll(source, poll_context, swept=False)
 
     return poll
 
 
 @contextmanager
 def ledger_of_one_source():
-    """Return a ledger of one source, without the source."""
+    """Yield a ledger that a benchmark fills itself, with one configured source."""
     config = loads(CONFIG, {}, KNOWN_NAMES)
     ledger = Ledger(lambda: open_state(Path(":memory:"), lambda: NOW))
     ledger.load()
@@ -147,7 +150,7 @@ def ledger_of_one_source():
 
 def rendered(jobs):
     views = [view(key) for key in range(jobs)]
-    return least(lambda: lambda: Pages(views), 3)
+    return minimum_cost(lambda: lambda: Pages(views), 3)
 
 
 def rendered_again(jobs):
@@ -159,7 +162,7 @@ def rendered_again(jobs):
 
         return lambda: pages.publish([changed])
 
-    return least(change)
+    return minimum_cost(change)
 
 
 def memory_of_jobs(jobs):
@@ -172,4 +175,4 @@ def memory_of_jobs(jobs):
 
 if __name__ == "__main__":
     print(f"A job has about {SERIES_PER_JOB} series.")
-    show(measure(*map(int, sys.argv[1:2])))
+    print_table(measure(*map(int, sys.argv[1:2])))

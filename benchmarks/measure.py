@@ -1,9 +1,8 @@
-"""Timing and printing, shared by all benchmarks. Each figure has a reference."""
+"""Functions of all benchmarks: they measure costs, compare them with a reference, and print a table."""
 
 import math
 import os
 import platform
-import resource
 import sqlite3
 import statistics
 import time
@@ -14,7 +13,7 @@ REPEATS = 7
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table: a figure and its target, which is a maximum unless `at_least`."""
+    """One row of the table. `target` is a maximum; with `at_least` it is a minimum."""
 
     group: str
     what: str
@@ -32,7 +31,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cost(action):
-    """Return the CPU seconds (user and system) that an action takes in this process."""
+    """Return the CPU seconds (user and system) of this process for an action."""
     begun = time.process_time()
     action()
     return time.process_time() - begun
@@ -45,21 +44,15 @@ def elapsed(action):
     return time.perf_counter() - begun
 
 
-def least(make, times=REPEATS, by=cost):
-    """Return the minimum cost of repeated actions, as the least disturbed; `make` returns a new action each time."""
+def minimum_cost(make, times=REPEATS, by=cost):
+    """Return the minimum cost of several actions, because other load only adds cost. `make` returns the next action."""
     return min(by(make()) for _ in range(times))
 
 
-def compared_with(make, yardstick, times=REPEATS, by=cost):
-    """Return the cost of an action divided by that of a reference: the median of repeats, both measured alternately.
-
-    So a machine whose speed changes affects both.
-    """
-    return middle([by(make()) / by(yardstick) for _ in range(times)])
-
-
-def middle(seconds):
-    return statistics.median(seconds)
+def relative_cost(make, reference, times=REPEATS, by=cost):
+    """Return the median of the cost of an action divided by the cost of a reference. `make` returns the next action."""
+    # Both are measured alternately, so that a change of the machine's speed affects both.
+    return statistics.median([by(make()) / by(reference) for _ in range(times)])
 
 
 def percentile(seconds, part):
@@ -71,38 +64,32 @@ def exponent(sizes, costs):
     return statistics.linear_regression([math.log(size) for size in sizes], [math.log(each) for each in costs]).slope
 
 
-def resident():
-    """Return the resident memory of this process in bytes."""
-    with open("/proc/self/statm") as statm:  # noqa: PTH123  # not a file in one of our folders
-        return int(statm.read().split()[1]) * resource.getpagesize()
-
-
-def shown(figure):
+def format_value(figure):
     digits = 0 if figure.value >= 100 else 1 if figure.value >= 10 else 2
     return f"{figure.value:,.{digits}f}{' ' if figure.unit else ''}{figure.unit}"
 
 
-def line(figure):
+def table_row(figure):
     sign = "≥" if figure.at_least else "≤"
     target = "" if figure.target is None else f"{sign} {figure.target:g}{', **missed**' if figure.missed else ''}"
-    return f"| {figure.group} | {figure.what} | {shown(figure)} | {target} | {figure.note} |"
+    return f"| {figure.group} | {figure.what} | {format_value(figure)} | {target} | {figure.note} |"
 
 
 HEAD = "| of | what | measured | target | how |\n|---|---|---|---|---|"
 
 
-def show(figures):
-    """Print a table of figures, each as soon as it is measured, and return them."""
+def print_table(figures):
+    """Print a table of figures, each as soon as it is measured. Return the figures."""
     print(HEAD, flush=True)
     taken = []
     for figure in figures:
-        print(line(figure), flush=True)
+        print(table_row(figure), flush=True)
         taken.append(figure)
     return taken
 
 
-def machine():
-    """Describe the machine in one line."""
+def describe_machine():
+    """Return the processor, versions and load of this machine in one line."""
     try:
         with open("/proc/cpuinfo") as info:  # noqa: PTH123  # a file of the kernel
             model = next(text.partition(":")[2].strip() for text in info if text.startswith("model name"))

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 import yaml
 
-from benchmarks.measure import Figure, show
+from benchmarks.measure import Figure, print_table
 from benchmarks.render import view
 from benchmarks.servers import Scraper, free_port
 from exporter.config import loads
@@ -116,4 +116,4 @@ def resident(pid):
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:])))
+    print_table(measure(*map(int, sys.argv[1:])))

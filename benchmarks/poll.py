@@ -9,8 +9,8 @@ import sys
 
 import msgspec
 
-from benchmarks.measure import REPEATS, Figure, compared_with, least, show
-from benchmarks.vendor import body, polling, rows, stamp
+from benchmarks.measure import REPEATS, Figure, minimum_cost, print_table, relative_cost
+from benchmarks.vendor import body, polled_sources, rows, stamp
 from exporter.sources.snowplow.source import EVENT_LIMIT
 
 GROUP = "poll of 10 k runs: CPU as a multiple of a typed decode"
@@ -30,15 +30,15 @@ class Typed(msgspec.Struct, rename="camel"):
 DECODER = msgspec.json.Decoder(list[Typed])
 
 
-def yardstick(answer, times=REPEATS):
+def reference_cost(answer, times=REPEATS):
     """Return the CPU seconds of decoding a response into the fields that are used."""
-    return least(lambda: lambda: DECODER.decode(answer), times)
+    return minimum_cost(lambda: lambda: DECODER.decode(answer), times)
 
 
 def measure(count=EVENT_LIMIT + 1):
     """Yield the figures. A response with more runs than the API's limit of events is not requested again."""
-    with polling() as one:
-        known = one.hour(count)
+    with polled_sources() as one:
+        known = one.pass_hour(count)
         one.poll()
 
         running = rows(1, one.now, state="RUNNING")[0]
@@ -50,7 +50,7 @@ def measure(count=EVENT_LIMIT + 1):
             return one.poll
 
         def all_new():
-            one.api.body = body([*one.hour(count), {**running, "startTime": stamp(one.now)}])
+            one.api.body = body([*one.pass_hour(count), {**running, "startTime": stamp(one.now)}])
             return one.poll
 
         def typed():
@@ -62,20 +62,20 @@ def measure(count=EVENT_LIMIT + 1):
                 one.poll()
 
         one_changed()()
-        answer, milliseconds = one.api.body, yardstick(one.api.body) * 1e3
-        loads = compared_with(lambda: lambda: json.loads(answer), typed)
-        with_known = compared_with(one_changed, typed)
-        unchanged = compared_with(lambda: ten_polls, typed) / 10
+        answer, milliseconds = one.api.body, reference_cost(one.api.body) * 1e3
+        loads = relative_cost(lambda: lambda: json.loads(answer), typed)
+        with_known = relative_cost(one_changed, typed)
+        unchanged = relative_cost(lambda: ten_polls, typed) / 10
         before = one.counted()
-        new = compared_with(all_new, typed)
+        new = relative_cost(all_new, typed)
         assert one.counted() - before == REPEATS * count
     note = f"{len(answer) / 1e6:.1f} MB, typed decode {milliseconds:.1f} ms"
     yield Figure(group=GROUP, what="json.loads", value=loads, note=note)
     yield Figure(group=GROUP, what="unchanged answer", value=unchanged, target=0.15)
     yield Figure(group=GROUP, what="all known, one of them changed", value=with_known, target=1.5)
-    each = f"about {new * milliseconds / count * 1e3:.0f} us a run"
+    each = f"about {new * milliseconds / count * 1e3:.0f} us per run"
     yield Figure(group=GROUP, what="all new, in one transaction", value=new, target=15, note=each)
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:2])))
+    print_table(measure(*map(int, sys.argv[1:2])))

@@ -10,7 +10,7 @@ import sys
 import prometheus_client
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.measure import Figure, least, show
+from benchmarks.measure import Figure, minimum_cost, print_table
 from exporter.counting.records import JobState, LastRun
 from exporter.counting.series import Exemplar
 from exporter.exposition.exposition import Exposition
@@ -50,7 +50,7 @@ def view(key, runs=1):
 
 
 class Pages:
-    """An exposition with the views of its next page."""
+    """An exposition, and the views of its page."""
 
     def __init__(self, views=()):
         self.exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
@@ -64,8 +64,8 @@ class Pages:
         return self.exposition.render(Snapshot(generation=generation, jobs=self.views))
 
 
-class Ready:
-    """A registry with the same families, which the client library renders."""
+class FixedRegistry:
+    """A registry with the families of a text, for the client library."""
 
     def __init__(self, text):
         self.families = list(text_string_to_metric_families(text))
@@ -85,17 +85,17 @@ def measure(jobs=1200):
         pages.publish(changed[0])
         changed.append(changed.pop(0))
 
-    library = Ready(text.decode())
-    memcpy = least(lambda: lambda: bytearray(text))
-    whole = least(lambda: lambda: Pages(views), 5)
+    library = FixedRegistry(text.decode())
+    memcpy = minimum_cost(lambda: lambda: bytearray(text))
+    whole = minimum_cost(lambda: lambda: Pages(views), 5)
     series = sum(exposition.series_by_family().values())
     many = f"{series / 1000:.0f} k series"
     rows = {
         f"{many}, x memcpy of the text": (whole / memcpy, None),
-        "again after 1 % of the jobs changed, x full": (least(lambda: one_percent) / whole, 0.25),
-        "again after nothing but the registry changed, x full": (least(lambda: pages.publish) / whole, None),
+        "again after 1 % of the jobs changed, x full": (minimum_cost(lambda: one_percent) / whole, 0.25),
+        "again after only the registry changed, x full": (minimum_cost(lambda: pages.publish) / whole, None),
         "generate_latest, text alone and not compressed, x full": (
-            least(lambda: lambda: prometheus_client.generate_latest(library), 2) / whole,
+            minimum_cost(lambda: lambda: prometheus_client.generate_latest(library), 2) / whole,
             None,
         ),
     }
@@ -106,4 +106,4 @@ def measure(jobs=1200):
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:2])))
+    print_table(measure(*map(int, sys.argv[1:2])))

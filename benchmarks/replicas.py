@@ -1,4 +1,4 @@
-"""What replicas on one PostgreSQL cost and carry, next to one process with a file.
+"""What replicas on one PostgreSQL cost and how much they can poll, compared with one process with a file.
 
 Usage: python -m benchmarks.replicas [SOURCES [RUNS]]
 
@@ -22,11 +22,11 @@ import yaml
 
 from benchmarks import state
 from benchmarks.growth import idle_poll
-from benchmarks.measure import Figure, cost, elapsed, least, show
+from benchmarks.measure import Figure, cost, elapsed, minimum_cost, print_table
 from benchmarks.memory import ROOT, resident
-from benchmarks.poll import yardstick
+from benchmarks.poll import reference_cost
 from benchmarks.servers import SPAWN, free_port, process
-from benchmarks.vendor import TOKEN, body, polling, stamp
+from benchmarks.vendor import TOKEN, body, polled_sources, stamp
 from exporter.counting.records import SourceState
 from exporter.sources.snowplow.source import EVENT_LIMIT
 from exporter.state.connections import Pool
@@ -76,9 +76,9 @@ def measure(sources=400, runs=100_000, fleets=FLEETS, window=WINDOW):
 
 @contextmanager
 def polled(database):
-    """One source whose state is in a database, or in a file if there is none."""
+    """Yield a source whose state is in a database; in a file if `database` is None."""
     if database is None:
-        with polling() as one:
+        with polled_sources() as one:
             yield one
         return
     url = database.new_database()
@@ -91,21 +91,21 @@ def polled(database):
         assert leases.take(["source-0"])
         return msgspec.structs.replace(state, loaded=state.store.load())
 
-    with polling(opener=opened) as one:
+    with polled_sources(opener=opened) as one:
         one.path = url
         yield one
 
 
 def many_runs(name, database, runs):
-    """New runs, a full answer per poll."""
+    """Yield figures of polls with new runs, as many per response as the API shows."""
     batches, size = max(1, round(runs / (EVENT_LIMIT + 1))), min(EVENT_LIMIT + 1, runs)
     many = f"{batches * size:,} runs"
     with polled(database) as one:
         spent, typed, served = 0.0, 0.0, cpu_of(database)
         for _ in range(batches):
-            one.hour(size)
+            one.pass_hour(size)
             spent += cost(one.poll)
-            typed += yardstick(one.api.body, times=1)
+            typed += reference_cost(one.api.body, times=1)
         served = cpu_of(database) - served
         assert one.counted() == batches * size
         group = f"{name}, {many}"
@@ -122,11 +122,11 @@ def many_runs(name, database, runs):
 
 
 def many_scopes(name, database, scopes):
-    """An idle poll of a source with many scopes, each read by itself."""
+    """Yield the figure of an idle poll of a source with many scopes, each read separately."""
     with polled(database) as one:
         poll = idle_poll(one.ledger, "source-0", scopes, one.now)
         poll()
-        spent, taken = least(lambda: poll, 3), least(lambda: poll, 3, by=elapsed)
+        spent, taken = minimum_cost(lambda: poll, 3), minimum_cost(lambda: poll, 3, by=elapsed)
     yield Figure(
         group=f"{name}, {scopes:,} scopes",
         what="idle poll, CPU of the exporter",
@@ -155,7 +155,7 @@ def start(place, database):
 
 
 def fleet(database, configuration, polls, size, window):
-    """Replicas that share sources, each of which completes a run every 5 seconds and is polled as often."""
+    """Yield figures of replicas that share sources. Each source completes a run, and is polled, every 5 seconds."""
     with TemporaryDirectory() as name, ExitStack() as stack:
         sources = len(configuration["sources"])
         ports = [free_port() for _ in range(size)]
@@ -213,7 +213,7 @@ def settings(port, sources, url):
 
 @contextmanager
 def replica(config, port):
-    """A replica while it is used; gives its process."""
+    """Run a replica. Yield the ID of its process."""
     command = [sys.executable, "-m", "exporter", "run", f"--config.file={config}"]
     child = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"], cwd=ROOT)  # noqa: S603  # ours
     try:
@@ -224,7 +224,7 @@ def replica(config, port):
 
 
 def owned(ports):
-    """Count the sources that replicas poll."""
+    """Return the number of sources that replicas poll."""
     found = 0
     for port in ports:
         try:
@@ -260,7 +260,7 @@ def cpu(pid):
 
 
 def cpu_of(database):
-    """Return the CPU seconds of a server with all its processes, 0 for a file."""
+    """Return the CPU seconds of all processes of a server; 0 for None."""
     if database is None:
         return 0.0
     postmaster = int((database.data / "postmaster.pid").read_text().split()[0])
@@ -273,7 +273,7 @@ def cpu_of(database):
 
 @contextmanager
 def api():
-    """An API of all sources in a process of its own; gives its port and how many lists it has given."""
+    """Run the API of all sources in a process. Yield its port and the number of lists that it has sent."""
     polls = SPAWN.Value("q", 0)
     with process(serve, polls) as port:
         yield port, polls
@@ -306,7 +306,7 @@ async def answer_all(pipe, polls):
 
 
 def runs_of(path):
-    """Return the last runs of an organization as JSON: one every few seconds, of which each lasts one."""
+    """Return the last runs of an organization as JSON. Each lasts a second."""
     last = int(time.time() - 1) // RUN_EVERY
     organization = path.split("?")[0]
     return body(
@@ -327,4 +327,4 @@ def runs_of(path):
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:3])))
+    print_table(measure(*map(int, sys.argv[1:3])))

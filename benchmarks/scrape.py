@@ -1,10 +1,11 @@
-"""Time of a scrape compared with nginx sending the same bytes from a file: formats, sizes, many at once, during polls.
+"""Time of a scrape, compared with nginx that sends the same bytes from a file.
 
 Usage: python -m benchmarks.scrape [SERIES …]
 """
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
@@ -15,14 +16,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.measure import Figure, elapsed, middle, percentile, show
+from benchmarks.measure import Figure, elapsed, percentile, print_table
 from benchmarks.render import Pages, view
-from benchmarks.servers import Scraper, exporter, free_port, library, nginx, once, process, wait_for
+from benchmarks.servers import Scraper, exporter, free_port, library, nginx, process, scrape_once, wait_for
 from exporter.web.negotiation import OPENMETRICS, TEXT
 
 GROUP = "scrape, time x nginx"
-SERIES_A_JOB = 85
-AT_ONCE = 8
+SERIES_PER_JOB = 85
+CONCURRENT = 8
 MISSING = "nginx is not installed: milliseconds instead of a ratio"
 CONFIG = """
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
@@ -40,7 +41,7 @@ def measure(*sizes, repeats=200, seconds=15.0):
         if size >= 10_000:
             yield from during_polls(size, seconds)
         if size == 100_000:
-            yield from beside_library(size)
+            yield from against_library(size)
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def both(size, *, busy=False):
 
 
 def jobs(size):
-    return max(1, round(size / SERIES_A_JOB))
+    return max(1, round(size / SERIES_PER_JOB))
 
 
 def name(size):
@@ -62,7 +63,7 @@ def name(size):
 def at_rest(size, repeats):
     with both(size) as (ours, theirs):
         yield from formats(size, ours, theirs, repeats)
-        yield crowd(size, ours, theirs, repeats)
+        yield concurrent(size, ours, theirs, repeats)
 
 
 @contextmanager
@@ -73,13 +74,13 @@ def scrapers(ours, theirs, path="/metrics", accept=TEXT, encoding="gzip"):
         yield mine, stack.enter_context(Scraper(theirs, path, accept, encoding)) if theirs else None
 
 
-def against(ours, theirs, repeats):
-    """Return the seconds of alternating scrapes of both servers, so that other load affects both."""
+def alternate(ours, theirs, repeats):
+    """Return the seconds of scrapes of each server. They alternate, so that other load affects both."""
     pairs = [(elapsed(ours), elapsed(theirs) if theirs else None) for _ in range(repeats)]
     return [mine for mine, _ in pairs], [other for _, other in pairs if other is not None]
 
 
-def figure(what, mine, others, target=None, by=middle):
+def figure(what, mine, others, target=None, by=statistics.median):
     if not others:
         return Figure(group=GROUP, what=what, value=by(mine) * 1e3, unit="ms", note=MISSING)
     note = f"{by(mine) * 1e3:.2f} ms against {by(others) * 1e3:.2f}"
@@ -91,25 +92,29 @@ def formats(size, ours, theirs, repeats):
         for encoding, how in (("gzip", "gzip"), ("identity", "plain")):
             with scrapers(ours, theirs, path, accept, encoding) as (mine, other):
                 assert other is None or mine() == other()
-                taken = against(mine, other, repeats)
+                taken = alternate(mine, other, repeats)
             target = 3.5 if encoding == "gzip" and size >= 10_000 else None
             yield figure(f"{name(size)}, {word}, {how}", *taken, target)
 
 
-def crowd(size, ours, theirs, repeats):
-    mine = many(ours, repeats // 4)
-    return figure(f"{name(size)}, text, gzip, {AT_ONCE} at once", mine, many(theirs, repeats // 4) if theirs else [])
+def concurrent(size, ours, theirs, repeats):
+    mine = concurrent_scrapes(ours, repeats // 4)
+    return figure(
+        f"{name(size)}, text, gzip, {CONCURRENT} at once",
+        mine,
+        concurrent_scrapes(theirs, repeats // 4) if theirs else [],
+    )
 
 
-def many(port, repeats):
-    """Return the seconds of each of several concurrent scrapes, repeatedly."""
+def concurrent_scrapes(port, repeats):
+    """Return the seconds of each scrape of several clients at once."""
     taken = []
 
     def scrape():
         with Scraper(port) as scraper:
             taken.extend([elapsed(scraper) for _ in range(repeats)])
 
-    threads = [threading.Thread(target=scrape) for _ in range(AT_ONCE)]
+    threads = [threading.Thread(target=scrape) for _ in range(CONCURRENT)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -123,7 +128,7 @@ def during_polls(size, seconds):
         until = time.monotonic() + seconds
         with scrapers(ours, theirs) as (mine, other):
             while time.monotonic() < until:
-                here, there = against(mine, other, 10)
+                here, there = alternate(mine, other, 10)
                 taken, reference = [*taken, *here], [*reference, *there]
                 time.sleep(0.02)
     what = f"{name(size)}, text, gzip, a poll every 0.5 s"
@@ -131,18 +136,18 @@ def during_polls(size, seconds):
     yield figure(f"{what}, p99", taken, reference, 6, by=lambda each: percentile(each, 0.99))
 
 
-def beside_library(size):
+def against_library(size):
     with process(library, jobs(size)) as theirs, process(exporter, jobs(size), False) as ours:
-        once(theirs)
-        slow = middle([elapsed(lambda: once(theirs)) for _ in range(3)])
-        fast = middle([elapsed(lambda: once(ours)) for _ in range(50)])
+        scrape_once(theirs)
+        slow = statistics.median([elapsed(lambda: scrape_once(theirs)) for _ in range(3)])
+        fast = statistics.median([elapsed(lambda: scrape_once(ours)) for _ in range(50)])
     yield Figure(
         group="scrape",
         what=f"{name(size)}, times as fast as prometheus_client's app",
         value=slow / fast,
         target=500,
         at_least=True,
-        note=f"{fast * 1e3:.2f} ms against {slow * 1e3:.0f}, gzip, a connection each",
+        note=f"{fast * 1e3:.2f} ms against {slow * 1e3:.0f}, gzip, a connection per scrape",
     )
 
 
@@ -163,22 +168,22 @@ def prometheus(size, seconds):
         stack.callback(child.terminate)
         wait_for(port)
         time.sleep(seconds + 3)
-        mine, other = (took(port, job, seconds) for job in ("exporter", "nginx"))
+        mine, other = (median_duration(port, job, seconds) for job in ("exporter", "nginx"))
     note = f"{mine * 1e3:.1f} ms against {other * 1e3:.1f}, median of {seconds:.0f}"
     what = f"{name(size)}, a real Prometheus' scrape_duration"
     yield Figure(group=GROUP, what=what, value=mine / other, target=1.1, note=note)
 
 
-def took(port, job, seconds):
+def median_duration(port, job, seconds):
     query = f'quantile_over_time(0.5, scrape_duration_seconds{{job="{job}"}}[{seconds:.0f}s])'
-    return asked(port, query)
+    return query_value(port, query)
 
 
-def asked(port, query):
+def query_value(port, query):
     url = f"http://127.0.0.1:{port}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
     with urllib.request.urlopen(url) as answer:
         return float(json.load(answer)["data"]["result"][0]["value"][1])
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:])))
+    print_table(measure(*map(int, sys.argv[1:])))

@@ -1,4 +1,4 @@
-"""Three servers of one page, each in its own process: the exporter's, the client library's, and nginx with files."""
+"""Servers of one page, each in a process: the exporter's, the client library's, and nginx with files."""
 
 import multiprocessing
 import shutil
@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 
 import prometheus_client
 
-from benchmarks.render import Pages, Ready, view
-from benchmarks.vendor import body, polling, stamp
+from benchmarks.render import FixedRegistry, Pages, view
+from benchmarks.vendor import body, polled_sources, stamp
 from exporter.commands.run import SWITCH_INTERVAL
 from exporter.sources.snowplow.source import EVENT_LIMIT
 from exporter.web.application import WebHandlers, application
@@ -22,7 +22,8 @@ from exporter.web.negotiation import OPENMETRICS, TEXT
 from exporter.web.server import WebServer
 
 SPAWN = multiprocessing.get_context("spawn")
-EVERY = 0.5
+POLL_SECONDS = 0.5
+"""Seconds between two polls of a busy exporter."""
 NGINX = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/errors;
 events {{}}
@@ -72,8 +73,8 @@ def exporter(pipe, jobs, busy):
 
 
 def keep_polling(pages, jobs):
-    with polling() as one:
-        known, runs = one.hour(EVENT_LIMIT), 1
+    with polled_sources() as one:
+        known, runs = one.pass_hour(EVENT_LIMIT), 1
         # The response is prepared bytes, because encoding 10 k rows here would block the measured process.
         known_rows = one.api.body.removesuffix(b"]")
         while True:
@@ -83,12 +84,12 @@ def keep_polling(pages, jobs):
             one.api.body = known_rows + b"," + body([going_on]).removeprefix(b"[")
             one.poll()
             pages.publish([view(key, runs) for key in range(0, jobs, 100)])
-            time.sleep(max(0.0, begun + EVERY - time.monotonic()))
+            time.sleep(max(0.0, begun + POLL_SECONDS - time.monotonic()))
 
 
 def library(pipe, jobs):
     """Run the client library's server with a registry of the same series."""
-    registry = Ready(bytes(Pages([view(key) for key in range(jobs)]).exposition.page.text).decode())
+    registry = FixedRegistry(bytes(Pages([view(key) for key in range(jobs)]).exposition.page.text).decode())
     server, _ = prometheus_client.start_http_server(0, "127.0.0.1", registry=registry)
     pipe.send(server.server_port)
     threading.Event().wait()
@@ -172,7 +173,7 @@ class Scraper:
         self.socket.close()
 
 
-def once(port):
+def scrape_once(port):
     """Request the page on a new connection, and read until the server closes it."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"GET /metrics HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n")

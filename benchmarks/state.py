@@ -6,13 +6,13 @@ Usage: python -m benchmarks.state [RUNS]
 import subprocess
 import sys
 
-from benchmarks.measure import Figure, cost, show
-from benchmarks.poll import yardstick
-from benchmarks.vendor import polling
+from benchmarks.measure import Figure, cost, print_table
+from benchmarks.poll import reference_cost
+from benchmarks.vendor import polled_sources
 from exporter.sources.snowplow.source import EVENT_LIMIT
 
 GROUP = "state"
-READING = EVENT_LIMIT + 1
+BATCH_SIZE = EVENT_LIMIT + 1
 START = """
 import sys, time
 from pathlib import Path
@@ -27,14 +27,14 @@ ledger.close()
 
 
 def measure(runs=100_000):
-    batches = max(1, round(runs / READING))
-    size = min(READING, runs)
+    batches = max(1, round(runs / BATCH_SIZE))
+    size = min(BATCH_SIZE, runs)
     spent, costs = 0.0, []
-    with polling() as one:
+    with polled_sources() as one:
         for _ in range(batches):
-            one.hour(size)
+            one.pass_hour(size)
             costs.append(cost(one.poll))
-            spent += yardstick(one.api.body, times=1)
+            spent += reference_cost(one.api.body, times=1)
         assert one.counted() == batches * size
         one.ledger.close()
         file = one.path.stat().st_size
@@ -42,7 +42,7 @@ def measure(runs=100_000):
     many = f"{batches * size / 1e6:.2g} M runs"
     tenth = max(1, batches // 10)
     slower = sum(costs[-tenth:]) / sum(costs[:tenth])
-    each = f"{sum(costs) / (batches * size) * 1e6:.1f} us a run; the last tenth takes {slower:.2f} x the first"
+    each = f"{sum(costs) / (batches * size) * 1e6:.1f} us per run; the last tenth takes {slower:.2f} x the first"
     yield Figure(
         group=GROUP,
         what=f"reading {many}: CPU as a multiple of a typed decode",
@@ -68,4 +68,4 @@ def start(path):
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:2])))
+    print_table(measure(*map(int, sys.argv[1:2])))

@@ -1,7 +1,9 @@
-"""Cost of the rules about steps for a Prometheus with 1,000 jobs of 8 steps.
+"""CPU time of the rules about steps in a Prometheus with 1,000 jobs of 8 steps.
 
-Only hours in which a step failed are recorded. Here one step of each job failed in each hour of a day; with `all` each
-step did, which is the maximum.
+Usage: python -m benchmarks.steps [all]
+
+The rules record only hours in which a step failed. Here one step of each job failed in each hour of a day. With `all`
+each step failed, which costs most.
 """
 
 import subprocess
@@ -31,7 +33,7 @@ def samples(now, failing):
         series = [f'{HOURS}{{{labels},result="{result}"}} 1' for result in ("success", "failure", "error", "skip")]
         series += [f'{BROKEN}{{{labels},step_name="step-{step}"}} 1' for step in range(failing)]
         for each in series:
-            yield from (f"{each} {moment}" for moment in range(now - DAY, now, EVERY))
+            yield from (f"{each} {timestamp}" for timestamp in range(now - DAY, now, EVERY))
         served = f'instance="a",{labels}'
         yield f"{OF_DAY}{{{labels}}} 72 {now}"
         yield f'jobrun_job_info{{{served},team="t",page="critical"}} 1 {now}'

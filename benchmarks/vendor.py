@@ -1,4 +1,4 @@
-"""A Snowplow source whose API returns prepared responses at once, and whose clock a benchmark moves."""
+"""Snowplow sources whose API returns prepared responses at once, and whose clock a benchmark moves."""
 
 import json
 import random
@@ -29,15 +29,15 @@ SOURCE = """
 TOKEN = {"accessToken": "a.b.c"}
 HOUR = 3600
 BEGIN = 1_780_000_000.0
-CHANCE = random.Random(1)
+RNG = random.Random(1)
 
 
 def rows(count, start, seconds=HOUR / 2, *, jobs=100, state="SUCCEEDED"):
-    """Return runs that started one after another within `seconds`, as the API shows them; most IDs are random."""
+    """Return rows of runs that started one after another within `seconds`. Their IDs are random."""
     return [
         {
-            "runId": f"{CHANCE.getrandbits(256):064x}",
-            "jobId": f"{CHANCE.getrandbits(256):064x}",
+            "runId": f"{RNG.getrandbits(256):064x}",
+            "jobId": f"{RNG.getrandbits(256):064x}",
             "jobName": f"job-{number % jobs}",
             "environment": "com.acme-prod1",
             "state": state,
@@ -69,8 +69,8 @@ class Api:
         return httpx.Response(200, content=self.body)
 
 
-class Polling:
-    """Sources with a ledger in a real file. The benchmark moves `now`."""
+class PolledSources:
+    """Sources with a ledger in a file. `now` is their clock."""
 
     def __init__(self, folder, sources=1, opener=None):
         self.now = BEGIN
@@ -92,8 +92,8 @@ class Polling:
             outcome = poller.poll()
             assert outcome == "success", (outcome, poller.status.error)
 
-    def hour(self, count, jobs=100):
-        """Let an hour pass in which `count` runs start and complete, and return them."""
+    def pass_hour(self, count, jobs=100):
+        """Move the clock by an hour in which `count` runs complete. Return their rows."""
         begun, self.now = self.now, self.now + HOUR
         runs = rows(count, begun + 60, jobs=jobs)
         self.api.body = body(runs)
@@ -110,11 +110,11 @@ class Polling:
 
 
 @contextmanager
-def polling(sources=1, opener=None):
-    """Yield sources that were polled once, so that completions count from now on."""
+def polled_sources(sources=1, opener=None):
+    """Yield sources after their first poll, so that runs that complete from now on are counted."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with TemporaryDirectory() as folder:
-        polling = Polling(folder, sources, opener)
+        polling = PolledSources(folder, sources, opener)
         polling.poll()
         try:
             yield polling

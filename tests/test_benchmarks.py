@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from benchmarks import cardinality, carry, client, explain, growth, memory, poll, quiet, render, scrape, state
-from benchmarks.measure import Figure, exponent, line, percentile
+from benchmarks import cardinality, client, cpu, explain, growth, memory, poll, render, requests, scrape, state
+from benchmarks.measure import Figure, exponent, percentile, table_row
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,13 @@ from benchmarks.measure import Figure, exponent, line, percentile
         lambda: render.measure(3),
         lambda: scrape.at_rest(200, 4),
         lambda: scrape.during_polls(200, 0.1),
-        lambda: scrape.beside_library(200),
+        lambda: scrape.against_library(200),
         lambda: memory.measure(100),
         lambda: cardinality.measure(2),
         lambda: explain.measure(20),
-        lambda: quiet.measure(2),
+        lambda: requests.measure(2),
         lambda: growth.measure(50, memory=False),
-        lambda: carry.measure(3, sources=2),
+        lambda: cpu.measure(3, sources=2),
     ],
     ids=[
         "poll",
@@ -36,9 +36,9 @@ from benchmarks.measure import Figure, exponent, line, percentile
         "memory",
         "cardinality",
         "explain",
-        "quiet",
+        "requests",
         "growth",
-        "carry",
+        "cpu",
     ],
 )
 def test_every_benchmark_measures_something(figures):
@@ -63,4 +63,4 @@ def test_a_missed_target_is_reported(value, at_least, missed):
     figure = Figure(group="poll", what="known", value=value, unit="ms", target=5, at_least=at_least, note="how")
     assert figure.missed is missed
     sign = "≥" if at_least else "≤"
-    assert line(figure) == f"| poll | known | {value}.00 ms | {sign} 5{', **missed**' if missed else ''} | how |"
+    assert table_row(figure) == f"| poll | known | {value}.00 ms | {sign} 5{', **missed**' if missed else ''} | how |"

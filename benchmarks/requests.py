@@ -1,6 +1,6 @@
 """Requests per idle poll of each vendor, counted by its simulator, with ten jobs that run once per day.
 
-Usage: python -m benchmarks.quiet [POLLS]
+Usage: python -m benchmarks.requests [POLLS]
 """
 
 import sys
@@ -11,7 +11,7 @@ import structlog
 import yaml
 from prometheus_client import CollectorRegistry
 
-from benchmarks.measure import Figure, show
+from benchmarks.measure import Figure, print_table
 from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
@@ -30,12 +30,12 @@ PLANS = tuple(
 
 
 def measure(polls=240):
-    """Measure after the polls of an hour, in which everything was read once."""
+    """Yield the figure of each vendor, after polls of an hour in which everything was read once."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     for vendor, kind in SIMULATORS.items():
-        asked, open_runs = requests(kind, polls)
-        note = f"{polls} polls, one a minute, {open_runs} runs happened; sign-ins included"
-        yield Figure(group="requests a quiet poll", what=vendor, value=asked / polls, note=note)
+        sent, open_runs = requests(kind, polls)
+        note = f"{polls} polls, one per minute, {open_runs} runs happened; sign-ins included"
+        yield Figure(group="requests per idle poll", what=vendor, value=sent / polls, note=note)
 
 
 def requests(kind, polls):
@@ -61,15 +61,15 @@ def requests(kind, polls):
                 simulator.log.clear()
             assert polled.poller.poll() != "error", polled.poller.status.error
             now[0] += MINUTE
-        asked = sum(simulator.log.counts().values())
+        sent = sum(simulator.log.counts().values())
         happened = sum(
             run.end is not None and run.end >= now[0] - polls * MINUTE
             for run in world.runs(now[0] - polls * MINUTE, now[0])
         )
         assembly.close()
         ledger.close()
-        return asked, happened
+        return sent, happened
 
 
 if __name__ == "__main__":
-    show(measure(*map(int, sys.argv[1:2])))
+    print_table(measure(*map(int, sys.argv[1:2])))
