@@ -149,6 +149,6 @@ def test_the_simulated_server_omits_rows_of_equal_time_at_a_page_boundary(world,
 
 def test_the_wait_after_a_failure_is_the_same_for_every_vendor(exporter):
     poller = exporter.polled.poller
-    assert poller._interval_after(1, "auth") == 300
+    assert poller._wait_after(1, "auth") == 300
     poller._rules = msgspec.structs.replace(poller._rules, poll_interval=600.0)
-    assert poller._interval_after(1, "auth") == 600
+    assert poller._wait_after(1, "auth") == 600
