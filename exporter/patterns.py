@@ -10,15 +10,15 @@ _CLASSES = {"w": r"\p{L}\p{N}_", "d": r"\p{Nd}", "s": r"\p{Z}\t\n\v\f\r\x1c-\x1f
 """Unicode equivalents of `\\w`, `\\d` and `\\s`, which match only ASCII characters in RE2."""
 
 _TOKEN = re.compile(r"\\.|\[:\^?\w+:\]|\[\^?\]?|\]", re.DOTALL)
-"""An escape, a class such as `[:alpha:]`, or the begin or end of a bracket expression."""
+"""An escape, a class such as `[:alpha:]`, or the start or end of a bracket expression."""
 
 _CURES = (
-    (r"\(\?<?[=!]", "it looks ahead or behind: name what is not wanted in exclude, or list what is wanted with |"),
-    (r"\\[1-9]|\(\?P=", "it refers back to a group: write the text out"),
+    (r"\(\?<?[=!]", "it has a lookahead or lookbehind: list unwanted names in exclude, or wanted ones with |"),
+    (r"\\[1-9]|\(\?P=", "it has a backreference: write the text out"),
     (r"[*+?}]\+", "write a+ for a++"),
     (r"\(\?>", "write (?:…) for (?>…)"),
-    (r"\(\?#|\(\?[a-zA-Z]*[aLux]", "it may have the flags i, m and s only, and no comments"),
-    (r"\(\?\(", "it has a condition: list what is wanted with |"),
+    (r"\(\?#|\(\?[a-zA-Z]*[aLux]", "it may have only the flags i, m and s, and no comments"),
+    (r"\(\?\(", "it has a conditional: list the wanted names with |"),
     (r"\\[uUN]", r"write the character itself, or \x{263a}"),
     (r"^[*+?]|\|[*+?]", "write .* for any text"),
 )

@@ -24,7 +24,7 @@ from exporter.times import format_utc
 
 
 class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
-    """A source after one poll: `success`, `partial` or `error`. `rows`: cells of the table, a row per job."""
+    """Result of one poll. `outcome`: `success`, `partial` or `error`. `rows`: cells of the table, one row per job."""
 
     source: str
     outcome: str
@@ -50,7 +50,7 @@ def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
 
 
 def in_memory(config: Config, clocks: Clocks) -> tuple[Ledger, Assembly]:
-    """Return the sources of a config, and their ledger, whose state is in memory."""
+    """Return a ledger whose state is in memory, and the sources of a config, which use this ledger."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), clocks.clock))
     return ledger, Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
 

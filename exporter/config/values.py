@@ -259,7 +259,7 @@ Date = Annotated[
 """A time, or the start of a day in UTC, as Unix seconds; None for ""."""
 
 MaxSeverity = Literal["critical", "warning", "none"]
-"""The highest severity of a job's alerts. They page, need attention today, or can wait."""
+"""The highest severity of a job's alerts: `critical` pages, `warning` needs attention today, `none` only informs."""
 
 RESERVED_LABELS = frozenset(
     """
@@ -281,7 +281,7 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
         if name in RESERVED_LABELS:
             raise invalid("is already in use; choose another name", name)
         if name in SCRAPE_LABELS:
-            raise invalid(f"is often a label of the target; choose another name, such as job_{name}", name)
+            raise invalid(f"is often a label of scrape targets; choose another name, such as job_{name}", name)
     return labels
 
 
@@ -299,8 +299,6 @@ StatePath = Annotated[
     requires(lambda text: "\0" not in text, "must not contain a NUL character"),
 ]
 """The path of the state's file."""
-
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 Text = Annotated[
     str,

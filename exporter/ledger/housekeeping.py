@@ -44,9 +44,9 @@ def _owned(ledger: Ledger) -> list[str]:
 
 
 def _read_through(ledger: Ledger, name: str, now: float) -> float | None:
-    """Return the time at which ages are measured: the source's watermark, but not after `now`; None if unknown."""
-    # If the clock is ahead, jobs must not end and runs must not be pruned. The watermark of a removed source no longer
-    # moves, so the newest watermark of the configured sources is used.
+    """Return the time against which ages are measured: the watermark, but at most `now`; None if unknown."""
+    # With the time of a clock that is ahead, jobs would expire and runs would be pruned too early. The watermark of a
+    # removed source no longer moves, so the newest watermark of the configured sources replaces it.
     sources = [name] if name in ledger.rules else list(ledger.rules)
     marks = [ledger.committed.sources[each].watermark() for each in sources]
     latest = max((mark for mark in marks if mark is not None), default=None)

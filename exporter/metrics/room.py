@@ -21,7 +21,7 @@ from exporter.model import Result, State
 from exporter.snapshot.job import JobView
 
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
-"""Results that runs of every job probably have at some time, so that the job needs histograms of their durations."""
+"""Results that every job is expected to have. Histograms of their durations count before the first such run."""
 
 
 def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str]) -> int:
@@ -41,8 +41,8 @@ def series_needed(
 
     `excluded`: families that are not served, and so need no room.
     """
-    # Gauges, durations of EXPECTED_RESULTS, and `__other__` steps and error types count even before the first run. So a
-    # job that gets its own series has room for those that follow.
+    # Series that will probably follow count before the first run: gauges, durations of EXPECTED_RESULTS, and the labels
+    # `__other__` of steps and error types. So a job with its own series never lacks room for them.
     if not view.counted:
         return 0
     counts, distributions = view.state.counts, view.state.distributions
@@ -90,8 +90,8 @@ def overflow_room(
 
 @functools.lru_cache(maxsize=256)
 def _gauges(results: int, step_results: int, excluded: frozenset[str]) -> int:
-    """Return how many gauges a job has once a run has completed and one has failed. The source has these results."""
-    # The number of values of each label that has several.
+    """Return the maximum number of a job's gauges. `results`, `step_results`: numbers of possible results."""
+    # Each label not listed here has one value.
     values = {"state": len(State), "status": results, "result": step_results, "expectation": 3}
     return sum(
         values.get(family.labels[0], 1) if family.labels else 1

@@ -16,8 +16,8 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         jobs: Number of its served jobs.
         open_runs: Its active runs, oldest first.
         polled: Whether it has been polled since this process started.
-        withheld: Whether the counters of its jobs are not exposed yet.
-        rewound: Whether its own counters are not exposed either, because the database may have lost commits.
+        withheld: Whether /metrics does not show the counters of its jobs yet.
+        rewound: Whether the database may have lost commits. Then its own counters are not shown either.
     """
 
     state: SourceState
@@ -59,12 +59,12 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def known(self) -> bool:
-        """Return whether a poll has found out whether the source is up."""
+        """Return whether any poll has set `up`. Gauges are absent before."""
         return self.status.up is not None
 
     @property
     def owner(self) -> tuple[str, str]:
-        """Return the owner of its series: see `zero_first.Owner`."""
+        """Return the owner of its series, a `zero_first.Owner`."""
         return "source", self.state.name
 
     @property
@@ -72,8 +72,8 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         """Return the values of the labels that all its series have."""
         return (self.state.name,)
 
-    gauged: ClassVar[bool] = True
+    gauged: ClassVar[bool] = True  # a source always has gauges
 
     def has_series(self, _name: str) -> bool:
-        """Return whether its counters and histograms are exposed: not while commits may be missing."""
+        """Return whether to show its counters and histograms. They are hidden while commits may be missing."""
         return not self.rewound

@@ -18,7 +18,7 @@ class View:
         clock: Returns the time of the API's clock.
         sweep_due: Whether this poll also reads the sweep window.
         includes: Returns whether the config includes a job of this name. Excluded jobs need no requests.
-        out_of_time: Returns whether this poll has used up its interval. The next poll then does less urgent work.
+        out_of_time: Returns whether this poll has used up its interval, and leaves less urgent work to the next poll.
     """
 
     ledger: Ledger
@@ -75,7 +75,7 @@ class View:
         return frozenset(self.ledger.rows(self.source, run_ids))
 
     def ended(self, run_ids: Collection[str]) -> Mapping[str, float | None]:
-        """Return the ends of runs that are in the state as completed, by ID. An expired run may still complete."""
+        """Return the ends of completed runs by ID. Expired runs are not included, because they may still complete."""
         rows = self.ledger.rows(self.source, run_ids)
         expired_or_open = {CountState.OPEN, CountState.EXPIRED}
         return {run_id: row.run.end for run_id, row in rows.items() if row.mark not in expired_or_open}
@@ -86,6 +86,6 @@ class View:
         return frozenset(job.job.job_id for job in self.ledger.jobs_of(self.source))
 
     def step_counts(self) -> Mapping[str, int]:
-        """Return the number of steps of each job's latest run with known steps, by job ID."""
+        """Return the number of steps per job ID, from the job's latest run whose steps are known."""
         steps = self.ledger.committed.steps
         return {job.job.job_id: steps[job.key] for job in self.ledger.jobs_of(self.source)}

@@ -22,7 +22,7 @@ KEEP_ALIVE = 75
 """Seconds for which an idle connection stays open: longer than the usual scrape interval."""
 
 HEAD_LIMIT = 64 * 1024
-"""Maximum bytes of a request's line and headers, not counting the first chunk received."""
+"""Maximum bytes of a request's line and headers. The chunk in which the request begins does not count."""
 
 HEAD_TIMEOUT = 10.0
 """Seconds that a client may take for a request's line and headers, and for the TLS handshake."""
@@ -31,10 +31,10 @@ MAX_CONNECTIONS = 512
 """Maximum number of open connections. It is lower if the process may not open enough files."""
 
 FILES_PER_CONNECTION = 4
-"""Minimum number of allowed open files per connection. The state and the requests to APIs need files too."""
+"""Open files that the system must allow per connection. The state and the requests to APIs need files too."""
 
 BACKLOG = 64
-"""Maximum number of connections that wait to be accepted, and that are accepted before open ones are served again."""
+"""Maximum number of connections that wait to be accepted. asyncio accepts up to this many in a row."""
 
 
 def raise_open_file_limit() -> None:
@@ -57,14 +57,14 @@ class ListenError(Exception):
 
 
 class Connections(dict["_Connection", None]):
-    """Open connections, at most `limit`. The first one has been idle longest. Not thread-safe."""
+    """Open connections, at most `limit`, the least recently used one first. Not thread-safe."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
 
     def add(self, connection: "_Connection") -> None:
-        """Add a connection. At the limit, first abort the one that has been idle longest, or, if all are busy, one."""
+        """Add a connection. At the limit, abort the one that has been idle longest; a busy one if none is idle."""
         while len(self) >= self._limit:
             aborted = next((each for each in self if not each.busy), None) or next(iter(self))
             del self[aborted]
@@ -81,13 +81,13 @@ class Connections(dict["_Connection", None]):
 class _Connection(HttpToolsProtocol):
     """A connection of uvicorn that limits the size of a request's head (line and headers) and the wait for it."""
 
-    # uvicorn limits bodies (64 KiB in memory) and closes idle connections, but accepts endless and slow heads. It has
-    # no public interface for this, so pyproject.toml has an upper bound for its version.
+    # uvicorn limits bodies (64 KiB in memory) and closes idle connections, but accepts endless and slow heads. This
+    # class uses private names of uvicorn, so pyproject.toml has an upper bound for its version.
 
     _head_size = 0
-    """Bytes since the chunk in which the request began, or since its body."""
+    """Bytes received after the chunk in which the request began, or after its body."""
     _early_data = b""
-    """What the client sent together with the end of the TLS handshake."""
+    """Data that arrived together with the end of the TLS handshake."""
     _deadline: asyncio.TimerHandle | None = None
     """Closes the connection if the head takes too long; None while no head is expected."""
 
@@ -151,7 +151,7 @@ class _Connection(HttpToolsProtocol):
             self._cancel_deadline()
 
     def on_message_begin(self) -> None:
-        self._head_size = 0  # httptools does not report where in the chunk the request began; asyncio limits the chunk
+        self._head_size = 0  # the start within the chunk is unknown; asyncio limits a chunk's size
         super().on_message_begin()
         self.scope["extensions"] = {ABORT: self.abort}  # type: ignore[dict-item]  # our own extension
 

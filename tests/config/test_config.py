@@ -315,7 +315,7 @@ def test_no_metric_has_a_label_that_targets_often_have():
     ours = {label for family in (*FAMILIES, *REQUEST_FAMILIES) for label in family.all_labels}
 
     assert ours & {"job", "instance", "env", "environment", "service", "stage", "type"} == set()
-    with pytest.raises(ConfigError, match="is often a label of the target"):
+    with pytest.raises(ConfigError, match="is often a label of scrape targets"):
         config_of(rest="objectives: [{labels: {stage: test}}]")
 
 

@@ -31,7 +31,7 @@ MAX_PAGES = 10_000
 TOO_LARGE = 413
 
 UNKNOWN_STATUS = frozenset({400, 422})
-"""HTTP statuses of responses if the server does not know the requested status of runs."""
+"""HTTP statuses with which the server refuses a run status that it does not know."""
 
 ListRow = TypeVar("ListRow", StraitRun, StraitJob)
 
@@ -40,8 +40,8 @@ class PageReader(Generic[ListRow]):
     """Reads the pages of one endpoint.
 
     The server's cursor is the creation time of a page's last row, and excludes other rows created at the same time. So
-    the next page is requested with a cursor one microsecond later, and repeats some rows. If more rows than fit on a
-    page have the same time, the page has this time as `burst`, and the next page shows older rows.
+    the next page is requested with a cursor one microsecond later, and repeats some rows. If a whole page has one time,
+    further rows of this time may be hidden. The page then has the time as `burst`, and the next page shows older rows.
     """
 
     def __init__(self, client: Client, endpoint: str, parse: Parser[ListRow], *, max_pages: int = MAX_PAGES) -> None:
@@ -122,7 +122,7 @@ class StatusLists:
     """
 
     def __init__(self, kind: RunKind, configured: StatusTable, runs: PageReader[StraitRun]) -> None:
-        # The server compares statuses exactly. So the config's statuses are only converted to lower case.
+        # The server compares statuses exactly. So those of the config are only converted to lower case.
         meanings = {**kind.statuses, **{status.casefold(): meaning for status, meaning in configured.items()}}
         self._statuses = list(meanings)
         self.active_statuses = [status for status, meaning in meanings.items() if isinstance(meaning, State)]
