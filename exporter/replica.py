@@ -14,8 +14,8 @@ from exporter.errors import StateError
 from exporter.ledger.exposing import expose_sources
 from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
+from exporter.metrics.page_versions import PageVersions
 from exporter.metrics.zero_first import ZeroFirst
-from exporter.page_versions import PageVersions
 from exporter.snapshot.snapshot import Ownership
 from exporter.state.lease_row import STEPS, Row
 from exporter.state.leases import RENEWAL, Leases, RequestAges, SupersededError
