@@ -28,7 +28,7 @@ LAYERS = (
     ("web",),
     ("queries",),
     ("assembly",),
-    ("polling", "exposition"),
+    ("polling", "exposition", "page_versions"),
     ("sources",),
     ("ledger",),
     ("state",),
