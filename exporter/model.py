@@ -74,8 +74,8 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         url: Link to the job at its vendor; "" if there is none.
         enabled: Whether the job may run; None if the vendor does not say.
         stop_cause: Why the vendor stopped the job; "" if it did not.
-        has_steps: False if runs of this job have no steps, although runs of the source's other jobs have.
-        reopens: False if runs of this job are never reopened, although runs of the source's other jobs can be.
+        has_steps: Whether its runs have steps, if runs of the source have any.
+        reopens: Whether its runs can be reopened, if runs of the source can.
     """
 
     job_id: str
@@ -131,9 +131,9 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
-    """Return the best row of each run. A completed row is better than an active one; then the later end is better.
+    """Return the best row of each run: completed before active, then the later end, then the later attempt.
 
-    If the ends are equal, the later attempt is better. The order of `runs` does not matter.
+    The order of `runs` does not matter.
     """
     # An API may show a run twice in one poll, and one of the rows may be stale.
     rows: dict[str, Run] = {}
@@ -152,7 +152,7 @@ def _preference(run: Run) -> tuple[bool, float, int, bool, float, str]:
 
 
 class PastRun(msgspec.Struct, frozen=True):
-    """What expectations of a job are learned from: a completed run."""
+    """A completed run, from which expectations of its job are learned."""
 
     start: float | None
     end: float | None
@@ -185,16 +185,16 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         scope: The scope that was read.
         jobs: Jobs of `runs`, and jobs that the vendor listed.
-        catalog: Whether `jobs` has every job of the scope, so that a missing job is gone.
+        catalog: Whether `jobs` has every job of the scope. A missing job was then deleted.
         runs: Runs that are new or may have changed.
-        unchanged: Number of other rows. They are equal to rows of an earlier, committed batch.
+        unchanged: Number of rows that are equal to rows of an earlier, committed batch. They are not in `runs`.
         invalid: Number of rows that could not be parsed.
-        through: Time up to which all completed runs of the scope are read, minus `settle`; None if this is not
-            certain.
+        through: Time up to which all completed runs of the scope were read, minus `settle`; None if some may be
+            missing.
         readable: False if the API returned 403 or 404 for the scope. The watermark then ignores the scope.
         listing: The vendor's list of scopes, if the source discovers its scopes. It contains this one.
-        exists: False if the scope was deleted. Then only `checkpoints` is used. After 15 minutes of such batches the
-            scope and its jobs are removed.
+        exists: False if the scope was deleted. `runs` is then ignored. After 15 minutes of such batches the series of
+            the scope's jobs end, and the scope is removed.
         unobserved: Ranges that the API no longer shows or could not show completely.
         truncated: Number of truncated responses.
         steps: Steps that came with the runs, by run ID.

@@ -17,7 +17,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.page_versions import PageVersions
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
-from exporter.state.lease_row import STEPS, Row
+from exporter.state.lease_row import WITHOUT_STEPS, LeaseRow
 from exporter.state.leases import RENEWAL, Leases, RequestAges, SupersededError
 
 INTERVAL = 0.5
@@ -214,7 +214,7 @@ class Replica:
         if self._polled - whole:
             self.hand_back(self._polled - whole)
 
-    def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
+    def _drop(self, rows: Mapping[str, LeaseRow], before: Mapping[str, int]) -> None:
         """Drop leases that the database says this replica lost. `before`: versions before the database was read."""
         gone = {
             name
@@ -235,7 +235,7 @@ class Replica:
             self._polled -= lost
             self._handlers.end_polls(lost)
 
-    def _load_changes(self, rows: Mapping[str, Row]) -> None:
+    def _load_changes(self, rows: Mapping[str, LeaseRow]) -> None:
         """Load the commits of other replicas."""
         with self._ledger.lock:
             foreign = rows.keys() & self._configured - self._leases.held
@@ -275,7 +275,7 @@ class Replica:
     def _mine(self) -> list[Group]:
         return [group for group in self._handlers.groups() if group & self._polled]
 
-    def _take(self, rows: Mapping[str, Row]) -> None:
+    def _take(self, rows: Mapping[str, LeaseRow]) -> None:
         """Take free groups, up to this replica's share, and all that no other replica can poll."""
         room = self._share() - len(self._mine())
         free = [
@@ -322,9 +322,9 @@ class Replica:
             self.hand_back()
             self._leases.leave()
 
-    def _expose_read_sources(self, rows: Mapping[str, Row]) -> None:
+    def _expose_read_sources(self, rows: Mapping[str, LeaseRow]) -> None:
         """Expose the counters of sources that polls have read completely since the last failover."""
-        read: dict[str, list[Row]] = {}
+        read: dict[str, list[LeaseRow]] = {}
         polled = [rows[name] for name in sorted((self._polled - self._ledger.starting) & rows.keys())]
         unread, store = self._ledger.unread, self._ledger.store()
         older = [row for row in polled if row.history != row.current and not (row.rewound and row.source in unread)]
@@ -335,7 +335,7 @@ class Replica:
             # Counters of runs do not wait for steps: there may be many steps, and the API may be slow.
             with self._ledger.lock:
                 pending = not row.new and store.count_pending_steps(row.source, self._steps_until[row.source])
-            history = row.current + STEPS if pending else row.current
+            history = row.current + WITHOUT_STEPS if pending else row.current
             if row.history != history:
                 read.setdefault(history, []).append(row)
         lossy = [row.source for found in read.values() for row in found if row.steps_rewound]

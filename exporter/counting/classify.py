@@ -15,7 +15,7 @@ TRUNCATION_TOLERANCE = 0.001
 
 
 class CountState(enum.IntEnum):
-    """How a run is recorded. OPEN: active. COUNTED: completed. BASELINE: not counted. EXPIRED: counted as unknown."""
+    """OPEN: active. COUNTED: completed and counted. BASELINE: never counted. EXPIRED: counted as `unknown`."""
 
     OPEN = 0
     COUNTED = 1
@@ -24,7 +24,7 @@ class CountState(enum.IntEnum):
 
 
 class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A run and how it is recorded. `earlier`: the ends of earlier completions, if the run was reopened."""
+    """A run, and whether it is counted. `earlier`: the ends of earlier completions, if the run was reopened."""
 
     run: Run
     mark: CountState
@@ -51,8 +51,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         baseline: Unix time. Runs of the job that completed before it are not counted.
         watermark: The scope's watermark before this batch; None for its first batch.
-        settled: Whether an earlier poll has read all runs that completed before the baseline. A completed run that is
-            still unknown then completed after the baseline.
+        settled: Whether an earlier poll has read all runs that completed before the baseline. An unknown run must then
+            have completed after the baseline.
         included_later: Whether the config excluded the job when its source was first read.
         pruned_before: Runs that completed before this time may have been counted and pruned.
         reopens: Whether a completed run can become active again under its ID.
@@ -94,7 +94,7 @@ def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
             and known.mark in (CountState.COUNTED, CountState.BASELINE)
             and known.run.result is not None
         ):
-            return _keep_completion(known, run)
+            return _reopen_for_cleanup(known, run)
     if known is None:
         return _classify_unknown(run, context)
     if known.mark is CountState.OPEN:
@@ -131,7 +131,7 @@ def _is_after_baseline(run: Run, context: Context) -> bool:
 
 
 def _is_pruned(run: Run, context: Context) -> bool:
-    """Return whether a run ended so long ago that it may have been counted and pruned: it must not count again."""
+    """Return whether a run ended so long ago that it may have been counted and pruned. It must not count again."""
     ended = run.start if run.end is None else run.end
     return context.pruned_before is not None and ended is not None and ended < context.pruned_before
 
@@ -144,8 +144,8 @@ def _classify_active(known: RunRecord, run: Run, context: Context) -> Decision:
     if is_cleaning_up(known, reopens=context.reopens):
         return Decision(disposition=Disposition.UPDATED, record=RunRecord(run=run, mark=CountState.COUNTED))
     if context.reopens and _contains_end(run.end, known.earlier):
-        # This completion was counted before, so it must not count again: either the response that showed the run as
-        # active was stale, or this one is. If the run was really reopened, it will be shown as active again.
+        # This completion was counted before. Either this row is stale, or the one that showed the run as active was. If
+        # the run was really reopened, the API will show it as active again.
         earlier = tuple(end for end in known.earlier if not _contains_end(run.end, (end,)))
         return Decision(
             disposition=Disposition.DUPLICATE, record=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
@@ -156,8 +156,8 @@ def _classify_active(known: RunRecord, run: Run, context: Context) -> Decision:
     return Decision(disposition=Disposition.UPDATED, counts=True, record=_with_run(known, run, CountState.COUNTED))
 
 
-def _keep_completion(known: RunRecord, run: Run) -> Decision:
-    """Return the decision for a completed run that is active again only to clean up, so its next end does not count."""
+def _reopen_for_cleanup(known: RunRecord, run: Run) -> Decision:
+    """Return the decision for a completed run that is active again to clean up. The cleanup's end must not count."""
     completion = 0.0 if known.run.end is None else known.run.end
     return Decision(
         disposition=Disposition.UPDATED, record=RunRecord(run=run, mark=CountState.OPEN, earlier=(completion,))
@@ -165,7 +165,7 @@ def _keep_completion(known: RunRecord, run: Run) -> Decision:
 
 
 def is_cleaning_up(known: RunRecord, *, reopens: bool) -> bool:
-    """Return whether an active run has completed already and only cleans up, so its next end is no completion."""
+    """Return whether an active run has already completed and only cleans up. Its next end is not a completion."""
     return known.mark is CountState.OPEN and bool(known.earlier) and not reopens
 
 
@@ -187,7 +187,7 @@ def _classify_completed(known: RunRecord, run: Run, context: Context) -> Decisio
 
 
 def _is_another_completion(known: RunRecord, run: Run, context: Context) -> bool:
-    """Return whether the end of a run that can be reopened shows that the run completed again."""
+    """Return whether a completed run was reopened and has completed again: its end is a new one."""
     if known.run.result is None:
         return False  # it was too old at the baseline, so this is its first completion
     if run.end is None or known.run.end is None or _contains_end(run.end, (*known.earlier, known.run.end)):

@@ -42,7 +42,7 @@ class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seed(job: JobState, results: Collection[Result], *, has_attempts: bool) -> None:
-    """Create the series that each job has before its first run, at 0."""
+    """Create, at 0, the series that each job has before its first run."""
     for result in results:
         job.count(RUNS, result, amount=0)
     if has_attempts:
@@ -70,7 +70,7 @@ def count_expired(job: JobState) -> None:
 
 
 def as_counted(record: RunRecord, error_type: str) -> Run:
-    """Return a completed run as it is counted: with this error type, and without a wrong queue time."""
+    """Return a completed run as it is counted: with the label of its error type, and without a wrong queue time."""
     if not record.earlier and record.run.error_type == error_type:
         return record.run
     # The queue time of a reopened run is wrong: it is measured from before the first completion.
@@ -122,7 +122,7 @@ def count_steps(
 
 
 def seed_step(job: JobState, name: str) -> None:
-    """Create the series that each step has once it is known, at 0."""
+    """Create, at 0, the series that each known step has."""
     for result in (Result.SUCCESS, Result.FAILURE):
         job.count(STEPS, name, result, amount=0)
     job.count(ROOT_FAILURES, name, amount=0)

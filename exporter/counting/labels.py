@@ -9,7 +9,7 @@ MAX_URL = 1000
 """Maximum length of an address in a label."""
 
 OTHER = "__other__"
-"""Name of the job, step or error type that collects the counts beyond a limit."""
+"""Label of jobs, steps and error types that exceed a limit. They are counted together."""
 
 
 def clean(name: str) -> str:

@@ -25,10 +25,10 @@ class Streak(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def note_completion(job: JobState, run: Run, seen: float) -> bool:
-    """Update the last runs and the streak with a new completion, which may have happened before known ones.
+    """Update the last runs and the streak with a new completion. It may have ended before known ones.
 
-    Return whether the streak must be recounted from the rows: the run is a success that ended before known failures.
-    `seen`: when the completion was first seen, which replaces an unknown end.
+    Return True if the streak must be recounted from the rows: the run is a success that ended before a known failure.
+    `seen`: when the completion was first seen. It replaces an unknown end.
     """
     result = run.result or Result.UNKNOWN
     order = seen if run.end is None else run.end
@@ -71,7 +71,7 @@ def as_last_failure(run: Run, order: float, *, failed_step: str = "") -> LastFai
 
 
 def set_streak(job: JobState, streak: Streak, pruned_before: float | None) -> None:
-    """Set a streak that was counted from rows. Rows of runs that completed before `pruned_before` may be pruned."""
+    """Set a streak that was counted from rows. Rows from before `pruned_before` may be missing."""
     began = job.failing_since if job.last_success is None else job.last_success
     if streak.last_success is None and began is not None and _is_pruned(began, pruned_before):
         job.streak = max(job.streak, streak.failures)

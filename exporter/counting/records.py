@@ -101,12 +101,12 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         job: Latest description from the vendor; `job.job_id` identifies the job.
         name: Label `job_name`; it ends in ` #<id>` if another job already has the name.
         baseline: Runs that completed up to this time are not counted, unless they were seen active.
-        listed: Whether the vendor lists the job. A listed job stays until it is no longer listed.
-        last_start: Latest start of a completed run, which need not be the run that completed last.
-        expected_since: When the schedule last changed or the job was enabled again. Earlier due times do not count.
+        listed: Whether the vendor has listed the job. Its series then end when the lists no longer have it.
+        last_start: Latest start of a completed run. Another run may have completed last.
+        expected_since: When the schedule last changed, or the job was enabled again. No run was due before.
         folded: True if the job is counted under the source's `__other__` job.
         overflow: True for the `__other__` job, which has no gauges.
-        gone: True after the job expired: it has no series.
+        gone: True after the series of the job ended.
         folded_steps: Names of steps that are counted under `__other__`.
     """
 
@@ -201,11 +201,11 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """Status of a source after its last poll.
 
     Attributes:
-        up: Whether a scope is readable, and the last poll read all readable ones; None before the first poll.
+        up: Whether a scope is readable and the last poll read all readable scopes; None before the first poll.
         outcome: `success`, `partial` or `error`; "" before the first poll.
         reason: Reason of the last poll's error; "" if it had none.
         last_success: When a poll last read something.
-        failures: Failed polls since the last one that did not fail.
+        failures: Number of consecutive failed polls.
         pending_steps: Completed runs whose steps have yet to be fetched.
         credential_since: When `credential_expiry` was first reported.
     """
@@ -231,11 +231,11 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     Attributes:
         complete: Whether a poll has ever been complete.
         filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
-        checkpoints: Positions at which the source continues to read.
+        checkpoints: Positions from which the next poll continues to read.
         unobserved: Start and end of each time range that was never read.
-        pending_unobserved: Unobserved seconds that wait for a scrape before they are added to their counter.
-        listed: Time of the last list of scopes of which all have a record.
-        clock_checked: Whether `baseline` was corrected after the API's clock had jumped.
+        pending_unobserved: Unobserved seconds that are added to their counter after a scrape.
+        listed: Time of the last list of scopes in which each scope has a record.
+        clock_checked: Whether `baseline` was shifted after the API's clock jumped.
         pruned_before: Runs that ended before this time have been pruned.
     """
 
@@ -264,7 +264,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
 
 
 def with_bounds(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobState:
-    """Return the record with these exposed bounds, given by family; the same object if nothing changes."""
+    """Return the record with these exposed bounds by family; the same object if it has them already."""
     changed = {
         (family, labels): distribution.with_bounds(layouts[family])
         for family, series in job.distributions.items()

@@ -33,7 +33,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def included_since(history: Sequence[Filter], job_name: str) -> float | None:
-    """Return when a job became included; None if it always was, or is excluded now."""
+    """Return since when a job is included; None if it always was, or is excluded now."""
     since = None
     for patterns in reversed(history):
         if not included(patterns, job_name):
@@ -47,16 +47,16 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         identity: The API and account. The state refuses another identity under the same name.
-        results: Results whose series every job has from the start.
+        results: Results of which each job has a series from the start.
         steps: `all`, `failed` or `off`.
         reopens: Whether a completed run can become active again under its ID.
         max_run_age: How long an active run is followed, in seconds.
         reach: Maximum age of the runs that the API shows, in seconds.
         settle: Seconds by which a watermark stays behind the time of the poll.
-        max_series: Limit for the series of all jobs, without overflow jobs.
+        max_series: Maximum number of series of all jobs, without overflow jobs.
         series_of: Returns how many series a job needs, with or without step histograms.
         run_buckets: Returns the bounds of a job's run durations, in seconds.
-        has_objective: Returns whether a job has an objective. Its series stay, even without runs.
+        has_objective: Returns whether a job has an objective. Then its series stay, even without runs.
     """
 
     name: str
@@ -85,7 +85,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return not job.gone and (job.overflow or self.includes(label_of(job.job)))
 
     def series_used(self, job: JobState, *, step_histograms: bool) -> int:
-        """Return how many series of a job count against `max_series`: none of overflow jobs and unserved ones."""
+        """Return how many series of a job count against `max_series`; 0 for an overflow or unserved job."""
         return self.series_of(job, step_histograms) if self.serves(job) and not job.overflow else 0
 
     def filter_since(self, since: float) -> Filter:

@@ -21,7 +21,7 @@ class Exemplar(msgspec.Struct, frozen=True, gc=False):
 
 
 class Count(msgspec.Struct, omit_defaults=True):
-    """A counter series. If its family is zero-first, it is exposed as 0 until `released` is set."""
+    """A counter series. If its family is zero-first, it shows 0 until `released` is set."""
 
     value: float = 0.0
     released: bool = False
@@ -37,10 +37,10 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     """A histogram series.
 
     Attributes:
-        bounds: All bounds it ever had, in seconds: if a bound is removed and added again, its bucket must not fall.
+        bounds: All bounds it ever had, in seconds. If a removed bound returns, its bucket must not have fallen.
         counts: Number of observations per bucket, not cumulative. The last bucket is for values above all bounds.
         sum: Sum of the observations, in seconds.
-        released: Whether the values are exposed. Before, a zero-first histogram is exposed as 0.
+        released: Whether the values are exposed. Until then a zero-first histogram shows 0.
         exemplars: The newest exemplar of each bucket, by the index in `counts`.
         layout: The exposed bounds; None if all are exposed.
     """
@@ -82,8 +82,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     def with_bounds(self, layout: Sequence[float]) -> "Distribution":
         """Return the histogram with other exposed bounds.
 
-        Observations stay in the bucket of their old upper bound, because their exact values are unknown. All old bounds
-        are remembered, so that no bucket falls if a bound is removed and added again.
+        Observations stay in the bucket of their old upper bound, because their exact values are unknown.
         """
         known = sorted({*self.bounds, *layout})
         new = self._with_bounds(known if len(known) <= MAX_BOUNDS else layout)

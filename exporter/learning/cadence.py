@@ -1,7 +1,7 @@
 """Learns when a job usually starts from its past starts: pure functions on timestamps.
 
 There are two kinds of cadence: the same times on the same weekdays (`weekly`), and equal intervals (`interval`). A job
-that is started by events or people, or rarely, has none. Both functions use only the latest weeks, so that they learn a
+that is started by events or people, or starts rarely, has none. Both functions use only the latest weeks, to learn a
 changed schedule. They ignore a few outliers, so that an outage, a missed run or a manual run changes nothing.
 """
 
@@ -18,10 +18,10 @@ MONDAY = 4 * DAY
 """A Unix time at which a week began, in UTC."""
 
 MIN_GAP = 5 * MINUTE
-"""Starts less than this apart, for example of a fan-out or a quick retry, count as one."""
+"""A start that follows another one sooner than this is ignored: it may be a fan-out or a quick retry."""
 
 NEAR = 65 * MINUTE
-"""A start this close to a usual time belongs to it, because daylight saving time shifts starts by an hour."""
+"""A start this close to a usual time belongs to it: daylight saving time shifts starts by an hour."""
 
 SPAN = WEEK - 3 * HOUR
 """Minimum time from the first start to the last: about a week, because some APIs show a few minutes less."""
@@ -45,7 +45,7 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         times: Usual starts of a weekly cadence, in seconds since Monday 00:00 UTC, sorted.
         distance: Usual seconds between two starts, if `times` is empty.
-        patience: Seconds by which starts are usually late at most.
+        patience: How late a start may usually be, in seconds.
     """
 
     times: tuple[float, ...] = ()
@@ -76,7 +76,7 @@ def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence 
 
     Args:
         starts: Times of its latest starts, sorted.
-        activity: Times at which it completed runs in the last days, sorted. Used if `starts` span less than a week.
+        activity: Times of completed runs in the last days, sorted. They are used if `starts` span less than a week.
     """
     known = _spaced(starts, MIN_GAP)
     if len(known) < MIN_STARTS:
@@ -89,7 +89,7 @@ def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence 
 
 
 def _spaced(starts: Sequence[float], gap: float) -> list[float]:
-    """Return the starts, without any that follows another one too soon: by less than `gap`."""
+    """Return the starts without those that follow another one by less than `gap` seconds."""
     kept: list[float] = []
     for start in starts:
         if not kept or start - kept[-1] >= gap:
@@ -115,19 +115,19 @@ def interval(starts: Sequence[float]) -> Cadence | None:
 
 
 def is_regular(gaps: Sequence[float]) -> bool:
-    """Return whether most gaps between starts are about equal. Gaps between random events are not."""
+    """Return whether most gaps are about equal. Gaps between random events are not."""
     if len(gaps) < MIN_INTERVALS:
         return False
     return _spread(gaps) <= 0.35 * median(gaps)
 
 
 def typical_maximum(values: Sequence[float]) -> float:
-    """Return the largest value without outliers: without one of 6 values, two of 20 or three of 60."""
+    """Return the maximum without outliers: without the largest of 6 values, two of 20, or three of 60."""
     return sorted(values)[-1 - sum(len(values) >= enough for enough in (6, 20, 60))]
 
 
 def _without_reruns(starts: Sequence[float]) -> list[float]:
-    """Return the starts, without any that follows another one much sooner than usual. If these are many, return all."""
+    """Return the starts without those that follow another one much sooner than usual. If there are many, return all."""
     gaps = _gaps(starts)
     kept = _spaced(starts, 0.4 * median(gaps)) if gaps else starts
     return list(kept if len(kept) >= 0.8 * len(starts) else starts)
@@ -196,7 +196,7 @@ def _usual_time(starts: Sequence[float], center: float, near: float) -> _UsualTi
 
 
 def _days(starts: Sequence[float], center: float, near: float) -> list[tuple[float, float | None]]:
-    """Return the time `center` of each day since the first start near it, with the start near it or None."""
+    """Return when `center` was on each day since the first start near it, each with that day's start; None for none."""
     days: list[tuple[float, float | None]] = []
     timestamp = starts[0] - starts[0] % DAY + center - DAY
     while timestamp <= starts[-1] + near:
@@ -211,7 +211,7 @@ def _days(starts: Sequence[float], center: float, near: float) -> list[tuple[flo
 
 
 def _has_ended(days: Sequence[tuple[float, float | None]]) -> bool:
-    """Return whether the job has stopped starting: for three times as many days as its longest usual pause."""
+    """Return whether the job has not started for three times its longest usual pause."""
     hits = [day for day, (_, start) in enumerate(days) if start is not None]
     return len(days) - 1 - hits[-1] >= 3 * typical_maximum([*_gaps(hits), 1])
 
@@ -222,9 +222,9 @@ def _nearest(starts: Sequence[float], timestamp: float) -> float:
 
 
 def _weekdays(days: Sequence[tuple[float, float | None]], *, doubtful: bool) -> frozenset[int]:
-    """Return the weekdays on which a job starts.
+    """Return the weekdays on which a job starts: on most of their last four dates.
 
-    It must have started on most of their last four dates, or on each day if only one week is known.
+    If only one week is known, it must have started on each day.
     """
     by_day: dict[int, list[bool]] = {}
     for timestamp, hit in days:
@@ -241,7 +241,7 @@ def _weekday(timestamp: float) -> int:
 
 
 def _spread(values: Sequence[float]) -> float:
-    """Return the difference of the quartiles; of all values if they are few."""
+    """Return the distance between the quartiles; between minimum and maximum if there are few values."""
     if len(values) < 4:
         return max(values) - min(values)
     first, _, third = quantiles(values, n=4)
@@ -249,7 +249,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _distinct(found: Sequence[_UsualTime]) -> tuple[tuple[float, ...], float]:
-    """Return times that are more than twice NEAR apart, so that each start belongs to one, and their lateness."""
+    """Return times more than twice NEAR apart, so that each start belongs to one, and the largest lateness."""
     kept: list[_UsualTime] = []
     times: list[float] = []
     for time in sorted(found, key=lambda time: time.starts):
@@ -260,13 +260,13 @@ def _distinct(found: Sequence[_UsualTime]) -> tuple[tuple[float, ...], float]:
 
 
 def _distance(one: float, other: float) -> float:
-    """Return the seconds between two times of the week, the shorter way round."""
+    """Return the seconds between two times of the week, at most half a week."""
     apart = abs(one - other)
     return min(apart, WEEK - apart)
 
 
 def _explain_latest(times: Sequence[float], starts: Sequence[float]) -> bool:
-    """Return whether most of the latest starts are near one of these times, and not only a few by chance."""
+    """Return whether most of the latest starts are near one of these times."""
     place = min(bisect.bisect_left(starts, starts[-1] - 2 * WEEK), max(0, len(starts) - 10))
     latest = starts[place:]
     close = sum(any(_distance((start - MONDAY) % WEEK, time) <= NEAR for time in times) for start in latest)

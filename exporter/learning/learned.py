@@ -61,7 +61,7 @@ def duration_budget(durations: Sequence[float]) -> float | None:
 
 
 def freshness(found: Cadence, budget: float | None, ends: Sequence[float]) -> float:
-    """Return the maximum age of the last success. It allows two failed runs in a row, or more if that is usual.
+    """Return the maximum age of the last success. It allows two consecutive failures, or more if more are usual.
 
     Args:
         found: The cadence of the job.

@@ -216,8 +216,8 @@ class Pool:
                 self._pool.drain()  # the server has probably closed the other connections too
             self._pool.putconn(connection)
 
-    def forget(self) -> None:
-        """Close the connections that are open now, so that the next use opens new ones."""
+    def reconnect(self) -> None:
+        """Close the open connections. The next use opens new ones."""
         self._pool.drain()
 
     def close(self) -> None:

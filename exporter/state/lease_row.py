@@ -1,33 +1,33 @@
-"""A lease as the database has it."""
+"""A lease as stored in the database."""
 
 from typing import Any
 
 import msgspec
 
-STEPS = " without steps"
-"""Suffix of a history in which all runs of a source were read, but not all their steps."""
+WITHOUT_STEPS = " without steps"
+"""Suffix of `LeaseRow.history` if all runs of the source were read, but not all their steps."""
 
-NEW = "new in "
-"""Prefix of a history in which a source was created, and not read yet."""
+NEW_IN = "new in "
+"""Prefix of `LeaseRow.history` if the source was created in that history, and was not read yet."""
 
 
-class Row(msgspec.Struct, frozen=True):
-    """A lease in the database.
+class LeaseRow(msgspec.Struct, frozen=True):
+    """A lease in the database. A *history* of a database ends with a failover, which begins a new one.
 
     Attributes:
         source: The source's name.
-        holder: The replica that has it; "" if none.
-        fence: Number of times that the holder changed.
+        holder: The replica that has the lease; "" if none has.
+        fence: How often the holder changed.
         version: Number of transactions of the source.
-        stamp: Random number of the last transaction. After a failover another transaction may have the same version.
-        free: Whether another replica may take it.
-        history: The history of the database in which the source was last read completely, or created; "" for none.
+        stamp: Random number of the last transaction: after a failover another transaction may get the same version.
+        free: Whether another replica may take the lease.
+        history: The history in which a poll last read the source completely; "" if commits may have been lost since.
         committed: Unix time of the source's last write, by the database's clock.
-        current: The current history of the database.
+        current: The history now.
         replicas: Number of running replicas.
-        size: Size of the state in bytes, as a replica last measured it.
+        size: Size of the state in bytes, as last measured.
         schema: Version of the tables.
-        noticed: Whether a replica has recorded that the current history began.
+        noticed: Whether a replica has recorded the beginning of the current history.
     """
 
     source: str
@@ -46,28 +46,27 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def content(self) -> tuple[int, int]:
-        """Return the fields that change with each transaction of the source."""
+        """Return the fields that each transaction of the source changes."""
         return self.version, self.stamp
 
     @property
     def new(self) -> bool:
-        """Return whether the source was created in the current history and never read, so nothing can be missing."""
-        # If a failover lost its first commits, the row names an older history: it was created before the failover.
-        return self.history == NEW + self.current
+        """Return whether the source was created in the current history and never read, so that no commit is missing."""
+        return self.history == NEW_IN + self.current
 
     @property
     def rewound(self) -> bool:
-        """Return whether served commits may be missing. A complete poll in the current history reads them again."""
-        return self.history not in {self.current, self.current + STEPS} and not self.new
+        """Return whether commits may be missing whose values were served. The next complete poll reads them again."""
+        return self.history not in {self.current, self.current + WITHOUT_STEPS} and not self.new
 
     @property
     def steps_rewound(self) -> bool:
-        """Return whether served steps may be missing. Steps are read after the runs."""
+        """Return whether steps may be missing whose values were served. Steps are read after the runs."""
         return self.history != self.current and not self.new
 
 
-def as_row(values: tuple[Any, ...]) -> Row:
-    """Return a row of LOOK as a lease."""
+def as_lease(values: tuple[Any, ...]) -> LeaseRow:
+    """Return a row of `lease_statements.READ_ALL` as a lease."""
     source, holder, fence, version, stamp, free, history, committed, *rest = values
     written = None if committed is None else float(committed)
-    return Row(source, holder, fence, version, stamp, free, history, written, *rest)
+    return LeaseRow(source, holder, fence, version, stamp, free, history, written, *rest)

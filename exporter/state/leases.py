@@ -1,6 +1,6 @@
 """Leases: the right of a replica to write for a source. The database has one row per source.
 
-Safety never depends on time. The first statement of each transaction updates the lease, and finds its row only if
+Safety never depends on time. The first statement of each transaction updates the lease. It finds the row only if
 holder, fence and version still match the records in memory. Time, by the database's clock, only decides when another
 replica may take over.
 """
@@ -15,7 +15,7 @@ import msgspec
 from exporter.errors import StateError
 from exporter.state import lease_statements as sql
 from exporter.state.connections import Pool, Session
-from exporter.state.lease_row import NEW, Row, as_row
+from exporter.state.lease_row import NEW_IN, LeaseRow, as_lease
 from exporter.state.lease_statements import LONGEST_SILENCE
 from exporter.state.postgres_schema import HISTORY, MIGRATIONS
 
@@ -23,25 +23,25 @@ RENEWAL = 5.0
 """Seconds between two renewals."""
 
 Written = tuple[str, int, float]
-"""A source, its new version, and when that was written, by the database's clock."""
+"""A source, its new version, and the time of the write by the database's clock."""
 
 RequestAges = Callable[[str], Sequence[float]]
 """Returns the seconds since each request that still uses the budget of a source's credential."""
 
 
 class LeaseLostError(StateError):
-    """This replica may not write for a source, or its records in memory are not those of the state."""
+    """This replica may not write for a source, or its records in memory differ from the state."""
 
 
 class SupersededError(StateError):
-    """A newer version has migrated the state, so this version must neither read nor write it."""
+    """A newer version has migrated the state. This version must neither read nor write it."""
 
 
 class Held(msgspec.Struct):
     """A lease that this replica has.
 
     Attributes:
-        fence: Number of times that the holder changed.
+        fence: How often the holder changed.
         version: Version of the records in memory.
         renewed: Last renewal, by `boottime`.
         recorded: When request ages were last recorded, by `boottime`.
@@ -54,11 +54,11 @@ class Held(msgspec.Struct):
 
 
 class Leases:
-    """The leases of one replica. Thread-safe, except `extend` and `committed`, which need the ledger's lock.
+    """The leases of one replica. Thread-safe, but call `extend` and `record_commit` only under the ledger's lock.
 
     Args:
         pool: Connections to the database.
-        holder: Name of this replica. No other process uses it, and a restarted process uses a new one.
+        holder: Name of this replica. Each process has another name, also after a restart.
         boottime: A clock that also counts while the machine is suspended, in seconds.
         schema: The version of the tables that this process knows.
     """
@@ -73,7 +73,7 @@ class Leases:
         self._rewound: set[str] = set()
         self._doubtful: set[str] = set()
         self._history = ""
-        self.seen: dict[str, Row] = {}
+        self.seen: dict[str, LeaseRow] = {}
         """The lease of each source when its records were last loaded or written."""
 
     # --- what this replica has ---
@@ -98,14 +98,14 @@ class Leases:
         return self._boottime()
 
     def rewound(self) -> set[str]:
-        """Return the sources whose version went back since the last call."""
+        """Return the sources whose version fell since the last call."""
         with self._lock:
             found, self._rewound = self._rewound, set()
             return found
 
     @property
     def doubtful(self) -> frozenset[str]:
-        """Return the sources whose last loaded records may lack commits."""
+        """Return the sources whose records in memory may lack commits."""
         with self._lock:
             return frozenset(self._doubtful)
 
@@ -115,7 +115,7 @@ class Leases:
             self._doubtful.difference_update(sources)
 
     def drop(self, sources: Collection[str]) -> None:
-        """Drop leases without asking the database."""
+        """Drop leases without a request to the database."""
         with self._lock:
             for source in sources:
                 self._held.pop(source, None)
@@ -123,15 +123,15 @@ class Leases:
     # --- in a transaction ---
 
     def extend(self, session: Session, sources: Collection[str]) -> list[Written]:
-        """Run the first statement of a transaction. Return the arguments for `committed`.
+        """Run the first statement of a transaction. Return the argument of `record_commit`.
 
-        Raises LeaseLostError if this replica may not write for one of them.
+        Raises LeaseLostError if this replica may not write for one of the sources.
         """
         with self._lock:
             fresh = self._fresh()
         mine = {source: fresh[source] for source in sorted(sources) if source in fresh}
-        if len(mine) < len(set(sources)):
-            raise LeaseLostError(f"{self._pool.name}: another replica polls {', '.join(sorted(sources))}")
+        if missing := sorted(set(sources) - mine.keys()):
+            raise LeaseLostError(f"{self._pool.name}: this replica no longer has the lease of {', '.join(missing)}")
         fences, versions = [held.fence for held in mine.values()], [held.version for held in mine.values()]
         found = session.execute(
             sql.EXTEND, [secrets.randbits(62), [*mine], fences, versions, self.holder, self._history]
@@ -141,8 +141,8 @@ class Leases:
             raise LeaseLostError(f"{self._pool.name}: another replica has changed {', '.join(lost)}")
         return [(source, version, float(at)) for source, version, at in found]
 
-    def committed(self, written: Iterable[Written], begun: float) -> None:
-        """Record a commit, which has also renewed the leases. `begun`: start of the transaction, by `boottime`."""
+    def record_commit(self, written: Iterable[Written], begun: float) -> None:
+        """Record a commit. It has also renewed the leases. `begun`: start of the transaction, by `boottime`."""
         with self._lock:
             for source, version, at in written:
                 if source in self._held:
@@ -153,11 +153,9 @@ class Leases:
                         self.seen[source], version=version, stamp=-1, committed=at
                     )
 
-    def confirm(self, rows: Iterable[Row]) -> None:
-        """Update the leases from rows that were loaded together with the records, and drop lost ones.
-
-        The lease of a source whose version went back is dropped, because its poller may remember lost commits.
-        """
+    def confirm(self, rows: Iterable[LeaseRow]) -> None:
+        """Update the leases from rows that were loaded together with the records. Drop the lost ones."""
+        # A lease whose version fell is dropped too, because the source's poller may remember lost commits.
         rows = list(rows)
         self._check_history(rows)
         with self._lock:
@@ -193,10 +191,10 @@ class Leases:
             session.execute(
                 f"INSERT INTO leases (source, history) SELECT name, ? || {HISTORY} "  # noqa: S608  # constants
                 "FROM unnest(?::text[]) AS name ORDER BY name ON CONFLICT DO NOTHING",
-                [NEW, names],
+                [NEW_IN, names],
             )
 
-    def read_all(self) -> list[Row]:
+    def read_all(self) -> list[LeaseRow]:
         """Return all leases. Raises StateError if this process must no longer use the database."""
         with self._pool.session() as session:
             rows = self.rows(session)
@@ -205,9 +203,9 @@ class Leases:
                 session.execute(sql.NOTICE)
         return rows
 
-    def rows(self, session: Session) -> list[Row]:
+    def rows(self, session: Session) -> list[LeaseRow]:
         """Return all leases as a transaction sees them. Raises SupersededError."""
-        rows = [as_row(row) for row in session.execute(sql.LOOK)]
+        rows = [as_lease(row) for row in session.execute(sql.READ_ALL)]
         if rows and rows[0].schema != self._schema:
             self.drop(self.held)
             raise SupersededError(
@@ -216,21 +214,19 @@ class Leases:
             )
         return rows
 
-    def _check_history(self, rows: Sequence[Row]) -> None:
-        """Raise StateError if this is a former primary: it accepts writes although another server replaced it."""
+    def _check_history(self, rows: Sequence[LeaseRow]) -> None:
+        """Raise StateError if another server has replaced this primary, which still accepts writes."""
         with self._lock:
             found = max((row.current for row in rows), default=self._history)
             if found < self._history:
-                self._pool.forget()  # a new connection may reach the new primary
+                self._pool.reconnect()  # a new connection may reach the new primary
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
             self._history = found
 
     def renew(self, request_ages: RequestAges) -> None:
-        """Renew due leases, and those whose credential was used, so that the next holder knows how much budget is left.
-
-        A locked row is renewed later, or by the transaction that locks it. Raises StateError if the database does not
-        respond.
-        """
+        """Renew the leases that are due, and those whose credential was used. Raises StateError."""
+        # The recorded request ages show the next holder how much budget is left. A locked row is renewed later, or by
+        # the transaction that locks it.
         begun = self._boottime()
         with self._lock:
             fresh = self._fresh()
@@ -257,7 +253,7 @@ class Leases:
         """
         begun = self._boottime()
         with self._pool.transaction() as session:
-            if len(session.execute(sql.FREE, [sorted(sources), self._history, self._schema])) < len(sources):
+            if len(session.execute(sql.LOCK_FREE, [sorted(sources), self._history, self._schema])) < len(sources):
                 return None
             taken = session.execute(sql.TAKE, [self.holder, sorted(sources)])
         recorded = []
@@ -268,7 +264,7 @@ class Leases:
         return max(recorded, key=len)  # a new source of the group has none
 
     def hand_back(self, sources: Collection[str], request_ages: RequestAges) -> None:
-        """Free the leases of these sources at once for other replicas. Their polls must have ended."""
+        """Free the leases of these sources at once, for other replicas. Their polls must have ended."""
         with self._lock:
             mine = {source: self._held.pop(source).fence for source in sorted(sources) if source in self._held}
         if mine:
@@ -276,27 +272,27 @@ class Leases:
             with self._pool.transaction() as session:
                 session.execute(sql.HAND_BACK, [[*mine], [*mine.values()], ages, self.holder])
 
-    def record_history(self, rows: Sequence[Row], history: str) -> None:
-        """Record that no commit is missing: polls have read these sources completely in this history of the database.
+    def record_history(self, rows: Sequence[LeaseRow], history: str) -> None:
+        """Record that polls have read these sources completely in this history, so that no commit is missing.
 
-        A source that has lost commits since its row was read is skipped.
+        Sources that have lost commits since their row was read are skipped.
         """
         if rows:
             columns = [[row.source for row in rows], [row.fence for row in rows], [row.version for row in rows]]
             with self._pool.transaction() as session:
-                session.execute(sql.SETTLE, [history, *columns, self.holder])
+                session.execute(sql.RECORD_HISTORY, [history, *columns, self.holder])
 
     def mark_rewound(self, sources: Collection[str]) -> list[str]:
-        """Record that the database lost commits of these sources. Return the sources for which that is new."""
+        """Record that the database lost commits of these sources. Return those for which this was not recorded yet."""
         with self._pool.transaction() as session:
-            return [source for (source,) in session.execute(sql.MARK, [sorted(sources)])]
+            return [source for (source,) in session.execute(sql.MARK_REWOUND, [sorted(sources)])]
 
     # --- other replicas ---
 
     def beat(self, served: Mapping[str, int]) -> list[dict[str, int]]:
-        """Record that this replica is running, and which version of each source scrapes have read from it.
+        """Record that this replica is running, and the version of each source that scrapes have read from it.
 
-        Return these versions of all running replicas.
+        Return the versions that scrapes have read from each running replica.
         """
         with self._pool.transaction() as session:
             session.execute(sql.BEAT, [self.holder, msgspec.json.encode(served)])

@@ -136,7 +136,7 @@ class PostgresStore(SqlStore):
             yield
         self._exporter = self._uncommitted
         if self._leases is not None:
-            self._leases.committed(written, begun)
+            self._leases.record_commit(written, begun)
 
     @contextmanager
     def exclusive_transaction(self, *, empty: bool = False) -> Iterator[None]:

@@ -140,7 +140,7 @@ def test_a_replaced_user_or_password_is_used_for_new_connections_and_another_dat
     with closing(Pool(url, lambda: current[0])) as pool:
 
         def user():
-            pool.forget()
+            pool.reconnect()
             with pool.session() as session:
                 return session.execute("SELECT current_user::text, current_database()::text")[0]
 

@@ -322,7 +322,7 @@ def test_an_outage_of_the_database_is_logged_once_with_its_reason_and_once_when_
         for _ in range(3):
             only.tick()
         other.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        only.parts.pool.forget()
+        only.parts.pool.reconnect()
         assert eventually(lambda: only.tick() or not only.replica.stale())
     events = [entry["event"] for entry in logs if entry["event"].startswith("state")]
     assert events == ["state cannot be read", "state can be read again"]

@@ -15,36 +15,36 @@ from exporter import cli, sharing
 from exporter.replica import Replica
 from exporter.state import lease_statements, leases, postgres
 from exporter.state.connections import Pool, Rows, Session
-from exporter.state.lease_row import Row
+from exporter.state.lease_row import LeaseRow
 from exporter.state.leases import Leases
 
 
 class _IgnoresLostCommits(Replica):
     """Keeps its records in memory although the database has lost commits."""
 
-    def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
+    def _drop(self, rows: Mapping[str, LeaseRow], before: Mapping[str, int]) -> None:
         super()._drop(rows, dict.fromkeys(before, 0))
 
     def _mark_rewound(self) -> None:
         self._went_back.clear()
 
-    def _expose_read_sources(self, rows: Mapping[str, Row]) -> None:
+    def _expose_read_sources(self, rows: Mapping[str, LeaseRow]) -> None:
         pass
 
 
 class _IgnoresVersions(Leases):
     """Takes the version of each lease for at least the one that it knows."""
 
-    def confirm(self, rows: Iterable[Row]) -> None:
+    def confirm(self, rows: Iterable[LeaseRow]) -> None:
         with self._lock:
             versions = {source: held.version for source, held in self._held.items()}
         super().confirm([_at_least(row, versions.get(row.source, 0)) for row in rows])
 
-    def read_all(self) -> list[Row]:
+    def read_all(self) -> list[LeaseRow]:
         return [_at_least(row, 0) for row in super().read_all()]
 
 
-def _at_least(row: Row, version: int) -> Row:
+def _at_least(row: LeaseRow, version: int) -> LeaseRow:
     return msgspec.structs.replace(row, version=max(version, row.version), history=row.current)
 
 
@@ -61,7 +61,7 @@ class _KeepsLeases(Leases):
             for held in self._held.values():
                 held.renewed = self._boottime()
 
-    def confirm(self, rows: Iterable[Row]) -> None:
+    def confirm(self, rows: Iterable[LeaseRow]) -> None:
         rows = list(rows)
         with self._lock:
             for row in rows:
@@ -76,7 +76,7 @@ class _KeepsLeases(Leases):
 class _KeepsRecords(Replica):
     """Keeps its records in memory although it has lost their lease."""
 
-    def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
+    def _drop(self, rows: Mapping[str, LeaseRow], before: Mapping[str, int]) -> None:
         pass
 
 
@@ -103,7 +103,7 @@ def _fence_outside_transaction() -> None:
             yield
         self._exporter = self._uncommitted
         if self._leases is not None:
-            self._leases.committed(written, started)
+            self._leases.record_commit(written, started)
 
     postgres.PostgresStore.transaction = transaction  # type: ignore[method-assign]  # to be broken
 
