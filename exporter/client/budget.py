@@ -18,7 +18,7 @@ RESERVED_SHARE = 0.1
 """Fraction of the server's limit that is left to other clients of the same account."""
 REQUESTS_PER_PAGE_REQUEST = 4
 """Of this many requests, at most one is for a page."""
-# Seconds after which one request is sent during a block, because the server may recover early.
+# Seconds between probes. A probe is a request during a block, because the server may recover early.
 PROBE_INTERVAL = 300.0
 # Maximum seconds per sleep. After each sleep the wait is computed again, and the metric of waiting is updated.
 MAX_SLEEP = 5.0
@@ -28,7 +28,7 @@ _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
 
 @contextlib.contextmanager
 def for_a_person() -> Iterator[None]:
-    """Send this thread's requests for a page that a person opened: polls have priority over them."""
+    """Mark this thread's requests as sent for a page that a person opened. Polls have priority over them."""
     token = _for_a_person.set(True)
     try:
         yield
@@ -48,7 +48,7 @@ def is_for_a_person() -> bool:
 class Pace:
     """Computes when the next request may be sent: at most `size` per `period`, and only when the server allows it.
 
-    At most a quarter of the requests are for pages, but one per period always may be.
+    At most a quarter of the requests are for pages, but one per period is always allowed.
     """
 
     def __init__(self, requests_per_minute: float) -> None:
@@ -73,7 +73,7 @@ class Pace:
         return [time for time in self._taken if time > now - self.period]
 
     def add_requests(self, times: Iterable[float], now: float) -> None:
-        """Record all recent requests of another process. If this one knows of more, its own remain."""
+        """Replace the recorded requests by those of another process, unless more are recorded here."""
         sent = sorted(times)[-self.size :]
         if len(sent) > len(self.recent(now)):
             self._taken = deque(sent, maxlen=self.size)
@@ -103,13 +103,13 @@ class Pace:
             self._by_people.append(now)
 
     def block(self, now: float, seconds: float) -> None:
-        """Block requests for this many seconds. A longer block stays. A probe may be sent from time to time."""
+        """Block requests, except probes, for this many seconds. A longer block stays."""
         if seconds > 0:
             self._blocked_until = max(self._blocked_until, now + min(seconds, MAX_BLOCK))
             self._blocked_since = now
 
     def succeeded(self, sent: float) -> None:
-        """End the block if a request was sent after it began, and has succeeded."""
+        """End the block if the request that has succeeded was sent after it began."""
         if sent > self._blocked_since:
             self._blocked_until = -math.inf
 
@@ -136,7 +136,7 @@ class Budget:
 
     Args:
         sleep: Sleeps for some seconds. Returns True if the process is shutting down.
-        stopping: Returns whether polls must send no more requests.
+        stopping: Returns whether polls must stop sending requests.
         before: The budget that this one replaces: its requests and blocks are kept.
     """
 
@@ -181,11 +181,11 @@ class Budget:
 
         Args:
             deadline: Latest time to send it, by the monotonic clock.
-            waited: Is called with the seconds of each part of the wait.
+            waited: Called with the seconds of each part of the wait.
 
         Raises:
             RateLimitedError: The request could not be sent by the deadline.
-            Stopped: The process is shutting down, or polls must send no more requests.
+            Stopped: The process is shutting down, or polls must stop sending requests.
         """
         person = _for_a_person.get()
         if not person and self._stopping():
@@ -231,14 +231,14 @@ class Budget:
                 self._pace.space(self._monotonic(), limit, remaining, reset_seconds)
 
     def succeeded(self, sent: float) -> None:
-        """End the block if a request was sent after it began, and has succeeded. `sent`: by the monotonic clock."""
+        """End the block if the request that has succeeded was sent after it began. `sent`: by the monotonic clock."""
         with self._lock:
             self._pace.succeeded(sent)
 
     def _try(self, deadline: float, *, person: bool) -> float:
         """Take a request and return 0, or return the seconds to wait before the next try."""
-        # A thread that waits has no reserved time. Otherwise it could wake late, send its request right before another
-        # one, and ignore a block that began in the meantime.
+        # A waiting thread does not reserve a time. If it woke late, it could send its request right before another one,
+        # or during a block that began in the meantime.
         with self._lock:
             now = self._monotonic()
             if person and self._polls_waiting:

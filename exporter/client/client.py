@@ -138,7 +138,7 @@ class Client:
         return self._budget.request_ages()
 
     def now(self) -> float:
-        """Return the current time by the API's clock, which its responses show."""
+        """Return the current time by the API's clock, computed from the dates of its responses."""
         return self._clock.now()
 
     @property

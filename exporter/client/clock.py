@@ -7,7 +7,7 @@ import httpx
 from exporter.client.limits import parse_age, parse_date
 
 MIN_SKEW = 5.0
-"""Minimum skew in seconds: `Date` headers have whole seconds, and a response takes time to arrive."""
+"""A smaller skew, in seconds, counts as 0: `Date` headers have whole seconds, and responses take time to arrive."""
 
 
 class ServerClock:

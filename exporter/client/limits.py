@@ -100,7 +100,7 @@ def parse_age(value: str) -> float:
 
 
 def _separate_headers(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
-    """Yield the limits in headers such as `X-RateLimit-Remaining`, in the order of their values."""
+    """Yield the limits in headers such as `X-RateLimit-Remaining`. Each header lists one value per limit."""
     for prefix in PREFIXES:
         lists = [_values(headers.get(prefix + field, "")) for field in FIELDS]
         if not lists[2]:
@@ -111,7 +111,7 @@ def _separate_headers(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
 
 
 def _values(header: str) -> Sequence[str]:
-    """Return the values of a list, without the policies in a list such as `100, 100;w=60`."""
+    """Return the values in a header. Items such as `100;w=60` are policies, used only if there are no others."""
     dates = HTTP_DATE.findall(header)
     if dates:
         return [date.strip() for date in dates]

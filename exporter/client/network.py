@@ -157,7 +157,7 @@ class NetworkTransport(httpx.BaseTransport):
             try:
                 pool = make_pool(self._settings, self._backend)
             except (OSError, ValueError) as error:
-                # A file may be half written, or the certificate may be replaced and the key not yet, or vice versa.
+                # A file may be half written, or only one of certificate and key may have been replaced so far.
                 self._refused = versions
                 _log.warning("tls files changed but cannot be used; old files stay in use", error=error)
                 return self._pool

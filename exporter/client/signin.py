@@ -20,7 +20,7 @@ from exporter.client.clock import MIN_SKEW
 from exporter.client.limits import parse_date
 from exporter.errors import AuthError
 
-# Lifetime of a token in seconds, if the token and the response do not say.
+# Lifetime of a token in seconds, if neither the token nor the response states it.
 DEFAULT_LIFE = 24 * 3600.0
 # Minimum lifetime in seconds. With a shorter lifetime or a wrong clock, every request would sign in.
 MIN_LIFE = 60.0
@@ -61,7 +61,8 @@ class TokenAuth(httpx.Auth):
     Args:
         endpoint: Template of the sign-in's path.
         token_request: Returns the request for a token. It is called for each sign-in, because secrets may change.
-        refusals: What the 4xx statuses of a sign-in mean. Any other status means `refused`.
+        refusals: What each 4xx status of a sign-in means.
+        other_refusal: What any other 4xx status means.
     """
 
     requires_response_body = True
@@ -72,13 +73,13 @@ class TokenAuth(httpx.Auth):
         token_request: Callable[[], httpx.Request],
         *,
         refusals: Mapping[int, str],
-        refused: str,
+        other_refusal: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint = endpoint
         self._token_request = token_request
         self._refusals = refusals
-        self._refused = refused
+        self._other_refusal = other_refusal
         self._clock = clock
         self._lock = threading.Lock()
         self._token: Token | None = None
@@ -97,7 +98,7 @@ class TokenAuth(httpx.Auth):
             refused = token
 
     def _valid_token(self, request: httpx.Request, refused: Token | None) -> Flow:
-        """Return the token that all threads share, or a new one; None if the sign-in's response is the final one."""
+        """Return the token that all threads share, or a new one; None if the sign-in's response answers the request."""
         with self._lock:
             if self._token is not None and self._token is not refused and self._clock() < self._token.renew:
                 return self._token
@@ -116,7 +117,7 @@ class TokenAuth(httpx.Auth):
     def _accept(self, response: httpx.Response, skew: float) -> Token | None:
         status = response.status_code
         if 400 <= status < 500 and status not in RETRYABLE_STATUSES:
-            raise AuthError(f"sign-in refused with {status}: {self._refusals.get(status, self._refused)}")
+            raise AuthError(f"sign-in refused with {status}: {self._refusals.get(status, self._other_refusal)}")
         if not response.is_success:
             return None
         fields = _fields(response)
@@ -146,7 +147,7 @@ class BearerAuth(httpx.Auth):
 
 
 def make_token(secret: str, expires_in: object, now: float, skew: float) -> Token:
-    """Return a token. It expires as its JWT says, or after `expires_in` seconds, or is renewed after a day."""
+    """Return a token. Its JWT or `expires_in` states its lifetime. If neither does, it is renewed after a day."""
     expiry, life = None, DEFAULT_LIFE
     claims = parse_claims(secret)
     if claims is not None:
@@ -177,7 +178,7 @@ def secret_text(read: Callable[[], str]) -> str:
     if not secret:
         raise AuthError("the credential is empty: check its file or variable")
     if not secret.isprintable():
-        raise AuthError("the credential contains line breaks or control characters: its file must have nothing else")
+        raise AuthError("the credential contains line breaks or control characters: remove all else from its file")
     return secret
 
 

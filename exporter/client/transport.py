@@ -1,4 +1,4 @@
-"""Sends all requests, also sign-ins and retries. Applies the budget, timeouts and size limits, and records metrics."""
+"""Sends all requests, including sign-ins and retries, within budget, timeouts and size limits. Records metrics."""
 
 import re
 import zlib
@@ -68,7 +68,7 @@ class RequestRecorder:
         """Set the time at which the current credential expires; None if unknown."""
 
 
-# Seconds after which a rate limit that the server has not reported again is removed from metrics.
+# Seconds after which metrics no longer show a rate limit, unless the server reports it again.
 LIMITS_MAX_AGE = 900.0
 
 

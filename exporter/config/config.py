@@ -215,7 +215,7 @@ def loads(text: str, environ: Mapping[str, str], known: KnownNames) -> Config:
 
 
 def _model(known: KnownNames, types: Collection[str]) -> type[Config]:
-    """Return a model of the config that validates each source by its `type`, which is one of these."""
+    """Return a model of the config that validates each source by its `type`. `types`: those in the file."""
     sources = known.sources
 
     def check_type(given: object) -> object:
@@ -240,7 +240,7 @@ def _model(known: KnownNames, types: Collection[str]) -> type[Config]:
 
 
 def _cross_section_problems(data: Any, known: KnownNames) -> Iterator[ConfigProblem]:  # noqa: ANN401  # parsed YAML
-    """Yield problems between sections. A value that is invalid itself is ignored."""
+    """Yield contradictions between sections. Values that are invalid by themselves are ignored."""
     if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
         return
     if not sources:

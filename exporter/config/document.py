@@ -26,7 +26,7 @@ class Document(NamedTuple):
     Attributes:
         data: Dicts with text keys, lists and scalars.
         problems: Problems of keys and variables, in the order of the file.
-        empty_variables: By the path of a value that became empty: the environment variable that was empty.
+        empty_variables: Names of the empty environment variables, by the path of the value that became empty.
     """
 
     data: Any
@@ -114,7 +114,7 @@ def _check_keys(node: yaml.MappingNode, path: Path) -> Iterator[ConfigProblem]:
 
 def _replace_variables(node: yaml.ScalarNode, environ: Mapping[str, str], path: str, document: Document) -> None:
     """Replace variables in a node. Add problems to the document."""
-    # A brace without its counterpart has the name "".
+    # A `${` without its `}` has the name "".
     names = [match[1] or "" for match in _VARIABLE.finditer(node.value) if match[0] != "$$"]
     if messages := [message for name in names if (message := _variable_problem(name, environ))]:
         document.problems.extend(ConfigProblem(path, message) for message in messages)

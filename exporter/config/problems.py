@@ -10,7 +10,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigProblem(NamedTuple):
-    """One problem or warning. `path`: of the key, such as `sources[0].poll_interval`; "" for the whole file."""
+    """One problem or warning. `path`: the key's path, such as `sources[0].poll_interval`; "" for the whole file."""
 
     # The message never contains a value, because a value can be a secret.
 

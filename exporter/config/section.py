@@ -30,7 +30,7 @@ MESSAGES = {
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
 }
-"""Messages by type of pydantic's error, which replace its own message. They say what to write in YAML."""
+"""Messages that replace pydantic's own, by the type of its error. They say what to write in YAML."""
 
 
 class Section(BaseModel):
@@ -94,7 +94,7 @@ class Section(BaseModel):
             values = cls.valid_values(given)
         problems += cls.conflicts(values)
         if problems:
-            # The keys move to `loc`, because pydantic adds the path of this section only there.
+            # pydantic adds the path of this section only to `loc`, so the keys move there.
             details = [
                 InitErrorDetails(type=invalid(each.message()), loc=(each.context or {}).get("keys", ()), input=None)
                 for each in problems

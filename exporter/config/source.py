@@ -82,13 +82,13 @@ class Tls(Section):
             return
         context = ssl.create_default_context()
         ca, certificate, key = (values.get(name) for name in ("ca_file", "cert_file", "key_file"))
-        if ca and not _loads(context.load_verify_locations, ca):
+        if ca and not _can_load(context.load_verify_locations, ca):
             yield invalid("has no certificates in PEM", "ca_file")
-        if certificate and key and not _loads(context.load_cert_chain, certificate, key, ""):
-            yield invalid("and key_file must be a certificate and its unencrypted key, in PEM", "cert_file")
+        if certificate and key and not _can_load(context.load_cert_chain, certificate, key, ""):
+            yield invalid("must be a certificate in PEM, and key_file its unencrypted key in PEM", "cert_file")
 
 
-def _loads(load: Callable[..., None], *files: str) -> bool:
+def _can_load(load: Callable[..., None], *files: str) -> bool:
     try:
         load(*files)
     except (ssl.SSLError, OSError, ValueError):
@@ -115,7 +115,7 @@ StatusMap = Annotated[
     dict[str, Annotated[Result | State, PlainValidator(_meaning), WithJsonSchema({"enum": list(MEANINGS)})]],
     AfterValidator(_in_lower_case),
 ]
-"""The result or state of each of the vendor's statuses, which are in lower case."""
+"""The result or state of each of the vendor's statuses. The statuses are in lower case."""
 
 
 class SourceSettings(Section):
@@ -165,7 +165,7 @@ class SourceSettings(Section):
     credential_expires: Date | None = None
     """When the credential expires, if the vendor does not report it: a date, or a time with its zone."""
     team: str = ""
-    """The team of jobs whose objective has none."""
+    """Team of its jobs, unless their objective names one."""
     page: MaxSeverity = "critical"
     """The highest severity of alerts of its jobs."""
 
@@ -181,7 +181,7 @@ class SourceSettings(Section):
         if sweep and cls.model_fields["sweep"].default is None:
             yield invalid("this type of source has no sweep", "sweep")
         if cls.api_path and str(values.get("base_url", "")).endswith(cls.api_path):
-            yield invalid(f"must not end with the API's path {cls.api_path}: it is appended to it", "base_url")
+            yield invalid(f"must not end with the API's path {cls.api_path}: the exporter appends it", "base_url")
 
     def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
         """Return the link to a run at the vendor; "" if unknown. Values are percent-encoded."""

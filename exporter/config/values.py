@@ -28,7 +28,7 @@ def _duration(value: object) -> float:
 
 
 def requires(is_valid: Callable[[Any], object], message: str) -> AfterValidator:
-    """Return a validator that refuses a value with a message, unless `is_valid` returns something true."""
+    """Return a validator that raises ValueError with a message if `is_valid` returns something false."""
 
     def check(value: object) -> object:
         if not is_valid(value):

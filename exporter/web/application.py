@@ -138,7 +138,7 @@ class _Metrics(NamedTuple):
                 async with asyncio.timeout(self.read_timeout):
                     await self._serve(page, scope, receive, send)
             except TimeoutError:
-                # An orderly end would make a part of the page look complete.
+                # If the response ended normally, the client would take a part of the page for the whole page.
                 scope["extensions"][ABORT]()
                 await asyncio.sleep(0)  # the event loop closes the connection in its next iteration
 
@@ -212,5 +212,5 @@ def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
         Route("/robots.txt", robots),
     ]
     application = Starlette(routes=[*own, *handlers.routes])
-    application.router.redirect_slashes = False  # the request's Host header would choose the target
+    application.router.redirect_slashes = False  # a redirect would go to any host that a request names
     return application

@@ -108,7 +108,7 @@ class TlsServer(_WebSection):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-        """Yield an error for client certificates without a CA, and for versions or cipher suites that do not fit."""
+        """Yield an error for client certificates without a CA, and for impossible versions and cipher suites."""
         yield from _client_conflicts(values)
         if values.get("min_version") == "TLS13" and values.get("max_version") == "TLS12":
             yield invalid("is older than min_version", "max_version")
@@ -142,7 +142,7 @@ class HttpServer(_WebSection):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-        """Yield an error for HTTP/2, and for a header that cannot be set, or not to this value."""
+        """Yield an error for HTTP/2, for a header that cannot be set, and for a value that it cannot have."""
         if values.get("http2"):
             yield invalid("is not supported: set false or omit it", "http2")
         for name, value in values.get("headers", {}).items():
@@ -188,7 +188,7 @@ class WebConfig(_WebSection):
         """Yield an error for a user's name that clients cannot send."""
         for name in values.get("basic_auth_users", {}):
             if not name or ":" in name or not name.isprintable():
-                yield invalid("must be printable and without a colon", "basic_auth_users", name)
+                yield invalid("must be printable and have no colon", "basic_auth_users", name)
 
 
 def load_web(path: Path) -> WebConfig:

@@ -28,7 +28,7 @@ TIME = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]
 
 @functools.lru_cache(maxsize=1)
 def document(version: str, external_url: str = "") -> bytes:
-    """Return the document as JSON. `external_url`: URL whose path precedes all paths."""
+    """Return the document as JSON. `external_url`: its path is put before all paths."""
     return msgspec.json.format(msgspec.json.encode(_document(version, external_url)), indent=2)
 
 

@@ -69,7 +69,7 @@ class RequestPool:
                 return await self._run(handler, request)
             except QueryError as error:
                 return on_error(error)
-            except Exception as error:  # noqa: BLE001  # a bug must neither break the connection nor show data
+            except Exception as error:  # noqa: BLE001  # after a bug, the connection stays open and no data is shown
                 self._log.exception("request failed", error=type(error).__name__, logger=__name__)
                 return on_error(QueryError(500, "internal error; the log has the details"))
 

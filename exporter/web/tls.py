@@ -27,7 +27,7 @@ def server_context(settings: TlsServer) -> ssl.SSLContext:
         raise ConfigError(problems)
     context.verify_mode = VERIFY[settings.client_auth_type]
     if settings.client_allowed_sans is not None:
-        context.sslobject_class = _only_for(frozenset(settings.client_allowed_sans))
+        context.sslobject_class = _connection_class(frozenset(settings.client_allowed_sans))
     return context
 
 
@@ -58,7 +58,7 @@ def _reason(error: OSError, unusable: str) -> str:
     return unusable if isinstance(error, ssl.SSLError) else f"the file cannot be read: {error.strerror}"
 
 
-def _only_for(allowed: frozenset[str]) -> type[ssl.SSLObject]:
+def _connection_class(allowed: frozenset[str]) -> type[ssl.SSLObject]:
     """Return a class of connections that accept only clients whose certificate has one of these names."""
 
     class RestrictedConnection(ssl.SSLObject):

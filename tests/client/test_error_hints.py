@@ -132,7 +132,7 @@ def test_a_ca_file_applies_to_a_tls_proxy_too(serve, tmp_path):
     [
         ("", "the credential is empty: check its file or variable"),
         (" \n", "the credential is empty: check its file or variable"),
-        ("a\nb", "the credential contains line breaks or control characters: its file must have nothing else"),
+        ("a\nb", "the credential contains line breaks or control characters: remove all else from its file"),
     ],
 )
 def test_a_credential_that_cannot_be_sent_says_why(credential, said):

@@ -78,7 +78,7 @@ def test_a_sign_in_for_a_user_never_waits_because_polls_would_wait_for_its_token
     budget.spread(100, 40, 60.0)
     environment = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "word"}))
-    auth = TokenAuth("/token", token_request, refusals={}, refused="", clock=moved.clock)
+    auth = TokenAuth("/token", token_request, refusals={}, other_refusal="", clock=moved.clock)
     client = Client("https://api.example.com", auth, budget, environment=environment, transport=transport)
     with for_a_person(), pytest.raises(RateLimitedError):
         client.get("/runs/1", endpoint="/runs/{id}", patience=3.0)

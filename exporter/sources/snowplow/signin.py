@@ -27,7 +27,7 @@ def api_key_auth(
     api_key_id: str | None,
     clock: Callable[[], float] = time.time,
 ) -> TokenAuth:
-    """Return the sign-in by API key: version 3 if the key has an ID, otherwise version 2, which is deprecated."""
+    """Return the sign-in by API key: version 3 if the key has an ID, otherwise the deprecated version 2."""
     endpoint = TOKEN_V2 if api_key_id is None else TOKEN_V3
 
     def token_request() -> httpx.Request:
@@ -37,7 +37,8 @@ def api_key_auth(
         raw_headers = [(name.encode(), value) for name, value in headers.items()]
         return httpx.Request("GET", root + path(endpoint, org=organization), headers=raw_headers)
 
-    return TokenAuth(endpoint, token_request, refusals=REFUSALS, refused="the request was not understood", clock=clock)
+    other = "the request was not understood"
+    return TokenAuth(endpoint, token_request, refusals=REFUSALS, other_refusal=other, clock=clock)
 
 
 def password_auth(grant: PasswordGrant, clock: Callable[[], float] = time.time) -> TokenAuth:
@@ -58,6 +59,6 @@ def password_auth(grant: PasswordGrant, clock: Callable[[], float] = time.time) 
         TOKEN_PASSWORD,
         token_request,
         refusals={404: "the token URL does not exist"},
-        refused="the user or the client is not accepted",
+        other_refusal="the user or the client is not accepted",
         clock=clock,
     )

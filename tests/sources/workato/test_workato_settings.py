@@ -53,7 +53,7 @@ def test_steps_may_be_an_unquoted_off():
         ),
         (
             f"sources: [{{{BASE.replace('.com', '.com/api')}, mode: embedded}}]",
-            "sources[0].base_url: must not end with the API's path /api: it is appended to it",
+            "sources[0].base_url: must not end with the API's path /api: the exporter appends it",
         ),
         (f"sources: [{{{BASE}, mode: embedded, sweep: {{}}}}]", "sources[0].sweep: this type of source has no sweep"),
     ],
