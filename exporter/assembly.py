@@ -29,7 +29,7 @@ from exporter.sources.source import Source
 
 def boottime() -> float:
     """Return the seconds since the machine started, including those in which it was suspended."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # without CLOCK_BOOTTIME, the other includes them
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # elsewhere CLOCK_MONOTONIC includes them
     return time.clock_gettime(clock)
 
 
@@ -150,12 +150,12 @@ class Assembly:
     ) -> None:
         self.config = config
         self._ledger, self._metrics, self._pages, self._clocks = ledger, metrics, pages, clocks
-        users: dict[str, list[SourceSettings]] = {}
+        by_credential: dict[str, list[SourceSettings]] = {}
         for settings in config.sources:
-            users.setdefault(_credential(settings), []).append(settings)
+            by_credential.setdefault(_credential(settings), []).append(settings)
         known = before._accounts if before else {}  # noqa: SLF001  # our own class
         self._accounts: dict[str, _Account] = {
-            each: self._account(tuple(users[each]), known.get(each)) for each in users
+            each: self._account(tuple(group), known.get(each)) for each, group in by_credential.items()
         }
         self.configured = {settings.name: configured_source(settings, config) for settings in config.sources}
         self.sources: dict[str, Source] = {}

@@ -31,7 +31,7 @@ UNWRITABLE = (errno.EPIPE, errno.ENOSPC)
 
 
 class Console(NamedTuple):
-    """What commands use of the process: outputs, environment and imports. `module`: imports a module by name."""
+    """Outputs, environment and imports of the process, for commands. `module`: imports a module by name."""
 
     out: TextIO
     err: TextIO
@@ -219,7 +219,7 @@ COMMANDS: Mapping[str, Command] = {
                 nargs="+",
                 action="extend",
             ),
-            "--until": _flag("maximum time to write (default: the first poll of the daemon)", "T", type=_timestamp),
+            "--until": _flag("latest time to write (default: the first poll of the daemon)", "T", type=_timestamp),
         },
     ),
     "state": Command(

@@ -102,7 +102,7 @@ class PartialError(SourceError):
         self.scope_failed = scope_failed
         part, error = next(iter(self.parts.items()))
         others = len(self.parts) - 1
-        super().__init__(f"{part}: {error}" + (f" (and {others} more of its parts)" if others else ""))
+        super().__init__(f"{part}: {error}" + (f" (and {others} more parts failed)" if others else ""))
         self.reason = error.reason
 
 

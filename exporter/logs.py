@@ -179,7 +179,7 @@ _VARIABLE_PART = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|<.*", re.IGNORE
 
 
 class Period(msgspec.Struct):
-    """A period of one kind. `message`: of the first line. `suppressed`: number of lines that were not written."""
+    """A period after a line of one kind. `message`: of this line. `suppressed`: number of further, unwritten lines."""
 
     logger: str
     message: str

@@ -81,7 +81,7 @@ class Supervision:
         self._alive_sent: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Notify systemd of a new status, of the end of the start (`ready`), and that the daemon lives (`healthy`)."""
+        """Notify systemd of a new status, once of `ready`, and regularly, while `healthy`, that the daemon is alive."""
         if ready and not self._ready:
             self._ready = True  # set first, because systemd may request a reload at once
             self._ready = self._manager.notify(READY=1)

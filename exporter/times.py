@@ -12,9 +12,9 @@ import isodate
 import msgspec
 
 MIN_MILLISECONDS = 1e11
-"""Epoch numbers from here on are not seconds: this would be the year 5138. As milliseconds, it is in 1973.
+"""Smallest epoch number that is not in seconds: it would be in the year 5138. In milliseconds, it is in 1973.
 
-From 1000 times this number on they are microseconds, and from 1,000,000 times on nanoseconds.
+Numbers from 1000 times this one on are microseconds, and from 1,000,000 times on nanoseconds.
 """
 MAX_TIME = 253402300800.0
 """The year 10000. Times from here on are ignored."""
@@ -84,7 +84,7 @@ def from_iso(text: str) -> float:
 
 
 def format_utc(timestamp: float) -> str:
-    """Return a time as `2026-11-22T04:21:06Z`; of an impossible year, the start of 1970."""
+    """Return a time as `2026-11-22T04:21:06Z`; the start of 1970 if its year is impossible."""
     try:
         when = dt.datetime.fromtimestamp(int(timestamp), dt.UTC)
     except (ValueError, OverflowError, OSError):  # the year is not between 1 and 9999

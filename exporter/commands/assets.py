@@ -16,7 +16,7 @@ LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTI
 """A commented-out annotation of an alert: a link that needs an address."""
 
 COPIED_LABELS = "team, page"
-"""Labels that alerts of jobs copy from jobrun_job_info. The rules contain this text only where they do so."""
+"""Labels that alerts of jobs copy from jobrun_job_info. This text is nowhere else in the rules."""
 
 MANIFEST = ".jobrun-exporter-assets"
 """File with the digests of the files written last, in the format of `sha256sum`. It shows which files were changed."""

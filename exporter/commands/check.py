@@ -23,7 +23,7 @@ def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
 
 
 def verify_state(config: Config) -> Iterator[tuple[bool, str]]:
-    """Check the database of a shared state. Yield problems: whether it is only a warning, and a sentence."""
+    """Check the database of a shared state. For each problem, yield whether it is only a warning, and a sentence."""
     url = config.state.database()
     if url is not None:
         from exporter.state.verification import verify  # noqa: PLC0415  # the driver is an optional dependency

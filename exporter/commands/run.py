@@ -73,8 +73,8 @@ def log_unused_proxies(config: Config, environ: Mapping[str, str]) -> None:
 
 
 # For each response, the web server's thread waits for the interpreter about five times. During a poll, each wait may
-# take this long. With Python's default of 5 ms, three of four scrapes took up to 14 ms longer. Polls do not need more
-# CPU.
+# take this long. With Python's default of 5 ms, three of four scrapes took up to 14 ms longer. Polls need no more
+# CPU with the shorter interval.
 SWITCH_INTERVAL = 0.0002
 """Seconds for which a thread may use the interpreter while another one waits for it."""
 

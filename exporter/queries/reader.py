@@ -73,9 +73,8 @@ class Reader:
 
     def _connect(self) -> sqlite3.Connection:
         """Return a read-only connection, and set `complete`: whether the connection also reads the journal."""
-        # On a read-only disk the journal's index cannot be created, so the state is read without the journal. This is
-        # safe only if no process writes the state. A folder that is writable may be in use, and then a part of a
-        # transaction could be read.
+        # On a read-only disk the journal's index cannot be created, so the state is read without the journal. In a
+        # writable folder this is not safe: a process may be writing, and a part of a transaction would be read.
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         for address in (uri, f"{uri}&immutable=1") if os.path.isfile(self._path) else ():  # noqa: PTH113  # raises nothing
             try:
@@ -93,8 +92,8 @@ class Reader:
                 continue
             if version != len(MIGRATIONS):
                 database.close()
-                text = f"{self._path}: schema {version}, this version reads {len(MIGRATIONS)}"
-                raise StateError(text + ("; the daemon of this version migrates it" if version else ""))
+                text = f"{self._path}: the state has schema {version}, but this version reads schema {len(MIGRATIONS)}"
+                raise StateError(text + ("; run the daemon of this version to migrate it" if version else ""))
             self.complete = address == uri
             return database
         raise StateError(f"{self._path}: there is no state, or it cannot be read")

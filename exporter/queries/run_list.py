@@ -31,7 +31,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class RunSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Selects runs by a query, and by the names of sources and keys of jobs that fit it. None selects any."""
+    """Selects runs by a query. `sources`, `jobs`: names of sources and keys of jobs that fit it; None for any."""
 
     query: RunQuery = RunQuery()
     sources: Collection[str] | None = None
@@ -123,7 +123,7 @@ def _rows(
 
 
 def _after(stream: _Stream, place: Place) -> tuple[str, Sequence[object]]:
-    # The order of `_sort_key`: the run is earlier, or equally late with a smaller source or run ID.
+    # As in `_sort_key`: the time is earlier, or it is the same and the source or the run ID is smaller.
     if stream.source < place.source:
         return f"{stream.at} <= ?", (place.at,)
     if stream.source > place.source:

@@ -80,7 +80,7 @@ def step_reports(steps: Iterable[Step], usual: Mapping[str, float]) -> tuple[Ste
 
 def failed_step(steps: Sequence[Step], run_id: str, job: JobState) -> str:
     """Return the step that failed first."""
-    # The job's record has the step of its last failure. It is more exact: the state stores no starts and dependencies.
+    # The job's record has the step of its last failure. It is more exact: stored steps lack starts and dependencies.
     last = job.last_failure
     return last.failed_step if last and last.run_id == run_id and last.failed_step else root_failure(steps)
 

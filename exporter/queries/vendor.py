@@ -38,7 +38,7 @@ CachedSteps = tuple[float, Sequence[Step]]
 
 
 class VendorQueries:
-    """Sends queries to vendors' APIs. Thread-safe. `waiting`: returns the context of a wait for a response."""
+    """Sends queries to vendors' APIs. Thread-safe. `waiting`: returns a context manager for the wait for a response."""
 
     def __init__(
         self,

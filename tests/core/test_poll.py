@@ -193,7 +193,7 @@ def test_unreadable_parts_do_not_affect_others():
     assert harness.result("ledger.mark") == [("ledger.mark", "s", True)]
     assert harness.status.up
     assert harness.poller.failures == 0
-    error = "recipe 12: GET /r: 500 (and 2 more of its parts)"
+    error = "recipe 12: GET /r: 500 (and 2 more parts failed)"
     assert harness.status.error == error
     assert [(line["outcome"], line["reason"], line["error"]) for line in lines] == [("partial", "http_5xx", error)]
 

@@ -62,6 +62,6 @@ class Cutoff:
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 
-    def runs(self, source: str) -> list[StoredRun]:
+    def baseline_runs(self, source: str) -> list[StoredRun]:
         """Return the source's baseline runs in the state. No counter contains them."""
         return self._store.baseline_runs(source) if self._store is not None else []

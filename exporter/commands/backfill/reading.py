@@ -29,7 +29,7 @@ SINGLE_POLL_INTERVAL = UNITS["d"]
 """Poll interval in seconds. It is long, so that a source may take the time to read everything in one poll."""
 
 MAX_POLLS, POLL_PAUSE = 30, 60.0
-"""Maximum number of polls if one cannot read everything, and the seconds between two."""
+"""Maximum number of polls if one cannot read everything, and the seconds between two polls."""
 
 BATCH = 500
 """Number of runs per commit."""
@@ -155,7 +155,7 @@ class PastReader:
     def _add_stored_runs(self, name: str) -> None:
         """Add runs that are in the daemon's state, but that the API no longer shows."""
         runs_by_scope: defaultdict[str, list[Run]] = defaultdict(list)
-        for row in self._cutoff.runs(name):
+        for row in self._cutoff.baseline_runs(name):
             runs_by_scope[self._ledger.committed.jobs[row.job].job.scope].append(row.run)
         for scope, runs in runs_by_scope.items():
             for start in range(0, len(runs), BATCH):

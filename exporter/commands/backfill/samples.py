@@ -41,7 +41,7 @@ class SeriesGroup(msgspec.Struct, frozen=True):
 
     @property
     def starts_at_zero(self) -> bool:
-        """Return whether the values start at 0. This is so for counters and histograms."""
+        """Return whether the values start at 0, as those of counters and histograms do."""
         return FAMILIES[self.family].kind is not Kind.GAUGE
 
 

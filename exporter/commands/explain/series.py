@@ -25,7 +25,7 @@ from exporter.times import format_utc
 TOLERANCE = 1e-6
 """Relative tolerance of sums. A sum of floats depends on the order of addition."""
 
-RESTARTED = "the series started again at 0 (the job was renamed, gone or folded for a while)"
+RESTARTED = "the series restarted at 0 (the job was renamed, or was gone or folded for a while)"
 PRUNED = "from runs that ended before {} and are no longer in the state (state.retention), or "
 
 Rows = Sequence[tuple[JobState, StoredRun]]
@@ -65,19 +65,19 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     notes: Sequence[str] = ()
 
     @property
-    def found(self) -> float:
-        """Return the sum over the runs or ranges."""
+    def sum(self) -> float:
+        """Return the sum over the listed runs or ranges."""
         return math.fsum(end - start for start, end in self.ranges) + math.fsum(line.adds for line in self.lines)
 
     def verdict(self) -> Iterator[str]:
         """Yield sentences that compare the value with the sum, and say why they may differ."""
         noun, count = ("range", len(self.ranges)) if self.ranges else ("run", len(self.lines))
-        same = math.isclose(self.found, self.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-        listed = f"{count} {noun}{'' if count == 1 else 's'} listed, {self.found:.10g} together"
+        same = math.isclose(self.sum, self.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        listed = f"{count} {noun}{'' if count == 1 else 's'} listed, {self.sum:.10g} together"
         yield f"{listed}; the state says {self.value:.10g}: {'the same' if same else 'not the same'}."
         if same or self.ranges:
             return
-        missing = self.value - self.found
+        missing = self.value - self.sum
         if missing < 0:
             more = f"{-missing:g} more are listed than counted"
             yield f"{more}: {RESTARTED}, or the runs changed after they were counted."

@@ -55,7 +55,7 @@ class JobReader:
         return tier_of(
             now,
             self._settings.poll_interval,
-            is_open=job.changed or len(job.unlisted_open_runs) < len(open_runs),
+            is_busy=job.changed or len(job.unlisted_open_runs) < len(open_runs),
             enabled=None if job.checkpoint.read_at is None else job.row.enabled,
             schedule=job.checkpoint.schedule,
             last_start=job.last_start if job.first_page else now,
@@ -130,7 +130,7 @@ class JobReader:
         self, project: Project, job: TrackedJob, cursor: PageCursor, checkpoint: JobCheckpoint, view: View
     ) -> Batch:
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
-        # A new run may have moved an active run to a page that was read before. So the active run is requested by ID.
+        # An active run may be on a page that was not read, or may have moved in the meantime. It is requested by ID.
         for run_id in open_runs.keys() - cursor.runs.keys() - job.unlisted_open_runs.keys():
             job.unlisted_open_runs[run_id] = UnlistedRun()
             self.urgent.append(self._run_request(project, job, open_runs[run_id]))
@@ -208,7 +208,7 @@ class JobReader:
         return [Batch(scope=project.name, jobs=[job.job()], runs=[current], through=self.read_through(project, view))]
 
     def request_runs_of_missing_jobs(self, project: Project, view: View) -> None:
-        """Request the active runs of jobs that have been missing in lists for a while, to see whether they are gone."""
+        """Request active runs of jobs that lists have not shown for a while. The responses show which runs are gone."""
         runs = [run for run in view.open_runs(project.name) if slug_of(project, run) not in project.jobs]
         project.missing_jobs = {run.job_id: project.missing_jobs.get(run.job_id, view.now) for run in runs}
         for run in runs:
@@ -265,7 +265,7 @@ class JobReader:
         return min(known) - self._settings.settle if known and len(known) == len(times) else None
 
     def is_unreadable(self, project: Project, view: View) -> bool:
-        """Return whether no included job of a project, or not even its list, could be read for a while."""
+        """Return whether no included job could be read for a while; without such jobs, whether the list could not."""
         included = project.included(view)
         if included:
             return not self._awaited(included, view)

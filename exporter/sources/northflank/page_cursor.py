@@ -22,7 +22,7 @@ KnownIds = Callable[[Collection[str]], Collection[str]]
 
 
 class PageCursor(msgspec.Struct, kw_only=True):
-    """Reads the pages of a job's runs. It usually ends at the first page with known runs.
+    """Position in the pages of a job's runs. Reading usually ends at the first page with known runs.
 
     Attributes:
         began: Time of the first request.
@@ -50,7 +50,7 @@ class PageCursor(msgspec.Struct, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Return whether the job counts as read. It also does if its list is newest first and older runs are lost."""
+        """Return whether the job counts as read. In a list that is newest first, unread runs count as unobserved."""
         return self.newest_first or self.unread_before is None
 
     def add(self, page: NorthflankPage, runs: Sequence[Run], known: KnownIds) -> bool:

@@ -17,7 +17,7 @@ FAST_WEIGHT = 2.0
 TIME_SHARE = 0.8
 """Fraction of an interval that a poll spends on requests."""
 
-# For this many seconds after a start, a job with a schedule is not slow, because a person may start it again.
+# Seconds after a start for which a job with a schedule is not in the slow tier. A person may start it again.
 RECENT = 3600.0
 
 IDLE = 86400.0
@@ -66,16 +66,16 @@ def tier_of(  # noqa: PLR0913  # the tier depends on all of them
     now: float,
     poll_interval: float,
     *,
-    is_open: bool,
+    is_busy: bool,
     enabled: bool | None,
     schedule: JobSchedule,
     last_start: float | None,
 ) -> PollTier:
     """Return how often a job is polled now.
 
-    `is_open`: whether the job has an active run, or its last two responses differ. `enabled`: False if it is suspended.
+    `is_busy`: whether the job has an active run, or its last two responses differ. `enabled`: False if it is suspended.
     """
-    if is_open:
+    if is_busy:
         return PollTier.FAST
     if enabled is False:
         return PollTier.SLOW

@@ -27,7 +27,7 @@ from exporter.sources.rest import PageGuard, StatusTable, path
 from exporter.sources.view import View
 
 PAGE_SIZE = 100
-# The next poll sends requests that would wait for the budget longer than this fraction of the interval.
+# A request that would wait for the budget longer than this fraction of the interval is left to the next poll.
 MAX_WAIT_SHARE = 0.2
 
 

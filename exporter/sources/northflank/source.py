@@ -44,7 +44,7 @@ FAILURES_BEFORE_CHECK = 3
 # Consecutive failed parts after which all others wait for the next poll.
 MAX_FAILURES = 10
 
-# Maximum fraction of the budget for lists. Requests for the schedules of jobs have another such fraction.
+# Maximum fraction of the budget for lists. The schedules of jobs get the same fraction again.
 LISTS_SHARE = 0.05
 
 # Seconds after which the checkpoint of a job that is no longer listed is deleted.

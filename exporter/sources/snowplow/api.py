@@ -235,8 +235,8 @@ def start_of(row: SnowplowRun) -> float | None:
 def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | None:
     """Return a row's duration in seconds; None if it is unknown or implausible.
 
-    A number without a unit is in milliseconds if `milliseconds` is true. Otherwise it is in seconds, or in milliseconds
-    if the run would otherwise end in the future.
+    A number without a unit is in milliseconds if `milliseconds` is true, or if with seconds the run would end in the
+    future.
     """
     seconds = parse_vendor_duration(row.duration)
     if seconds is None or not is_number(row.duration):
@@ -268,7 +268,7 @@ def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem
 
 
 def parse_run(body: bytes, statuses: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return the run with this ID, or any run for the ID "", and its steps; None for the steps if the body has none."""
+    """Return the run with an ID ("" for any), and its steps; None instead of steps if the body has none."""
     # The run may be wrapped in objects or in a list.
     try:
         objects = [Fields.of_body(body)]

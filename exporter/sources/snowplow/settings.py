@@ -14,7 +14,7 @@ class ApiKeyPair(Section):
     """Sign-in by API key, version 3 (current)."""
 
     api_key_id: Text
-    """Id of the API key."""
+    """ID of the API key."""
     api_key: Secret
     """The API key."""
 
@@ -34,7 +34,7 @@ class PasswordGrant(Section):
     password: Secret
     """The user's password."""
     client_id: Text
-    """Id of the OAuth client."""
+    """ID of the OAuth client."""
     client_secret: Secret
     """Secret of the OAuth client."""
     token_url: BaseUrl = "https://id.snowplowanalytics.com/oauth/token"  # noqa: S105  # an address

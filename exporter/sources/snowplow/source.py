@@ -41,16 +41,16 @@ REACH = 7 * DAY
 MARGIN = 10 * MINUTE
 MAX_WINDOW = 96 * HOUR
 
-# The API returns the runs of this many state-change events, the latest ones.
+# The API returns only the runs of the latest state-change events. This is the maximum number of events.
 EVENT_LIMIT = 10_000
 
-# A poll may halve this many windows, and one more per run that it has seen. This bounds the requests of a poll.
+# A poll may halve this many windows, plus one per run that it has seen. This bounds the number of its requests.
 MIN_HALVINGS = 40
 
 ASSUMED_STEPS = 50
 """Number of steps assumed for a job whose steps are unknown."""
 
-# Seconds by which a run's last event may be later than its end as computed from its duration.
+# A run's end is computed from its duration. Its last event may be this many seconds later.
 END_TOLERANCE = 60
 
 # Fractions of the event limit. A response with fewer events than the first is complete. If it has more than the second,
@@ -97,9 +97,9 @@ class SnowplowSource(Source):
     ) -> Iterator[tuple[Window, SnowplowRuns, int, Window | None]]:
         """Yield complete responses, oldest first. A window whose response may be trimmed is read again in halves.
 
-        The values are: the window; its response; the number of earlier responses that are now proven to be trimmed; and
-        the window again if its response may be trimmed but the window cannot be halved. If the API ignores `from` and
-        `to`, no window is read again.
+        The values are: the window; its response; how many earlier responses it proves to be trimmed; and the window
+        again if its response may be trimmed but the window cannot be halved. If the API ignores `from` and `to`, no
+        window is read again.
         """
         waiting, halvings = list(reversed(windows)), 0
         doubted: dict[Window, frozenset[str]] = {}  # IDs of the runs that a response had, by its window
@@ -240,7 +240,7 @@ def _any_outside(runs: Iterable[Run], window: Window) -> bool:
 
 
 def _pop_trimmed(doubted: dict[Window, frozenset[str]], rows: Collection[SnowplowRun]) -> int:
-    """Remove the doubted responses that lack one of these rows of their window, and return their number."""
+    """Remove the doubted responses that lack one of these rows although it is in their window. Return their number."""
     starts = [(row.run_id, start_of(row) or 0.0) for row in rows]
     trimmed = [
         window

@@ -22,15 +22,15 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 NOTHING = JobSchedule()
 
 
-def activity(*, is_open=False, enabled=True, schedule=NOTHING, last_start=None):
-    return {"is_open": is_open, "enabled": enabled, "schedule": schedule, "last_start": last_start}
+def activity(*, is_busy=False, enabled=True, schedule=NOTHING, last_start=None):
+    return {"is_busy": is_busy, "enabled": enabled, "schedule": schedule, "last_start": last_start}
 
 
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
-        (activity(is_open=True), PollTier.FAST),
-        (activity(is_open=True, enabled=False), PollTier.FAST),
+        (activity(is_busy=True), PollTier.FAST),
+        (activity(is_busy=True, enabled=False), PollTier.FAST),
         (activity(enabled=False, last_start=NOON - MINUTE), PollTier.SLOW),
         (activity(enabled=None, last_start=NOON - HOUR), PollTier.NORMAL),
         (activity(enabled=None, last_start=NOON - 2 * DAY), PollTier.SLOW),
