@@ -28,7 +28,7 @@ LAYERS = (
     ("web",),
     ("queries",),
     ("assembly",),
-    ("polling", "exposition", "page_versions"),
+    ("polling", "exposition"),
     ("sources",),
     ("ledger",),
     ("state",),
