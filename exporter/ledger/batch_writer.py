@@ -19,11 +19,11 @@ from exporter.model import Batch, Disposition, Result, Run, Step, one_row_per_ru
 from exporter.state.schema import StepState, StoredRun
 
 MAX_UNMAPPED = 20
-"""Maximum number of unmapped statuses per run, and per source. A source counts further ones as `__other__`."""
+"""Maximum number of unmapped statuses per run and per source. A source counts the others as `__other__`."""
 
 
 class BatchStats(msgspec.Struct, kw_only=True):
-    """Numbers of written rows and of counted runs. `delays`: seconds from the end of each counted run to the commit."""
+    """Numbers of rows and of counted runs. `delays`: seconds from the end of each counted run to its commit."""
 
     dispositions: Counter[Disposition] = msgspec.field(default_factory=Counter)
     results: Counter[Result] = msgspec.field(default_factory=Counter)
@@ -37,8 +37,8 @@ class BatchWriter:
         earlier: The sightings of the poll's earlier batches, by run ID.
 
     Attributes:
-        sightings: The sightings of this batch.
-        stats: What was counted.
+        sightings: The sightings of this batch, by run ID.
+        stats: Numbers of the rows and runs of this batch.
     """
 
     def __init__(self, transaction: Transaction, earlier: Mapping[str, Sighting]) -> None:
@@ -58,14 +58,14 @@ class BatchWriter:
         self._scopes.apply_filter()
         self._transaction.put_checkpoints(batch.checkpoints)
         if not batch.exists:
-            self._scopes.end_scope(batch)
+            self._scopes.record_missing_scope(batch)
             return
         scope = self._scopes.open_scope(batch)
         self._scopes.update_jobs(batch.jobs)
         self._room.unfold()
         if batch.catalog:
-            self._scopes.list_jobs(batch)
-        # The later of both clocks, because a response with an old `Date` must not put its runs in the future.
+            self._scopes.record_listed_jobs(batch)
+        # The later of both clocks: if a response has an old `Date`, its runs must not appear to be in the future.
         present = self._poll.now + self._poll.behind
         runs = one_row_per_run(classify.with_plausible_times(run, present) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
@@ -110,7 +110,7 @@ class BatchWriter:
     def _apply_decision(
         self, key: int, sighting: Sighting, decision: Decision, row: StoredRun | None, *, counts: bool
     ) -> None:
-        """Write what was decided about a run. `row`: the run's newest row, which this poll may have written."""
+        """Apply a decision about a run. `row`: the run's newest row, which this poll may have written."""
         first = decision.disposition in {Disposition.NEW, Disposition.LATE}
         disposition = Disposition.UPDATED if first and row is not None else decision.disposition
         self.stats.dispositions[disposition] += 1
@@ -118,7 +118,7 @@ class BatchWriter:
         if record is None:
             if sighting.before is None or row is None or _is_same_record(row, sighting.before):
                 return
-            # An earlier batch of this poll wrote a stale row, so write again what was known before the poll.
+            # An earlier batch of this poll wrote a stale row: restore the row from before the poll.
             record = sighting.before
         if (counts or record.mark is CountState.OPEN) and self._transaction.peek(key).gone:
             self._scopes.restore(key)
@@ -133,7 +133,7 @@ class BatchWriter:
         return self._transaction.peek(key).job.scope
 
     def apply_waiting_rows(self, rows: Mapping[str, StoredRun]) -> None:
-        """Apply the rows that contradict what was known, if the poll has shown no better row of the same run."""
+        """Apply the rows that contradict stored ones, unless the poll has shown a better row of the same run."""
         for sighting in [each for each in self._earlier.values() if each.waiting]:
             run = sighting.run
             key = self._transaction.find(run.job_id)
@@ -156,7 +156,7 @@ class BatchWriter:
                 delays.observe(max(0.0, seconds))
 
     def _move_to_excluded_job(self, key: int, run: Run, row: StoredRun) -> None:
-        """Record that an active run now belongs to an excluded job, so it counts for no job."""
+        """Record that an active run now belongs to an excluded job, so that it is not counted."""
         if row.mark is CountState.OPEN:
             mark = CountState.OPEN if run.result is None else CountState.BASELINE
             self._transaction.runs[run.run_id] = msgspec.structs.replace(
@@ -183,11 +183,11 @@ class BatchWriter:
         )
 
     def _row(self, key: int, record: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
-        """Return the row to write. A new unmapped status of the run is counted."""
+        """Return the row to write. Count a new unmapped status of the run."""
         run, statuses = record.run, row.statuses if row else ""
         if run.unmapped:
             status, known = clean(run.unmapped)[:60], statuses.split("\n")
-            # Limited, because a status may contain the run's progress, and so be different in each poll.
+            # Limited, because a status that contains the run's progress is different in each poll.
             if status and status not in known and len(known) < MAX_UNMAPPED:
                 statuses = f"{statuses}\n{status}".strip("\n")
                 self._count_unmapped(status)
@@ -214,7 +214,7 @@ class BatchWriter:
         self._transaction.source.count(UNMAPPED, label)
 
     def _count_completion(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
-        """Count a completed run. Its steps are requested later, unless they came with it."""
+        """Count a completed run. If its steps did not come with it, they are requested later."""
         run = stored.run
         state = self._transaction.job(stored.job)
         self._scopes.restart_grace(state)
@@ -251,7 +251,7 @@ class BatchWriter:
         return bounds
 
     def _update_gauges(self, stored: StoredRun, row: StoredRun | None) -> None:
-        """Update what gauges show, for a completed run that does not count: a baseline run, or one that has changed.
+        """Update the data of gauges for a completed run that does not count now: a baseline run, or a changed one.
 
         `row`: the run's previous row; None if the run is new.
         """
@@ -272,10 +272,7 @@ class BatchWriter:
             self._transaction.jobs_to_recount.add(state.key)
 
     def expire(self, row: StoredRun) -> None:
-        """Expire an active run as `unknown`. Durations, last-run gauges and the streak do not change.
-
-        A run of an excluded job is not counted.
-        """
+        """Expire an active run. Unless its job is excluded, it counts as `unknown`. The last run does not change."""
         state = self._transaction.job(row.job)
         wanted = self._rules.includes(label_of(state.job))
         if wanted:
@@ -284,14 +281,14 @@ class BatchWriter:
             run, mark = row.run, CountState.BASELINE
         self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._poll.now)
         if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
-            return  # the run's completion is already counted, or must not count
+            return  # its completion is counted already, or must not count
         self._scopes.restart_grace(state)
         counters.count_expired(self._room.target(state))
         self.stats.results[Result.UNKNOWN] += 1
 
 
 def _completed_while_excluded(row: StoredRun, run: Run, context: Context) -> bool:
-    """Return whether a run that was active when its job was excluded completed before the job was included again."""
+    """Return whether a run was active when its job was excluded, and completed before the job was included again."""
     was_open = row.mark is CountState.OPEN and row.seen < context.baseline and context.included_later
     return was_open and run.end is not None and run.end <= context.baseline
 
@@ -301,7 +298,7 @@ def _is_same_record(row: StoredRun, other: StoredRun) -> bool:
 
 
 def _contradicts(before: StoredRun, run: Run) -> bool:
-    """Return whether a row contradicts a known completion: the row is stale, or the run was reopened."""
+    """Return whether a row contradicts a stored completion: the row is stale, or the run was reopened."""
     # An active or expired run may change in any way.
     if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or before.run.result is None:
         return False

@@ -1,4 +1,4 @@
-"""Commits that the values of pending series are exposed from now on."""
+"""Exposes the values of pending series, in a transaction."""
 
 from collections.abc import Collection, Iterable
 
@@ -11,7 +11,7 @@ from exporter.metrics.zero_first import Owner, Series
 
 
 def expose(ledger: Ledger, series: Iterable[Series]) -> None:
-    """Commit that the values of these series are exposed from now on. Scrapes have read them as 0."""
+    """Commit that these series are exposed. Scrapes have read them as 0."""
     with ledger.lock:
         changed: dict[Owner, Record] = {}
         for owner, family, labels in series:
@@ -28,9 +28,9 @@ def expose(ledger: Ledger, series: Iterable[Series]) -> None:
 
 
 def expose_sources(ledger: Ledger, names: Collection[str]) -> None:
-    """Commit that all series of these sources are exposed. A failover may have lost the commits that exposed them.
+    """Commit that all series of these sources are exposed, because a failover may have lost earlier such commits.
 
-    Polls count most lost values again. Other counters, such as the number of polls, get the values of this process.
+    Polls count most lost values again. Other counters, such as the number of polls, get this process's values.
     """
     with ledger.lock:
         jobs = [copy(job) for job in ledger.committed.jobs.values() if job.source in names]
@@ -50,7 +50,7 @@ def may_expose(ledger: Ledger, owner: Owner) -> bool:
 
 
 def _record_key(owner: Owner) -> Owner:
-    """Return the owner of the record that has a series. Pending unobserved seconds are in the source's record."""
+    """Return the owner of the record that has an owner's series. The source's record has the unobserved seconds."""
     return ("source", str(owner[-1])) if owner[0] == "unobserved" else owner
 
 

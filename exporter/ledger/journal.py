@@ -179,7 +179,7 @@ class Journal:
         for source in loaded.sources:
             self.committed.sources[source.name] = source
         for job in loaded.jobs:
-            self.committed.take(job, self._series(job))
+            self.committed.put_job(job, self._series(job))
         for name, row in loaded.open_runs:
             self.committed.open_runs.put(name, as_open(row, self.committed.jobs[row.job]))
         self.committed.exporter = loaded.exporter
@@ -198,7 +198,7 @@ class Journal:
             for name, wanted in rules.items():
                 self._apply_rules(name, wanted)
             for job in [job for job in self.committed.jobs.values() if job.source not in rules]:
-                self.committed.take(job, self._series(job))
+                self.committed.put_job(job, self._series(job))
             self.everything_changed = True
             self._limit_step_histograms()
 
@@ -219,7 +219,7 @@ class Journal:
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
             runs = rules.run_buckets(job)
             shown = with_bounds(job, {RUN_DURATION: runs, QUEUE_DURATION: runs, STEP_DURATION: steps})
-            self.committed.take(shown, self._series(shown))
+            self.committed.put_job(shown, self._series(shown))
 
     def _series(self, job: JobState) -> int:
         """Return how many series of a job count against `max_series`."""
@@ -237,7 +237,7 @@ class Journal:
             self.counting = msgspec.structs.replace(self.counting, step_histograms=False)
             self.everything_changed = True
             for job in list(self.committed.jobs.values()):
-                self.committed.take(job, self._series(job))
+                self.committed.put_job(job, self._series(job))
 
     # --- writing ---
 
@@ -298,7 +298,7 @@ class Journal:
             self.put_source(transaction.source)
             self.committed.exporter = transaction.exporter or self.committed.exporter
             for job, series in jobs_with_series:
-                self.committed.take(job, series)
+                self.committed.put_job(job, series)
             self.changed_jobs |= transaction.jobs.keys() | self.committed.open_runs.update(name, followed)
             self._limit_step_histograms()
 
@@ -323,7 +323,7 @@ class Journal:
                 store.put_exporter(exporter)
         with self.updating_memory(*names):
             for job in jobs:
-                self.committed.take(job, 0 if job.gone else self.committed.series[job.key])
+                self.committed.put_job(job, 0 if job.gone else self.committed.series[job.key])
                 self.changed_jobs.add(job.key)
             for source in sources:
                 self.put_source(source)

@@ -14,10 +14,10 @@ MAX_PAST_RUNS = 500
 """Maximum number of past runs that are read per job: three weeks of an hourly job."""
 
 ACTIVITY_REACH, ACTIVITY_GRAIN = 8 * DAY, 900.0
-"""How far back the activity of busy jobs is read, and its resolution, in seconds."""
+"""Seconds for which the activity of a busy job is read, and the length of its intervals."""
 
 MIN_LEARN_INTERVAL = 600.0
-"""Minimum seconds before the same job is learned from again: a single run of a busy job changes little."""
+"""Minimum seconds until the same job is learned from again: one more run of a busy job changes little."""
 
 MAX_LEARN_INTERVAL = 21_600.0
 """Seconds after which a job without new runs is learned from again, because its old runs may have been pruned."""
@@ -35,7 +35,7 @@ def due_to_learn(ledger: Ledger) -> list[int]:
 def is_due(job: JobState, now: float | None) -> bool:
     """Return whether to learn from a job's past runs again. `now` is None before the process's first commit."""
     known, last = job.learned, job.last_run
-    # The overflow job counts many jobs, whose starts together have no cadence.
+    # The starts of the many jobs in the overflow job have no cadence.
     if last is None or job.overflow:
         return False
     if known.at is None or now is None:

@@ -26,14 +26,14 @@ SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
 """Counters of a source that exist from its first poll on."""
 
 EXPIRY_GRACE = 900.0
-"""Seconds for which an active run that is due to expire is kept while polls fail or after the clock jumped."""
+"""Seconds for which runs that are due to expire are kept while polls fail, and after the clock jumped."""
 
 
 ChangePolls = Callable[[UnwrittenPolls], UnwrittenPolls]
 
 
 class Ledger(Journal):
-    """The ledger of all runs. Thread-safe; the process has one."""
+    """The ledger of all runs. Thread-safe. A process has one."""
 
     # --- what is committed ---
 
@@ -66,12 +66,12 @@ class Ledger(Journal):
             )
 
     def source(self, name: str) -> SourceState:
-        """Return the record of a source, with the unwritten changes of its poll."""
+        """Return the record of a source, including unwritten changes of its poll."""
         committed, draft = self.committed.sources[name], self._memory[name].draft
         return draft.source if draft is not None and draft.base is committed else committed
 
     def jobs_of(self, source: str) -> list[JobState]:
-        """Return the committed records of a source's included jobs, even if they are gone."""
+        """Return the committed records of a source's included jobs, also of those that are gone."""
         with self.lock:
             return [job for job in self.committed.of_source(source).values() if not job.excluded]
 
@@ -88,10 +88,7 @@ class Ledger(Journal):
     # --- polls ---
 
     def start_poll(self, source: str, now: float) -> int:
-        """Start a poll. Return how often the source's records have been loaded.
-
-        The first poll of a source stores the baseline.
-        """
+        """Start a poll. The first one stores the baseline. Return how often the source's records were loaded."""
         with self.lock:
             self.load()
             self._apply_waiting_rows(source, now)
@@ -120,10 +117,7 @@ class Ledger(Journal):
         return stats
 
     def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
-        """Shift the baseline of a source that has no batch yet, because its API's clock has jumped.
-
-        `again`: shift it even if it was shifted before.
-        """
+        """Shift the baseline of a source without batches after a clock jump. `again`: even if it was shifted before."""
         with self.lock:
             known = self.source(source)
             if known.baseline is not None and not known.scopes and (again or not known.clock_checked):
@@ -132,7 +126,7 @@ class Ledger(Journal):
                     transaction.source.clock_checked = True
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
-        """Commit a batch in one transaction. A batch that only moves the watermark waits for the end of the poll."""
+        """Commit a batch in one transaction. If it only moves the watermark, it is committed at the end of the poll."""
         with self.lock:
             if self._memory[source].poll_started != poll_context.started:
                 self._apply_waiting_rows(source, poll_context.now)
@@ -153,12 +147,12 @@ class Ledger(Journal):
             return writer.stats
 
     def expire_open_runs(self, source: str, poll_context: PollContext, *, failed: bool = False) -> BatchStats:
-        """Expire the active runs that are older than `max_run_age`, once a poll has read everything.
+        """Expire the active runs that are older than `max_run_age`. Call it after a poll has read everything.
 
         Args:
             source: The source's name.
             poll_context: The time of the poll.
-            failed: Whether something could not be read. Runs are then kept for EXPIRY_GRACE more seconds.
+            failed: Whether something could not be read. Runs are then kept for another EXPIRY_GRACE.
         """
         with self.lock:
             stats = self._apply_waiting_rows(source, poll_context.now)
@@ -199,8 +193,8 @@ class Ledger(Journal):
 
     # --- outcomes of polls ---
 
-    def mark(self, source: str, now: float, *, read: bool) -> None:
-        """Record whether a source is up before its poll ends. Fetching steps may take long."""
+    def record_up(self, source: str, now: float, *, read: bool) -> None:
+        """Record whether a source is up, before its poll ends: fetching steps may take long."""
         with self.lock:
             self._memory[source].polled = True
             if source in self.rules:
@@ -244,7 +238,7 @@ class Ledger(Journal):
             self._keep_polls(source, change)
 
     def _keep_polls(self, source: str, change: ChangePolls) -> None:
-        # A source whose records must be reloaded keeps nothing unwritten: replicas would show different values.
+        # Nothing unwritten is kept for a source whose records must be reloaded: replicas would show different values.
         if source in self.rules.keys() - self._sources_to_reload:
             self._memory[source].unwritten = change(self._polls_of(source))
             self._show_unwritten_status(source)
@@ -259,12 +253,12 @@ class Ledger(Journal):
             return self._store.pending_steps(source, now, limit) if self._store is not None else []
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
-        """Commit the counters of a run's steps, and that the steps are counted, in one transaction."""
+        """Count a run's steps, and mark them as counted, in one transaction."""
         with self._committing(source, poll_context) as transaction:
             count_steps(transaction, SeriesRoom(transaction), row, steps)
 
     def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
-        """Commit that the API answered 404 for a run's steps."""
+        """Commit that the API does not have a run's steps (404)."""
         with self._committing(source, poll_context) as transaction:
             lose_steps(transaction, row)
 
@@ -275,14 +269,14 @@ class Ledger(Journal):
 
 
 def _count_if_too_old(transaction: Transaction) -> None:
-    """Count a cold start if the state is older than the API's reach, because some runs can no longer be read."""
+    """Count a cold start if the state is older than the API's reach: some runs can no longer be read."""
     watermark = transaction.source.watermark()
     if watermark is not None and transaction.poll.now - watermark > transaction.rules.reach:
         transaction.count_for_exporter(COLD_STARTS, "lost")
 
 
 def _request_baseline_steps(ledger: Ledger, transaction: Transaction) -> None:
-    """Request the steps of each job's last completed and last failed run of the baseline."""
+    """Request the steps of each job's last completed and last failed run, if these are baseline runs."""
     source, steps = transaction.rules.name, transaction.rules.steps
     jobs = [job for job in ledger.committed.of_source(source).values() if job.job.has_steps]
     last_runs = [job.last_run for job in jobs if steps == "all"]
@@ -296,8 +290,8 @@ def _request_baseline_steps(ledger: Ledger, transaction: Transaction) -> None:
 
 def _old_runs(ledger: Ledger, source: str, now: float) -> list[str]:
     """Return the IDs of the active runs that are older than `max_run_age`."""
-    # The age is measured at the watermark, because a run may have completed since it was last read, and because a clock
-    # that is ahead must not expire all runs.
+    # The age is measured at the watermark: a run may have completed after it, and a clock that is ahead must not expire
+    # all runs.
     limit, state = ledger.rules[source].max_run_age, ledger.source(source)
     return [run.run_id for run in ledger.open_runs(source) if _read_until(state, run.scope, now) - run.origin > limit]
 

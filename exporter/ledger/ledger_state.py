@@ -13,7 +13,7 @@ Key = TypeVar("Key")
 
 
 class LedgerState:
-    """The committed records. They are replaced, never changed.
+    """The committed records. Records are replaced, never changed.
 
     Attributes:
         by_id: Keys of jobs by source and the vendor's ID.
@@ -42,8 +42,8 @@ class LedgerState:
         self._by_source: defaultdict[str, dict[int, JobState]] = defaultdict(dict)
         self._by_scope: defaultdict[tuple[str, str], dict[int, JobState]] = defaultdict(dict)
 
-    def take(self, job: JobState, series: int) -> None:
-        """Replace a job's record. `series`: how many of its series count against `max_series`."""
+    def put_job(self, job: JobState, series: int) -> None:
+        """Add or replace a job's record. `series`: how many of its series count against `max_series`."""
         self._unlink(job.key)
         self.jobs[job.key] = job
         self.by_id[job.source, job.job.job_id] = job.key
@@ -54,7 +54,7 @@ class LedgerState:
             self.folded[job.source][job.key] = None
         if job.shown:
             self.names[job.source, job.project, job.name] = job.key
-        self._weigh(job.key, series, len(job.step_names()) + len(job.folded_steps) if job.shown else 0)
+        self._update_totals(job.key, series, len(job.step_names()) + len(job.folded_steps) if job.shown else 0)
         self._next_key = max(self._next_key, job.key + 1)
         self._next_keys[job.source] = max(self._next_keys.get(job.source, 0), job.key + 1)
 
@@ -69,7 +69,7 @@ class LedgerState:
         job = self.jobs[key]
         self._unlink(key)
         self._by_source[job.source].pop(key, None)
-        self._weigh(key, 0, 0)
+        self._update_totals(key, 0, 0)
         del self.jobs[key], self.by_id[job.source, job.job.job_id], self.series[key], self.steps[key]
 
     def of_source(self, name: str) -> dict[int, JobState]:
@@ -80,7 +80,7 @@ class LedgerState:
         """Return the jobs of one scope."""
         return self._by_scope.get((source, scope), {})
 
-    def _weigh(self, key: int, series: int, steps: int) -> None:
+    def _update_totals(self, key: int, series: int, steps: int) -> None:
         self.series_total += series - self.series.get(key, 0)
         self.series[key] = series
         self.steps_total += steps - self.steps.get(key, 0)
@@ -100,7 +100,7 @@ class LedgerState:
 
 
 class OpenRuns:
-    """The active runs of all sources, found by source, scope and job. A run may move to another job."""
+    """The active runs of all sources, by source, scope and job. A run may move to another job."""
 
     def __init__(self) -> None:
         self._by_source: defaultdict[str, Runs] = defaultdict(dict)
@@ -151,9 +151,9 @@ class OpenRuns:
         return self._ordered[source]
 
     def overdue(self, source: str, due: Iterable[str], now: float, grace: float) -> list[str]:
-        """Return the runs that are `due` to expire now and were already due `grace` seconds ago in this process."""
+        """Return the runs that have been due to expire for `grace` seconds. `due`: those that are due now."""
         before = self._due_since.get(source, {})
-        # After the clock was set back, the grace period starts again.
+        # If the clock is set back, the grace period starts again.
         self._due_since[source] = {run_id: min(before.get(run_id, now), now) for run_id in due}
         return [run_id for run_id, since in self._due_since[source].items() if now - since >= grace]
 

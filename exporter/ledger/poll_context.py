@@ -11,8 +11,8 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         now: The current time, by the API's clock.
         started: When the poll started.
-        behind: Seconds by which the API's clock is behind the local one; 0 if it is not.
-        load: How often the source's records had been loaded when the poll started; None outside of a poll.
+        behind: Seconds by which the API's clock is behind the local clock, at least 0.
+        load: How often the source's records had been loaded before the poll started; None outside of a poll.
     """
 
     now: float
@@ -26,6 +26,6 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
         return cls(now=now, started=now)
 
     def require_load(self, load: int) -> None:
-        """Raise StateError if the source's records were loaded again after the poll started with the old ones."""
+        """Raise StateError if the source's records were loaded again since the poll started."""
         if self.load not in {None, load}:
             raise StateError("records were loaded again during the poll; the next poll continues from them")

@@ -1,4 +1,4 @@
-"""Applies what a batch says about its scope to a transaction: its jobs, and how far it was read."""
+"""Applies a batch to the records of its scope and jobs: the list of jobs, and the time up to which runs were read."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,14 +11,14 @@ from exporter.metrics.families import TRUNCATED, UNOBSERVED
 from exporter.model import Batch, Job, Window
 
 MISSING_GRACE = 900.0
-"""Seconds for which a job must be missing in the vendor's lists before its series end: one list may be wrong."""
+"""Seconds for which the vendor must report a job or scope as missing before its series end: one list may be wrong."""
 
 MAX_RANGES = 1000
 """Maximum number of stored unobserved ranges per source. The oldest are dropped, and may be counted again."""
 
 
 class ScopeWriter:
-    """Changes the scopes and jobs of one transaction."""
+    """Changes the records of scopes and jobs in one transaction."""
 
     def __init__(self, transaction: Transaction, room: SeriesRoom) -> None:
         self._transaction = transaction
@@ -30,7 +30,7 @@ class ScopeWriter:
     # --- scopes ---
 
     def open_scope(self, batch: Batch) -> ScopeState:
-        """Return a copy of the scope's record. A scope that is readable for the first time gets its own baseline."""
+        """Return a copy of the scope's record. If it is new, or readable for the first time, set its baseline."""
         source = self._transaction.source
         known = source.scopes.get(batch.scope)
         if known is None:
@@ -46,26 +46,26 @@ class ScopeWriter:
         return scope
 
     def _first_baseline(self, batch: Batch) -> float:
-        """Return a new scope's baseline: when the API last listed scopes without it, or else the source's baseline."""
+        """Return a new scope's baseline: the time of the last list without it, or else the source's baseline."""
         source = self._transaction.source
         if batch.listing is not None and source.listed is not None:
             return source.listed
         return self._poll.started if source.baseline is None else source.baseline
 
-    def end_scope(self, batch: Batch) -> None:
-        """End the series of a deleted scope's jobs, and drop the scope, once it has been missing for MISSING_GRACE."""
+    def record_missing_scope(self, batch: Batch) -> None:
+        """Record that a scope was deleted. After MISSING_GRACE drop it, and end the series of its jobs."""
         if batch.scope not in self._transaction.source.scopes:
             return
         scope, now = self._transaction.scope(batch.scope), self._poll.now
         scope.readable = scope.readable and batch.readable
         scope.missing_since = now if scope.missing_since is None else scope.missing_since
-        self.list_jobs(batch)
+        self.record_listed_jobs(batch)
         busy = any(self._transaction.is_busy(key) for key in self._transaction.jobs_of_scope(batch.scope))
         if now - scope.missing_since > MISSING_GRACE and not busy:
             self._transaction.drop_scope(batch.scope)
 
-    def list_jobs(self, batch: Batch) -> None:
-        """Record which jobs the vendor lists, and end the series of jobs that have been missing for MISSING_GRACE."""
+    def record_listed_jobs(self, batch: Batch) -> None:
+        """Record which jobs the vendor lists. End the series of jobs that have been missing for MISSING_GRACE."""
         listed, now = {job.job_id for job in batch.jobs}, self._poll.now
         for key in self._transaction.jobs_of_scope(batch.scope):
             state = self._transaction.peek(key)
@@ -76,12 +76,12 @@ class ScopeWriter:
             elif state.listed and state.missing_since is None:
                 self._transaction.job(key).missing_since = now
             elif state.listed and not state.gone and now - (state.missing_since or 0) > MISSING_GRACE:
-                self._end(key)
+                self._end_series(key)
 
-    def _end(self, key: int) -> None:
-        """End the series of a job that no longer exists, and drop its counters."""
+    def _end_series(self, key: int) -> None:
+        """End the series of a job that no longer exists, unless it has an objective or active runs."""
         state = self._transaction.peek(key)
-        # The completion of an active run must still be counted.
+        # An active run must still be counted when it completes.
         if not (self._rules.has_objective(state) or self._transaction.is_busy(key)):
             self._room.series -= self._room.series_used(state)
             self._transaction.job(key).retire(self._poll.now)
@@ -95,17 +95,17 @@ class ScopeWriter:
         for window in batch.unobserved:
             if window.start < min(window.end, now):
                 self._record_unobserved(Window(window.start, min(window.end, now)))
-        # A batch that is complete up to a future time was requested with a wrong clock.
+        # If `through` is in the future, the batch was requested with a wrong clock.
         if batch.readable and batch.through is not None and batch.through <= now:
             scope.watermark = max(self.past_watermark(scope) or batch.through, batch.through)
 
     def past_watermark(self, scope: ScopeState) -> float | None:
-        """Return a scope's watermark; None if it is in the future, because the clock was wrong."""
+        """Return a scope's watermark; None if it is in the future, which a wrong clock has caused."""
         ahead = scope.watermark is not None and scope.watermark > self._poll.now
         return None if ahead else scope.watermark
 
     def _record_unobserved(self, window: Window) -> None:
-        """Record a range as unobserved, and count the seconds that no earlier range contains."""
+        """Record a range as unobserved, and count its seconds that no recorded range contains."""
         source = self._transaction.source
         before = _covered(source.unobserved)
         source.unobserved = merged([*source.unobserved, (window.start, window.end)])
@@ -122,7 +122,7 @@ class ScopeWriter:
 
     def update_jobs(self, jobs: Iterable[Job]) -> None:
         """Apply the vendor's list of jobs: add new jobs, and update names and other details."""
-        # Excluded jobs have records too, so that a job is recognized when it gets a name that the config includes.
+        # Excluded jobs have records too: a job may get a name that the config includes.
         for job in jobs:
             key = self._transaction.find(job.job_id)
             if key is None:
@@ -147,13 +147,13 @@ class ScopeWriter:
         filters.append(rules.filter_since(started if filters else source.baseline or started))
 
     def restore(self, key: int) -> None:
-        """Give a job that was gone its series again, because it has a run."""
+        """Give a job its series again, because it was gone and has a run."""
         state = self._transaction.job(key)
         self._update(state, state.job)
         state.missing_since = self._poll.now if state.listed else None
 
     def restart_grace(self, state: JobState) -> None:
-        """Restart the grace period of a job that is missing in the vendor's lists, because it has a run."""
+        """Restart the grace period of a job, because it is missing in the vendor's lists but has a run."""
         if state.missing_since is not None:
             state.missing_since = self._poll.now if state.listed else None
 
@@ -161,7 +161,7 @@ class ScopeWriter:
         since = included_since(self._transaction.source.filters, label_of(job))
         scope = self._transaction.source.scopes.get(job.scope)
         baseline = self._poll.now if scope is None else scope.baseline
-        # A job that the config did not always include has a later baseline than its scope.
+        # A job that was not always included gets a later baseline than its scope.
         baseline = baseline if since is None else max(baseline, since)
         state = self._transaction.add_job(job, clean(job.project), label_of(job), baseline=baseline)
         state.excluded = not self._rules.includes(label_of(job))
@@ -170,7 +170,7 @@ class ScopeWriter:
             self._room.seed_or_fold(state)
 
     def _update(self, state: JobState, job: Job) -> None:
-        """Apply a job's new description. The series of a job that is renamed or returns start at 0."""
+        """Apply a job's new description. If the job is renamed or returns, its series start at 0."""
         renamed = (job.project, job.name) != (state.job.project, state.job.name)
         returns, was_excluded = state.gone, state.excluded
         if _schedule_of(job) != _schedule_of(state.job):
@@ -193,7 +193,7 @@ class ScopeWriter:
             self._room.series += self._room.series_used(state)
 
     def _set_labels(self, state: JobState, *, keep: bool = False) -> None:
-        """Set the labels. If another job has the name, append the ID. `keep`: keep the current labels if possible."""
+        """Set a job's labels. If another job has them, append the ID. `keep`: keep the current labels if possible."""
         project, name, number = clean(state.job.project), label_of(state.job), 0
         if keep and not self._is_taken(state.project, state.name, state.key):
             project, name = state.project, state.name

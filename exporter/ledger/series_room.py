@@ -19,11 +19,11 @@ MAX_FOLDED_STEPS = 1000
 """Maximum number of names of folded steps per job."""
 
 UNFOLD_THRESHOLD = 0.9
-"""A folded job gets its own series when less than this fraction of the limit is used."""
+"""Folded jobs get their own series while less than this fraction of the limit is used."""
 
 
 class SeriesRoom:
-    """Reserves series for jobs, steps and error types, or counts them under `__other__` if the limit is reached.
+    """Reserves series for jobs, steps and error types. If the limit is reached, they are counted under `__other__`.
 
     Attributes:
         series: Number of series of all jobs after the transaction, without overflow jobs.
@@ -41,7 +41,7 @@ class SeriesRoom:
         return self._rules.series_used(state, step_histograms=self._counting.step_histograms)
 
     def seed_or_fold(self, state: JobState) -> None:
-        """Seed a job's series, or fold the job if they would exceed the limit."""
+        """Create a job's first series at 0. If they would exceed the limit, fold the job."""
         seed(state, self._rules.results, has_attempts=self._rules.has_attempts)
         was_folded, state.folded = state.folded, False  # a folded job uses no room of its own
         state.folded = not self._reserve(self.series_used(state))
@@ -54,7 +54,7 @@ class SeriesRoom:
         return self.series < UNFOLD_THRESHOLD * self._rules.max_series
 
     def _reserve(self, series: int) -> bool:
-        """Reserve series, and return True, unless they would exceed the limit."""
+        """Reserve series. Return False if they would exceed the limit."""
         fits = self.series + series <= self._rules.max_series
         self.series += series if fits else 0
         return fits
@@ -65,7 +65,7 @@ class SeriesRoom:
             state = copy(self._transaction.peek(key))
             self.seed_or_fold(state)
             if state.folded:
-                break  # jobs have about equally many series, so the next one does not fit either
+                break  # the next job has about as many series, so it does not fit either
             self._transaction.jobs[key] = state
             if not self._has_room():
                 break
@@ -77,7 +77,7 @@ class SeriesRoom:
         return self._overflow_job() if state.folded else state
 
     def observer(self, target: JobState, family: str, *labels: str, bounds: Sequence[float]) -> JobState:
-        """Return the record in which a duration is observed: `__other__` if a new histogram does not fit."""
+        """Return the record in which a duration is counted: that of `__other__` if a new histogram does not fit."""
         # The series of a job's expected histograms were reserved when the job was added.
         known = SEPARATOR.join(labels) in target.distributions.get(family, {})
         expected = family == RUN_DURATION and labels[0] in EXPECTED_RESULTS

@@ -24,7 +24,7 @@ class PollReport(msgspec.Struct, kw_only=True):
         ended: When the poll ended, by the API's clock.
         outcome: `success`, `partial` or `error`.
         error: Text of the error, without customer data.
-        reasons: Reasons of all errors. One poll may have several, because its parts may fail one by one.
+        reasons: Reasons of all errors: several parts of a poll may fail.
         scope_failed: Whether a request for a readable scope failed.
         interval: Seconds to the next poll.
         skipped: Polls that came due while this one was running.
@@ -45,7 +45,7 @@ class PollReport(msgspec.Struct, kw_only=True):
 
 
 def seed_source(source: SourceState) -> None:
-    """Create the series of a source that exist from the start, at 0."""
+    """Create, at 0, the series that a source has from the start."""
     for family in NOT_ZERO_FIRST:
         for label in family.seeds:
             source.count(family.name, label, amount=0)
@@ -73,12 +73,12 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
         counts: Amounts to add to the source's counters, by family and label.
     """
 
-    # The counts are not served before they are committed. Otherwise a counter would fall if the process died first.
+    # The counts are served after they are committed. Otherwise a counter would fall if the process died before.
     status: SourceStatus = SourceStatus()
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
     def after(self, report: PollReport, *, up: bool, pending_steps: int | None) -> "UnwrittenPolls":
-        """Return these polls and one more. `up`: whether a scope is readable after it."""
+        """Return these polls and one more. `up`: whether a scope is readable now."""
         before, read = self.status, report.outcome != "error"
         status = SourceStatus(
             up=up and read and not report.scope_failed,
@@ -87,9 +87,9 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
             error=report.error[:MAX_ERROR],
             last_poll=report.ended,
             last_poll_duration=report.duration,
-            # After a partial poll, too, because it has read something.
+            # A partial poll has read something, too.
             last_success=report.ended if up and read else before.last_success,
-            # A partial poll is not a failure, so the next polls are not delayed.
+            # A partial poll is not a failure, so it does not delay the next one.
             failures=0 if read else before.failures + 1,
             interval=report.interval,
             pending_steps=before.pending_steps if pending_steps is None else pending_steps,

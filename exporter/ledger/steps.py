@@ -14,14 +14,14 @@ from exporter.model import Step
 from exporter.state.schema import StepState, StoredRun
 
 MAX_INCOMPLETE = 4
-"""Maximum number of incomplete responses per completed run. Then its steps are counted as they are, or are lost."""
+"""Maximum number of incomplete responses per completed run. Its steps are then counted as they are, or lost."""
 
 MAX_STEP_BACKOFF = 3600.0
 """Maximum wait between two attempts to fetch a run's steps, in seconds."""
 
 
 def count_steps(transaction: Transaction, room: SeriesRoom, row: StoredRun, steps: Sequence[Step]) -> None:
-    """Count the steps of a completed run. If one is still active, request them again, at most a few times."""
+    """Count the steps of a completed run. If a step is still active, request them again later, at most a few times."""
     if any(step.result is None for step in steps) and row.incomplete + 1 < MAX_INCOMPLETE:
         retry_later(transaction, msgspec.structs.replace(row, incomplete=row.incomplete + 1))
         return
@@ -53,8 +53,8 @@ def lose_steps(transaction: Transaction, row: StoredRun) -> None:
 
 
 def retry_later(transaction: Transaction, row: StoredRun) -> None:
-    """Request a run's steps again later, less and less often."""
-    # The wait counts from the start of the poll. If it counted from now, the next poll could come too early for it.
+    """Request a run's steps again later. Each wait is twice as long as the previous one."""
+    # The wait begins at the start of the poll. If it began now, it could end just after the next poll.
     wait = min(transaction.rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
     transaction.runs[row.run.run_id] = msgspec.structs.replace(
         row, tries=row.tries + 1, due=transaction.poll.started + wait

@@ -1,4 +1,4 @@
-"""A transaction that is not written yet: copies of the records that it changes, and the rows that it will write."""
+"""A transaction before it is written: copies of the records that it changes, and the rows that it writes."""
 
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -22,21 +22,21 @@ Value = TypeVar("Value")
 
 
 class Transaction:
-    """Changes to one source's records, which are written together. A record is copied when it is first changed.
+    """Changes to the records of one source, written together. A record is copied before its first change.
 
     Args:
         committed: The records in memory.
-        draft: An unwritten transaction of the source. If it is still up to date, this one continues it.
+        draft: An unwritten transaction of the source. This one continues it, unless the source's record was replaced.
 
     Attributes:
-        starting: Whether no poll of the source has been complete since its records were loaded.
+        starting: Whether the source had no complete poll since its records were loaded.
         base: The source's committed record.
         source: The copy of this record.
         scopes: Names of the changed scopes.
         checkpoints: Names of the changed checkpoints.
-        polls: Polls to add to the source's record; None to add only those that an earlier transaction failed to write.
-        jobs_to_recount: Jobs whose streak must be computed from their rows.
-        jobs_to_correct: Jobs whose last run and last failure must be read from their rows.
+        polls: Polls to add to the source's record; None for those that an earlier transaction could not write.
+        jobs_to_recount: Jobs whose streak must be counted from rows.
+        jobs_to_correct: Jobs whose last run and last failure must be read from rows.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Transaction:
 
     @property
     def can_be_deferred(self) -> bool:
-        """Return whether the transaction counts nothing. If it is lost, the next poll reads the same again."""
+        """Return whether the transaction counts nothing. If it is lost, the next poll reads the same data again."""
         return not (self.runs or self.jobs or self.checkpoints or self.exporter)
 
     def find(self, job_id: str) -> int | None:
@@ -190,16 +190,16 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceMemory(msgspec.Struct, kw_only=True):
-    """What the ledger knows about a source since its records were loaded, and what the state does not have.
+    """What the ledger knows about a source and the state does not have.
 
     Attributes:
         loads: How often the records were loaded again.
         poll_started: When the poll of `sightings` started.
         sightings: What this poll has shown of each run, by run ID. Only committed batches add to it.
-        draft: Changes that count nothing, which wait for the end of the poll.
+        draft: Changes that wait for the end of the poll, because they count nothing.
         unwritten: Polls that no transaction has written yet.
-        polled: Whether a poll has ended, or takes very long.
-        has_commits: Whether a batch was committed.
+        polled: Whether a poll has ended, or takes so long that readiness does not wait for it.
+        has_commits: Whether a batch was committed since the records were loaded.
     """
 
     loads: int = 0
@@ -237,9 +237,9 @@ def fork(source: SourceState) -> SourceState:
 
 
 def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
-    """Return a forked table as one table with all changes."""
-    # Another thread may iterate over the committed table now. Replacing a value is safe: the thread gets the old or the
-    # new value. An added or removed key would make its iteration fail, so the table is then copied.
+    """Return a table of a forked record as one table with all changes."""
+    # Another thread may iterate over the committed table now. A replaced value does not disturb it. An added or removed
+    # key would make its iteration fail, so the table is then copied.
     if not isinstance(table, ChainMap):
         return table
     changes, base = table.maps

@@ -26,13 +26,13 @@ from exporter.sources.view import View
 from exporter.state.schema import StoredRun
 
 MIN_FIRST_POLL, FIRST_POLL_INTERVALS = 300.0, 10
-"""Readiness waits for the first poll: for this many seconds or poll intervals, whichever is longer."""
+"""How long readiness waits for the first poll: the longer of this many seconds and this many poll intervals."""
 
 MAX_CLOCK_SKEW = 5.0
 """Change of the clock skew, in seconds, above which the batch is discarded and fetched again."""
 
 MAX_BACKOFF, BACKOFF_INTERVALS = 300.0, 10
-"""Longest wait while polls fail: this many seconds or poll intervals, whichever is shorter."""
+"""Longest wait while polls fail: the shorter of this many seconds and this many poll intervals."""
 
 
 POLL_TIME_FRACTION = 0.8
@@ -42,7 +42,7 @@ STEP_BATCH = 100
 """Number of runs whose steps are fetched before the queue is read again."""
 
 MAX_STEP_ERRORS = 3
-"""Consecutive failed requests after which all other steps wait for the next poll; 1 if the poll itself failed."""
+"""Consecutive failed requests after which the other steps wait for the next poll. If the poll failed, one is enough."""
 
 
 class Pages(Protocol):
@@ -56,7 +56,7 @@ class Pages(Protocol):
 
 
 def backoff(interval: float, failures: int) -> float:
-    """Return the seconds to the next poll. The interval grows from the second consecutive failed poll on."""
+    """Return the seconds to the next poll. They double with each consecutive failed poll, from the second on."""
     if failures <= 1:
         return interval
     longest = max(interval, min(BACKOFF_INTERVALS * interval, MAX_BACKOFF))
@@ -67,8 +67,8 @@ class Poller:
     """Polls one source.
 
     Args:
-        requests: Knows the API's rate limit and when the credential expires.
-        api_clock: The client, which knows the time of the API's clock.
+        requests: Has the API's rate limit and the expiry of the credential.
+        api_clock: The client. It has the time of the API's clock.
         sweep_interval: Seconds between sweeps; None for no sweeps.
         auth_backoff: Minimum seconds to the next poll after the API refused the credential.
 
@@ -115,7 +115,7 @@ class Poller:
 
     @property
     def failures(self) -> int:
-        """Return the number of failed polls since the last one that did not fail."""
+        """Return the number of consecutive failed polls."""
         return self.status.failures
 
     def wait(self) -> float:
@@ -137,7 +137,7 @@ class Poller:
             error = self._read(begun, result)
             if result.outcome != "error":
                 # The committed batches are published now, because fetching steps may take long.
-                self._ledger.mark(self._rules.name, self._clock.now(), read=not result.scope_failed)
+                self._ledger.record_up(self._rules.name, self._clock.now(), read=not result.scope_failed)
                 (self._pages.publish_throttled if self.polled else self._pages.publish)()
                 self.polled = True
             if steps and not isinstance(error, AuthError | RateLimitedError):
@@ -185,13 +185,13 @@ class Poller:
             self._pages.publish_throttled()
 
     def report_long_first_poll(self) -> None:
-        """Report a source as down if its first poll takes too long, so that readiness does not wait for it."""
+        """If the first poll takes too long, report the source as down, so that readiness does not wait for it."""
         limit = max(MIN_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
         if self.polled or self._poll_started is None or self._monotonic() - self._poll_started <= limit:
             return
         self.polled = True
         self._log.warning("first poll still running", duration=round(self._monotonic() - self._poll_started))
-        self._ledger.mark(self._rules.name, self._clock.now(), read=False)
+        self._ledger.record_up(self._rules.name, self._clock.now(), read=False)
         self._pages.publish()
 
     def _read(self, begun: float, result: PollResult) -> Exception | None:
@@ -228,7 +228,7 @@ class Poller:
 
     def _commit_all(self, view: View, result: PollResult) -> Exception | None:
         """Read and commit all batches. Return the error at which reading ended, if any."""
-        # The poll continues after an error: old runs must expire, and requests for steps may succeed.
+        # The poll goes on after an error: old runs must expire, and requests for steps may succeed.
         try:
             if not self._commit_batches(view, result):
                 # Only a response shows the skew. Windows that were computed with a wrong clock are read again.
@@ -253,7 +253,7 @@ class Poller:
         return True
 
     def _check_clock_skew(self, result: PollResult) -> bool:
-        """Return whether a response has shown another clock skew than assumed. If so, assume that one from now on."""
+        """Return whether a response has shown another clock skew than assumed. If so, use the new one from now on."""
         change = self._clock.skew - result.skew
         if abs(change) < MAX_CLOCK_SKEW:
             return False
@@ -263,8 +263,8 @@ class Poller:
         return True
 
     def _follow_clock(self) -> None:
-        """Detect a jump of the API's clock or the local one, and shift the baseline by it."""
-        # A jump must not expire active runs. If the clock was wrong before it, the baseline was wrong too.
+        """If the API's or the local clock has jumped, shift the baseline by the jump."""
+        # If the clock was wrong before, the baseline was wrong too. A jump must not expire active runs.
         offset = self._clock.now() - self._monotonic()
         change = offset - self._clock_offset
         if abs(change) >= MAX_CLOCK_SKEW:
@@ -276,9 +276,9 @@ class Poller:
         result.stats.results.update(stats.results)
 
     def _fetch_steps(self, begun: float, result: PollResult) -> None:
-        """Fetch the steps of completed runs for as long as the poll's time allows. `begun`: when the poll started."""
-        # A poll that has used up its time still spends as much time on steps as on reading. Otherwise late polls would
-        # never fetch any, and more and more runs would wait.
+        """Fetch the steps of completed runs while the poll has time. `begun`: when the poll started."""
+        # Even a slow poll spends as much time on steps as on reading. Otherwise slow polls would never fetch steps, and
+        # more and more runs would wait.
         read_for = self._monotonic() - begun
         errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * read_for)
         max_errors = 1 if result.outcome == "error" else MAX_STEP_ERRORS
@@ -299,7 +299,7 @@ class Poller:
             self._ledger.steps_missing(name, row, context)
         except (Stopped, StateError):
             raise
-        except Exception as caught:  # malformed steps of one run must not delay the steps of others
+        except Exception as caught:  # malformed steps of one run must not delay others
             self._ledger.steps_failed(name, row, context)
             if isinstance(caught, AuthError | RateLimitedError):
                 raise

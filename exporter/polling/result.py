@@ -9,12 +9,12 @@ from exporter.ledger.status import PollReport
 
 
 class PollResult(PollReport, kw_only=True):
-    """The report of a poll, with data that only the poll itself needs.
+    """The report of a poll, and data that only the poll needs.
 
     Attributes:
         started: Start of the poll, by the API's clock.
         skew: Seconds by which the API's clock is assumed to be ahead of the local one.
-        load: How often the source's records had been loaded when the poll started.
+        load: How often the source's records had been loaded before the poll started.
         batches: Number of committed batches.
         steps: Number of runs whose steps were requested.
         stats: Statistics of the committed batches.

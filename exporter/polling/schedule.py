@@ -1,4 +1,4 @@
-"""Schedules polls: each source at its interval, one poll of a source at a time, less often while polls fail."""
+"""Schedules polls: each source at its interval, less often while its polls fail. Polls of a source never overlap."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -17,10 +17,10 @@ from exporter.client.budget import Stopped
 from exporter.polling.poll import Poller
 
 STAGGER = 0.25
-"""Seconds between the first polls of sources that start together."""
+"""Seconds between the first polls of sources that are added together."""
 
 THREADS = 10_000
-"""Maximum number of threads: more than anybody has sources. A thread is created only if none is idle."""
+"""Maximum number of threads, larger than any number of sources. A thread is created only if none is idle."""
 
 MIN_JUMP = 5.0
 """Jump of the local clock, in seconds, after which all sources are polled at once."""
@@ -80,12 +80,12 @@ class PollSchedule:
         self._scheduler.start()
 
     def add(self, sources: Iterable[ScheduledSource]) -> None:
-        """Poll these sources too: new and failing ones at once, STAGGER seconds apart, the others when they are due."""
+        """Poll these sources too. New sources and failing ones are polled at once, STAGGER seconds apart."""
         now = self._now()
         keys = {source: key for key, source in self._sources.items()}
         failed = [source for source in keys if source.poller.failures and not source.idle.locked()]
-        waiting = [source for source in sources if source not in keys or source in failed]
-        for number, source in enumerate(waiting):
+        due = [source for source in sources if source not in keys or source in failed]
+        for number, source in enumerate(due):
             first_poll = now + timedelta(seconds=number * STAGGER)
             if source in keys:
                 self._scheduler.modify_job(keys[source], next_run_time=first_poll)
@@ -96,13 +96,13 @@ class PollSchedule:
             self._scheduler.add_job(self._poll, Every(source.interval), args=[key], id=key, next_run_time=first_poll)
 
     def keep(self, sources: Collection[ScheduledSource], grace: float) -> bool:
-        """Stop polling all other sources. Wait `grace` seconds for their polls; return False if one still runs."""
-        ended = {key: source for key, source in list(self._sources.items()) if source not in sources}
-        for key in ended:
+        """Poll only these sources. Wait `grace` seconds for polls of the others; return False if one still runs."""
+        dropped = {key: source for key, source in list(self._sources.items()) if source not in sources}
+        for key in dropped:
             with suppress(JobLookupError):  # `stop` removes all jobs
                 self._scheduler.remove_job(key)
             del self._sources[key]
-        return self._wait(ended.values(), grace)
+        return self._wait(dropped.values(), grace)
 
     def stop(self, grace: float) -> bool:
         """Stop polling. Wait `grace` seconds for running polls; return False if one still runs."""
@@ -125,8 +125,7 @@ class PollSchedule:
         return bool(self._scheduler.running and thread is not None and thread.is_alive())
 
     def tick(self) -> None:
-        """Poll all sources now if the local clock jumped. Called about every second."""
-        # The scheduler uses the local clock.
+        """Poll all sources now if the local clock, which the scheduler uses, has jumped. Called twice per second."""
         offset = self._clock() - self._monotonic()
         if abs(offset - self._offset) < MIN_JUMP:
             return

@@ -29,7 +29,7 @@ class CountsBeforeCommit(Ledger):
 
     def _commit(self, transaction: Transaction, now: float) -> None:
         for job in transaction.jobs.values():
-            self.committed.take(job, 0)
+            self.committed.put_job(job, 0)
         super()._commit(transaction, now)
 
 

@@ -126,8 +126,8 @@ class FakeLedger:
         self._do("steps_failed", source, row.run.run_id, poll_context)
         self.queue.remove(row)
 
-    def mark(self, source, _now, *, read):
-        self._do("mark", source, read)
+    def record_up(self, source, _now, *, read):
+        self._do("record_up", source, read)
         self.state.status = msgspec.structs.replace(self.state.status, up=read and is_readable(self.state))
 
     def skip_polls(self, source, polls, _now):

@@ -533,10 +533,10 @@ def test_memory_that_differs_from_the_disk_is_read_from_it_again(harness):
     def stuck(*_):
         raise MemoryError
 
-    take, harness.ledger.committed.take = harness.ledger.committed.take, stuck
+    put_job, harness.ledger.committed.put_job = harness.ledger.committed.put_job, stuck
     with pytest.raises(MemoryError):
         harness.read(ended("b", BASELINE + 120))
-    harness.ledger.committed.take = take
+    harness.ledger.committed.put_job = put_job
     harness.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
     assert (harness.counts(), harness.job().last_run.run_id) == ({"success": 3}, "c")
 
@@ -547,10 +547,10 @@ def test_memory_that_differs_from_the_disk_is_not_written(harness):
     def stuck(*_):
         raise MemoryError
 
-    take, harness.ledger.committed.take = harness.ledger.committed.take, stuck
+    put_job, harness.ledger.committed.put_job = harness.ledger.committed.put_job, stuck
     with pytest.raises(MemoryError):
         harness.read(ended("b", BASELINE + 120))
-    harness.ledger.committed.take = take
+    harness.ledger.committed.put_job = put_job
     with pytest.raises(StateError, match="loaded again first: s"):
         expose(harness.ledger, [(("job", harness.job().key), RUNS, "success")])
     harness.read(ended("c", BASELINE + 130))

@@ -54,7 +54,7 @@ def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(ha
         ("source.continues", ANOTHER),
         ("ledger.expire_open_runs", "s", harness.poll_context(14), False),
         ("ledger.complete_poll", "s", harness.poll_context(14), False),
-        ("ledger.mark", "s", True),
+        ("ledger.record_up", "s", True),
         ("pages.publish",),
         ("ledger.pending_steps", "s", STARTED + 14, 100),
         ("ledger.finish_poll", "s"),
@@ -137,7 +137,7 @@ def test_an_error_ends_the_poll_and_is_reported_with_its_reason(error, reason, f
         waiting(harness, "x")
         assert harness.poll(BATCH, later(harness, 3), error, ANOTHER) == "error"
     assert len(harness.result("ledger.commit")) == 1
-    assert harness.result("ledger.complete_poll", "ledger.pending_steps", "ledger.mark") == []
+    assert harness.result("ledger.complete_poll", "ledger.pending_steps", "ledger.record_up") == []
     assert bool(harness.result("ledger.expire_open_runs")) is (reason != "state")
     report, status = harness.report, harness.status
     assert (report.outcome, report.ended, report.duration, report.reasons) == ("error", STARTED + 3, 3.0, [reason])
@@ -174,7 +174,7 @@ def test_a_source_is_down_while_a_readable_scope_does_not_answer_although_others
         assert harness.poll(BATCH, PartialError(parts, scope_failed=scope_failed)) == "partial"
         assert harness.status.up is up
         assert harness.status.last_success == harness.report.ended
-        assert harness.result("ledger.mark") == [("ledger.mark", "s", up)]
+        assert harness.result("ledger.record_up") == [("ledger.record_up", "s", up)]
         harness.events.clear()
 
 
@@ -190,7 +190,7 @@ def test_unreadable_parts_do_not_affect_others():
         ("ledger.commit_steps", "s", "x", (), harness.poll_context()),
     ]
     assert harness.report.reasons == ["http_5xx", "schema", "schema"]
-    assert harness.result("ledger.mark") == [("ledger.mark", "s", True)]
+    assert harness.result("ledger.record_up") == [("ledger.record_up", "s", True)]
     assert harness.status.up
     assert harness.poller.failures == 0
     error = "recipe 12: GET /r: 500 (and 2 more parts failed)"
@@ -254,7 +254,7 @@ def test_failures_are_counted_until_a_poll_succeeds(harness):
 def test_a_shutdown_during_a_poll_records_no_poll_and_is_raised_again(harness):
     with pytest.raises(Stopped):
         harness.poll(BATCH, Stopped())
-    assert harness.result("ledger.finish_poll", "ledger.mark", "pages.publish", "ledger.complete_poll") == []
+    assert harness.result("ledger.finish_poll", "ledger.record_up", "pages.publish", "ledger.complete_poll") == []
     assert not harness.poller.polled
 
 
@@ -473,7 +473,7 @@ def test_a_rate_limiting_api_gets_no_requests_for_steps(harness, error, reason):
         ("ledger.steps_failed", "s", "b", harness.poll_context()),
     ]
     assert harness.report.reasons == [reason]
-    assert harness.result("ledger.mark") == [("ledger.mark", "s", True)]
+    assert harness.result("ledger.record_up") == [("ledger.record_up", "s", True)]
     assert harness.status.up is False
 
 
@@ -506,13 +506,13 @@ def test_a_very_long_first_poll_is_reported_as_a_source_that_is_down(interval, l
         for seconds in (longest, 1.0, 1.0):
             harness.clock.passes(seconds)
             harness.poller.report_long_first_poll()
-            seen.append((harness.poller.polled, harness.result("ledger.mark")))
+            seen.append((harness.poller.polled, harness.result("ledger.record_up")))
 
     harness.poller.report_long_first_poll()
     assert harness.poll(goes_on) == "success"
-    down = [("ledger.mark", "s", False)]
+    down = [("ledger.record_up", "s", False)]
     assert seen == [(False, []), (True, down), (True, down)]
-    assert harness.result("ledger.mark")[-1] == ("ledger.mark", "s", True)
+    assert harness.result("ledger.record_up")[-1] == ("ledger.record_up", "s", True)
 
 
 def test_a_long_later_poll_is_not_reported_as_a_first_one():
@@ -524,4 +524,4 @@ def test_a_long_later_poll_is_not_reported_as_a_first_one():
         harness.poller.report_long_first_poll()
 
     harness.poll(goes_on)
-    assert ("ledger.mark", "s", False) not in harness.result("ledger.mark")
+    assert ("ledger.record_up", "s", False) not in harness.result("ledger.record_up")
