@@ -78,8 +78,7 @@ class TokenAuth(httpx.Auth):
     ) -> None:
         self._endpoint = endpoint
         self._token_request = token_request
-        self._refusals = refusals
-        self._other_refusal = other_refusal
+        self._refusals, self._other_refusal = refusals, other_refusal
         self._clock = clock
         self._lock = threading.Lock()
         self._token: Token | None = None
@@ -109,8 +108,7 @@ class TokenAuth(httpx.Auth):
                 sign_in.extensions["patience"] = 0.0
             response = yield sign_in
             self._token = self._accept(response, request.extensions.get("skew", 0.0))
-            report = request.extensions.get("credential_expiry")
-            if self._token is not None and report is not None:
+            if self._token is not None and (report := request.extensions.get("credential_expiry")):
                 report(self._token.expiry)
             return self._token
 

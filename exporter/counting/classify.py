@@ -89,17 +89,17 @@ def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
         run = msgspec.structs.replace(run, end=known.run.end)  # this row has no end, but an earlier one had
     if run.after_end:
         run = msgspec.structs.replace(run, after_end=False)
-        if (
-            known is not None
-            and known.mark in (CountState.COUNTED, CountState.BASELINE)
-            and known.run.result is not None
-        ):
+        if known is not None and _has_completed(known):
             return _reopen_for_cleanup(known, run)
     if known is None:
         return _classify_unknown(run, context)
     if known.mark is CountState.OPEN:
         return _classify_active(known, run, context)
     return _classify_completed(known, run, context)
+
+
+def _has_completed(known: RunRecord) -> bool:
+    return known.mark in (CountState.COUNTED, CountState.BASELINE) and known.run.result is not None
 
 
 def _classify_unknown(run: Run, context: Context) -> Decision:

@@ -272,7 +272,7 @@ class BatchWriter:
             self._transaction.jobs_to_recount.add(state.key)
 
     def expire(self, row: StoredRun) -> None:
-        """Expire an active run. Unless its job is excluded, it counts as `unknown`. The last run does not change."""
+        """Expire an active run as `unknown`. A run of an excluded job is not counted."""
         state = self._transaction.job(row.job)
         wanted = self._rules.includes(label_of(state.job))
         if wanted:
@@ -281,7 +281,8 @@ class BatchWriter:
             run, mark = row.run, CountState.BASELINE
         self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._poll.now)
         if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
-            return  # its completion is counted already, or must not count
+            return  # the run's completion is already counted, or must not count
+        # Durations, last-run gauges and the streak do not change.
         self._scopes.restart_grace(state)
         counters.count_expired(self._room.target(state))
         self.stats.results[Result.UNKNOWN] += 1

@@ -27,9 +27,7 @@ def prune(ledger: Ledger, now: float, retention: float) -> int:
         read_through = _read_through(ledger, name, now)
         if read_through is None:
             continue
-        runs = PRUNE_BATCH
-        while runs == PRUNE_BATCH:
-            runs = _prune_runs(ledger, name, read_through - retention, now)
+        while runs := _prune_runs(ledger, name, read_through - retention, now):
             pruned += runs
         _delete_jobs(ledger, name, read_through - retention)
     if pruned:

@@ -333,7 +333,7 @@ class Poller:
     def _log_result(self, result: PollResult) -> None:
         log = self._log.warning if result.error else self._log.info
         counts = {str(key): result.stats.dispositions[key] for key in Disposition if result.stats.dispositions[key]}
-        error = {"reason": result.reason, "error": result.error} if result.error else {}
+        optional = {"reason": result.reason, "error": result.error, "skipped": self._skips_of_current_poll}
         log(
             "poll finished",
             outcome=result.outcome,
@@ -343,7 +343,6 @@ class Poller:
             steps=result.steps,
             open=len(self._ledger.open_runs(self._rules.name)),
             **counts,
-            **error,
-            **({"skipped": self._skips_of_current_poll} if self._skips_of_current_poll else {}),
+            **{name: value for name, value in optional.items() if value},
         )
         self._skips_of_current_poll = 0

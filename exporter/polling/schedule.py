@@ -139,8 +139,7 @@ class PollSchedule:
         return datetime.fromtimestamp(self._clock(), UTC)
 
     def _poll(self, key: str) -> None:
-        source = self._sources.get(key)
-        if source is None:
+        if (source := self._sources.get(key)) is None:
             return
         with source.idle:
             try:

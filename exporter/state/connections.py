@@ -118,6 +118,17 @@ def _from_postgres(value: Any) -> Any:  # noqa: ANN401  # as above
     return value
 
 
+DEFAULTS = {
+    "connect_timeout": CONNECT_TIMEOUT,
+    "tcp_user_timeout": 8000,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "application_name": "jobrun-exporter",
+}
+"""Parameters of the driver that a URL may override. They find a dead network within seconds."""
+
+
 class Pool:
     """Connections to one database. Thread-safe: each session has its own connection.
 
@@ -271,16 +282,8 @@ def _longest_connect(url: str) -> float:
 
 def parameters(url: str) -> dict[str, Any]:
     """Return the driver's parameters for a URL: connect to the primary, and notice a dead network."""
-    defaults = {
-        "connect_timeout": CONNECT_TIMEOUT,
-        "tcp_user_timeout": 8000,
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "application_name": "jobrun-exporter",
-    }
     given = conninfo_to_dict(url)
-    chosen = {name: value for name, value in defaults.items() if name not in given}
+    chosen = {name: value for name, value in DEFAULTS.items() if name not in given}
     # Without `client_encoding`, a database, role or environment may set an encoding that lacks characters.
     required = {"autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8"}
     if given.get("target_session_attrs") != "primary":  # with another value, a standby would be used after a failover

@@ -247,10 +247,7 @@ class Leases:
                     held.renewed, held.recorded = max(begun, held.renewed), begun
 
     def take(self, sources: Collection[str]) -> list[float] | None:
-        """Take all leases of sources that share a credential, or none.
-
-        Return the seconds since each request that the former holder recorded; None if a lease is not free.
-        """
+        """Take all these leases or none. Return the request ages of the former holder; None if one is not free."""
         begun = self._boottime()
         with self._pool.transaction() as session:
             if len(session.execute(sql.LOCK_FREE, [sorted(sources), self._history, self._schema])) < len(sources):

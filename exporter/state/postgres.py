@@ -77,9 +77,8 @@ class PostgresStore(SqlStore):
         migrations: Sequence[Sequence[str]] = MIGRATIONS,
     ) -> None:
         super().__init__(pool.name)
-        self._pool = pool
+        self._pool = self._db = pool
         self._leases = leases
-        self._db = pool
         self._exporter = self._uncommitted = Counted()
         if not migrates:
             require_schema(pool, len(migrations))
@@ -240,10 +239,7 @@ def migrate(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> boo
 
 
 def schema_of(pool: Pool) -> int:
-    """Return the version of the tables; 0 if there are none.
-
-    Raises RefusedStateError for another program's tables, and for an encoding that lacks characters.
-    """
+    """Return the version of the tables; 0 for none. Raises RefusedStateError for a database that is not usable."""
     with pool.session() as session:
         encoding = session.execute("SELECT current_setting('server_encoding')")[0][0]
         if encoding != "UTF8":

@@ -93,20 +93,11 @@ class SqlRuns(ABC):
     def started_between(self, source: str, window: Window) -> frozenset[str]:
         """Return the IDs of the source's runs that started in a window."""
         # Such a run is active, or it completed after the start of the window. Both conditions use an index.
-        rows = [
-            row
-            for candidates, values in (
-                (f"{OF_SOURCE} AND mark <> 0 AND {ENDED} >= ?", (source, window.start)),
-                ("source = ? AND mark = 0", (self._sources.get(source),)),
-            )
-            for row in self._all(
-                f"SELECT run_id FROM runs WHERE {candidates} AND start >= ? AND start < ?",  # noqa: S608  # constants
-                *values,
-                window.start,
-                window.end,
-            )
-        ]
-        return frozenset(run_id for (run_id,) in rows)
+        query = "SELECT run_id FROM runs WHERE {} AND start >= ? AND start < ?"
+        of_active, of_completed = "source = ? AND mark = 0", f"{OF_SOURCE} AND mark <> 0 AND {ENDED} >= ?"
+        active = self._all(query.format(of_active), self._sources.get(source), window.start, window.end)
+        completed = self._all(query.format(of_completed), source, window.start, window.start, window.end)
+        return frozenset(run_id for (run_id,) in (*active, *completed))
 
     def streak(self, job: int) -> Streak:
         """Return a job's streak, counted from its rows."""

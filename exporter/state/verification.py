@@ -46,8 +46,7 @@ def verify(url: str) -> Iterator[tuple[bool, str]]:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         yield False, f"{describe_url(url)}: {lines[0]}"
         return
-    found = [*problems(settings)]
-    yield from found
+    yield from (found := list(problems(settings)))
     if all(harmless for harmless, _ in found):
         with closing(Pool(url)) as pool:
             try:

@@ -128,11 +128,8 @@ class Replay:
 
     def _replay_minute(self, minute: float, events: Sequence[tuple[float, int, str]]) -> int:
         rows = self._past.store.runs(self._past.name, {run_id for _, _, run_id in events})
-        due_events = [
-            (event_kind, rows[run_id])
-            for timestamp, event_kind, run_id in events
-            if timestamp <= self._past.cutoffs[rows[run_id].job]
-        ]
+        shown = [(timestamp, event_kind, rows[run_id]) for timestamp, event_kind, run_id in events]
+        due_events = [(kind, row) for timestamp, kind, row in shown if timestamp <= self._past.cutoffs[row.job]]
         for key in {row.job for _, row in due_events} - self._recorded.keys():
             self._record_changes(key, minute - RESOLUTION)
         for event_kind, row in due_events:
