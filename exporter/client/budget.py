@@ -23,26 +23,26 @@ PROBE_INTERVAL = 300.0
 # Maximum seconds per sleep. After each sleep the wait is computed again, and the metric of waiting is updated.
 MAX_SLEEP = 5.0
 
-_for_a_person = contextvars.ContextVar("_for_a_person", default=False)
+_for_page = contextvars.ContextVar("_for_page", default=False)
 
 
 @contextlib.contextmanager
-def for_a_person() -> Iterator[None]:
+def for_page() -> Iterator[None]:
     """Mark this thread's requests as sent for a page that a person opened. Polls have priority over them."""
-    token = _for_a_person.set(True)
+    token = _for_page.set(True)
     try:
         yield
     finally:
-        _for_a_person.reset(token)
+        _for_page.reset(token)
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
     """The process is shutting down, so a wait has ended early."""
 
 
-def is_for_a_person() -> bool:
+def is_for_page() -> bool:
     """Return whether requests of this thread are for a page that a person opened."""
-    return _for_a_person.get()
+    return _for_page.get()
 
 
 class Pace:
@@ -55,16 +55,16 @@ class Pace:
         self.size = max(1, math.floor(requests_per_minute))
         self.period = 60.0 * self.size / requests_per_minute
         self._taken: deque[float] = deque(maxlen=self.size)
-        self._by_people: deque[float] = deque(maxlen=max(1, self.size // REQUESTS_PER_PAGE_REQUEST))
+        self._page_times: deque[float] = deque(maxlen=max(1, self.size // REQUESTS_PER_PAGE_REQUEST))
         self._blocked_since = self._blocked_until = -math.inf
         self._spacing = 0.0
         self._spaced_until = -math.inf
 
     def inherit(self, before: "Pace") -> None:
         """Copy the requests and the server's limits from an earlier pace."""
-        taken, by_people = before._taken, before._by_people  # noqa: SLF001  # our own class, as below
+        taken, page_times = before._taken, before._page_times  # noqa: SLF001  # our own class, as below
         self._taken.extend(taken)
-        self._by_people.extend(by_people)
+        self._page_times.extend(page_times)
         self._blocked_since, self._blocked_until = before._blocked_since, before._blocked_until  # noqa: SLF001
         self._spacing, self._spaced_until = before._spacing, before._spaced_until  # noqa: SLF001
 
@@ -87,20 +87,20 @@ class Pace:
             free = max(free, min(self._taken[-1] + self._spacing, self._spaced_until))
         return free
 
-    def earliest_for_a_person(self, now: float) -> float:
-        """Return the first time, `now` or later, at which a request for a person may be sent if no poll waits."""
+    def earliest_for_page(self, now: float) -> float:
+        """Return the first time, `now` or later, at which a request for a page may be sent if no poll waits."""
         free = max(self.earliest(now), self._blocked_until)
-        if len(self._by_people) == self._by_people.maxlen:
-            free = max(free, self._by_people[0] + self.period)
-        if self._by_people:
-            free = max(free, min(self._by_people[-1] + REQUESTS_PER_PAGE_REQUEST * self._spacing, self._spaced_until))
+        if len(self._page_times) == self._page_times.maxlen:
+            free = max(free, self._page_times[0] + self.period)
+        if self._page_times:
+            free = max(free, min(self._page_times[-1] + REQUESTS_PER_PAGE_REQUEST * self._spacing, self._spaced_until))
         return free
 
-    def take(self, now: float, *, for_a_person: bool = False) -> None:
+    def take(self, now: float, *, page_request: bool = False) -> None:
         """Record a request."""
         self._taken.append(now)
-        if for_a_person:
-            self._by_people.append(now)
+        if page_request:
+            self._page_times.append(now)
 
     def block(self, now: float, seconds: float) -> None:
         """Block requests, except probes, for this many seconds. A longer block stays."""
@@ -187,14 +187,14 @@ class Budget:
             RateLimitedError: The request could not be sent by the deadline.
             Stopped: The process is shutting down, or polls must stop sending requests.
         """
-        person = _for_a_person.get()
-        if not person and self._stopping():
+        page_request = _for_page.get()
+        if not page_request and self._stopping():
             raise Stopped
         started = last = self._monotonic()
         waiting = False
         try:
-            while (pause := self._try(deadline, person=person)) > 0:
-                if not person and not waiting:
+            while (pause := self._try(deadline, page_request=page_request)) > 0:
+                if not page_request and not waiting:
                     waiting = True
                     self._count_waiting_polls(1)
                 if self._sleep(min(pause, MAX_SLEEP)):
@@ -235,17 +235,17 @@ class Budget:
         with self._lock:
             self._pace.succeeded(sent)
 
-    def _try(self, deadline: float, *, person: bool) -> float:
+    def _try(self, deadline: float, *, page_request: bool) -> float:
         """Take a request and return 0, or return the seconds to wait before the next try."""
         # A waiting thread does not reserve a time. If it woke late, it could send its request right before another one,
         # or during a block that began in the meantime.
         with self._lock:
             now = self._monotonic()
-            if person and self._polls_waiting:
+            if page_request and self._polls_waiting:
                 raise RateLimitedError("no request is sent for a page now: a poll waits for the request budget")
-            free = self._pace.earliest_for_a_person(now) if person else self._pace.earliest(now)
+            free = self._pace.earliest_for_page(now) if page_request else self._pace.earliest(now)
             if free <= now:
-                self._pace.take(now, for_a_person=person)
+                self._pace.take(now, page_request=page_request)
                 return 0.0
             if free > deadline:
                 raise RateLimitedError(f"no request may be sent for {free - now:.0f} s: {self._reason(now)}")

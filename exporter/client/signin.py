@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping
 import httpx
 import msgspec
 
-from exporter.client.budget import is_for_a_person
+from exporter.client.budget import is_for_page
 from exporter.client.clock import MIN_SKEW
 from exporter.client.limits import parse_date
 from exporter.errors import AuthError
@@ -103,8 +103,8 @@ class TokenAuth(httpx.Auth):
                 return self._token
             sign_in = self._token_request()
             sign_in.extensions = {**request.extensions, "endpoint": self._endpoint}
-            if is_for_a_person():
-                # A sign-in for a person does not wait for the budget, because polls would wait for this lock.
+            if is_for_page():
+                # A sign-in for a page does not wait for the budget, because polls would wait for this lock.
                 sign_in.extensions["patience"] = 0.0
             response = yield sign_in
             self._token = self._accept(response, request.extensions.get("skew", 0.0))

@@ -139,7 +139,7 @@ class MetricsSettings(Section):
     zero_first: DurationOrOff = 120.0
     """How long a new series shows 0 before its first value; 0s or off disables this."""
     startup_hold: DurationOrOff = 30.0
-    """After a start, a source's counters wait for a complete poll, at most for this time; 0s or off disables this."""
+    """Maximum time for which a source's counters wait for a complete poll after a start; 0s or off disables this."""
     run_buckets: Buckets = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)
     """Buckets of the durations of runs, in seconds."""
     step_buckets: Buckets = (10, 60, 300, 900, 3600, 14400)

@@ -153,7 +153,7 @@ def _failures(job: JobView, watermark: float | None) -> Iterator[Found]:
     state, failure = job.state, job.state.last_failure
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
-    # At most one of the three is reported, the most severe one first.
+    # At most one of the three is reported: the most severe one that applies.
     if conditions.is_failing_repeatedly(job, watermark):
         latest = f", the latest{step}{error}" if step or error else ""
         yield "JobrunFailingRepeatedly", f"The last {state.streak} runs failed{latest}.", state.failing_since

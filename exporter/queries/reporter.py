@@ -196,7 +196,7 @@ class Reporter:
         """Return the output of a step, fetched from the API. The step "" stands for the run's error text."""
         if not self.config().web.logs:
             raise QueryError(403, "output and error texts are shown only with web.logs: true in the config")
-        row, _, _ = self._find(source, run_id)  # users can only query known runs, and thus not probe the API
+        row, _, _ = self._find(source, run_id)  # only known runs, so that users cannot probe the API
         log = self.vendors.log(self._source(source), row.run, step)
         return LogReport(
             source=source,

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-from exporter.client.budget import Stopped, for_a_person
+from exporter.client.budget import Stopped, for_page
 from exporter.errors import NotFoundError, RateLimitedError, SourceError
 from exporter.model import Run, Step
 from exporter.queries.errors import QueryError
@@ -101,7 +101,7 @@ def _check_limit(futures: Iterable[Future[Any]], limit: int) -> None:
 
 def _query(method: Callable[..., Response], *arguments: object) -> Response:
     # These requests get only a part of the source's budget, so that pages never delay a poll.
-    with for_a_person():
+    with for_page():
         return method(*arguments, patience=BUDGET_WAIT)
 
 

@@ -19,7 +19,7 @@ def is_own_host(host: str, external_url: str) -> bool:
 
 
 def is_from_another_site(headers: Mapping[str, str], external_url: str) -> bool:
-    """Return whether a browser sends a request for a page of another site. `headers`: the request's headers."""
+    """Return whether a page of another site made a browser send a request. `headers`: the request's headers."""
     # Other clients than browsers send neither Sec-Fetch-Site nor Origin. Behind a proxy, the host or port in Host may
     # differ from those in Origin, and `external_url` has the right ones.
     site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")

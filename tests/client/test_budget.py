@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.client.budget import MAX_BLOCK, MAX_SLEEP, PROBE_INTERVAL, Budget, Pace, Stopped, for_a_person
+from exporter.client.budget import MAX_BLOCK, MAX_SLEEP, PROBE_INTERVAL, Budget, Pace, Stopped, for_page
 from exporter.errors import RateLimitedError
 
 EVER = math.inf
@@ -93,7 +93,7 @@ def test_a_poll_that_must_stop_sends_no_request_even_if_it_need_not_wait_and_a_p
     budget = Budget(60.0, monotonic=moved.monotonic, sleep=moved.sleep, stopping=lambda: True)
     with pytest.raises(Stopped):
         budget.acquire(10.0)
-    with for_a_person():
+    with for_page():
         assert budget.acquire(10.0) == 0.0
 
 
@@ -204,10 +204,10 @@ def test_the_wait_is_reported_while_it_lasts(moved):
 
 
 def as_people(budget, count, patience=0.0):
-    """Return how many of these requests for a person are allowed."""
+    """Return how many of these requests for a page are allowed."""
     granted = 0
     for _ in range(count):
-        with for_a_person(), contextlib.suppress(RateLimitedError):
+        with for_page(), contextlib.suppress(RateLimitedError):
             budget.acquire(budget._monotonic() + patience)
             granted += 1
     return granted
@@ -255,7 +255,7 @@ def test_while_a_poll_waits_no_user_gets_a_request_and_the_poll_waits_one_spacin
 def test_a_refused_user_gets_the_reason(moved):
     budget = make_budget(moved)
     as_people(budget, 15)
-    with for_a_person(), pytest.raises(RateLimitedError, match="pages have used their share of the request budget"):
+    with for_page(), pytest.raises(RateLimitedError, match="pages have used their share of the request budget"):
         budget.acquire(moved.now + 3)
 
 

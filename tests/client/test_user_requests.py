@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from exporter.client.budget import Budget, for_a_person
+from exporter.client.budget import Budget, for_page
 from exporter.client.client import Client, Environment
 from exporter.client.signin import TokenAuth
 from exporter.errors import RateLimitedError
@@ -80,7 +80,7 @@ def test_a_sign_in_for_a_user_never_waits_because_polls_would_wait_for_its_token
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "word"}))
     auth = TokenAuth("/token", token_request, refusals={}, other_refusal="", clock=moved.clock)
     client = Client("https://api.example.com", auth, budget, environment=environment, transport=transport)
-    with for_a_person(), pytest.raises(RateLimitedError):
+    with for_page(), pytest.raises(RateLimitedError):
         client.get("/runs/1", endpoint="/runs/{id}", patience=3.0)
     assert moved.slept == []
     client.get("/runs", endpoint="/runs")

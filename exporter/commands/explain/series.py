@@ -91,7 +91,7 @@ IsBehind = Callable[[JobState, StoredRun], bool]
 
 
 def _named_by(last_event: Callable[[JobState], LastRun | LastFailure | LastSteps | None]) -> IsBehind:
-    """Return a function that recognizes the run of a record's last event."""
+    """Return a function that returns whether a run is the one that `last_event` of the job's record names."""
 
     def is_behind(job: JobState, row: StoredRun) -> bool:
         event = last_event(job)

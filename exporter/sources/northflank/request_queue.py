@@ -96,17 +96,17 @@ def has_tick(schedule: JobSchedule, start: float, end: float) -> bool | None:
     return None if tick is None else tick <= end
 
 
-def overdue_ratio(read: float | None, listed: float, now: float, tier: PollTier, poll_interval: float) -> float:
-    """Return how long a job has waited, in multiples of its spacing. `listed`: used for a job that was never read."""
+def overdue_ratio(requested: float | None, listed: float, now: float, tier: PollTier, poll_interval: float) -> float:
+    """Return how long a job has waited, in multiples of its spacing: since `listed` if it was never requested."""
     # A time in the future was set by a wrong clock.
-    if read is None or read > now:
+    if requested is None or requested > now:
         return FIRST_OVERDUE + max(0.0, now - listed) / spacing(PollTier.NORMAL, poll_interval)
-    return (now - read) / spacing(tier, poll_interval) * (FAST_WEIGHT if tier is PollTier.FAST else 1.0)
+    return (now - requested) / spacing(tier, poll_interval) * (FAST_WEIGHT if tier is PollTier.FAST else 1.0)
 
 
-def is_job_due(read: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
+def is_job_due(requested: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
     """Return whether this poll reads a job, because the next poll would be too late."""
-    return read is None or read > now or now - read >= spacing(tier, poll_interval) - poll_interval
+    return requested is None or requested > now or now - requested >= spacing(tier, poll_interval) - poll_interval
 
 
 def is_due(due: float, now: float, longest: float) -> bool:

@@ -1,4 +1,4 @@
-"""Snowplow Console's jobs API: its paths, and parsers. They accept many names and shapes, which are not documented.
+"""Snowplow Console's jobs API: its paths, and parsers, which accept many undocumented names and shapes.
 
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
