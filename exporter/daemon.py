@@ -45,7 +45,7 @@ HOUSEKEEPING_INTERVAL = 3600.0
 """Seconds between two rounds of housekeeping."""
 
 GRACE_PERIOD = 1.5
-"""Seconds that polls and responses in progress have to end."""
+"""Seconds that polls and responses in progress get to end."""
 
 
 def shared_state(config: Config, boottime: Callable[[], float]) -> "Shared | None":
@@ -69,7 +69,7 @@ class Daemon:
         clocks: Clocks, sleep and network.
         connect: Opens a SQLite database.
         web_file: TLS, headers and users of the pages; None for plain HTTP without users.
-        manager: Sends notifications to systemd.
+        manager: Sends notifications to the service manager.
     """
 
     def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
@@ -156,7 +156,7 @@ class Daemon:
 
     @property
     def address(self) -> Address:
-        """Return the address of the web server. Call it after `start`."""
+        """Return the address of the web server, once it is started."""
         return Address(self._web.host, self._web.port)
 
     def start(self) -> None:
@@ -212,7 +212,7 @@ class Daemon:
         self._schedule.keep([each for each in self._assembly.scheduled if each.name not in names], 0.0)
 
     def _pollable(self, assembly: Assembly) -> list[ScheduledSource]:
-        """Return the sources that this process polls: all, or in a replica those whose lease it has."""
+        """Return the sources that this process polls. A replica polls only those whose lease it has."""
         owned = None if self._shared is None else self._shared.replica.owned
         return [each for each in assembly.scheduled if owned is None or each.name in owned]
 
@@ -294,7 +294,7 @@ class Daemon:
             raise
 
     def stop(self) -> bool:
-        """Stop everything. Return False if a poll still waits for its API. Batches that are not committed are lost."""
+        """Stop everything. Return False if a poll still waits for its API: its uncommitted batches are lost."""
         self._heartbeat.stop()
         self._supervision.stopping()
         if self._shared is not None:
@@ -338,13 +338,13 @@ class Daemon:
             self._log.warning("state could not be pruned", error=str(error))
 
     def healthy(self) -> CheckResult:
-        """Return whether heartbeat and scheduler are alive. The APIs do not matter."""
+        """Return whether heartbeat and scheduler are alive, independent of the APIs."""
         if not self._heartbeat.is_alive():
             return False, f"no heartbeat for {self._heartbeat.age():.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
     def ready(self) -> CheckResult:
-        """Return whether each source was polled once, or, in a replica, whether its page is current."""
+        """Return whether each source was polled once. A replica returns whether its page is current."""
         if self._exposition.page is None:  # the web server starts before the first page
             return False, "the state is loading"
         if self._shared is not None:

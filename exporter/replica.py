@@ -1,4 +1,4 @@
-"""One of many replicas: leases sources, loads the commits of other replicas, and reports whether its page is fresh."""
+"""One of many replicas: takes leases, loads the commits of other replicas, and reports whether its page is current."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,13 +21,13 @@ from exporter.state.lease_row import WITHOUT_STEPS, LeaseRow
 from exporter.state.leases import RENEWAL, Leases, RequestAges, SupersededError
 
 INTERVAL = 0.5
-"""Seconds between two checks of the versions."""
+"""Seconds between two ticks. Each tick checks the versions in the database."""
 
 FRESH = 2.0
 """Seconds for which a page is served after its versions were last confirmed.
 
-A replica shows a commit of another replica at most this much later. So if two scrapes are further apart, the second one
-never shows less, no matter which replicas respond.
+Within this time a replica shows the commits of the others. So if two scrapes are further apart, the second one never
+shows less, no matter which replicas respond.
 """
 
 CLOCK_DIFFERENCE = 60.0
@@ -37,7 +37,7 @@ FAILED = {
     SupersededError: "polls ended: replicas of a newer version have taken over",
     IdentityError: "no more sources are taken: the state and the config differ",
 }
-"""Log messages of errors that waiting does not cure."""
+"""Log messages of errors that do not end by themselves."""
 
 Group = frozenset[str]
 
@@ -49,7 +49,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         groups: Returns the sources in groups that share a credential and so a request budget.
         identities: Returns the API of each configured source.
         request_ages: Returns the seconds since each request that still uses the budget of a source's credential.
-        start_polls: Starts the polls of sources. The second argument has the request ages of the former owner.
+        start_polls: Starts the polls of sources. The second argument: the request ages of the former owner.
         end_polls: Ends the polls of sources.
         is_idle: Returns whether no poll of a source is running.
         publish: Renders the records in memory.
@@ -67,7 +67,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replica:
-    """One of many replicas. One thread calls `tick` twice per second, another `renew`; any may call `stale`.
+    """One of many replicas. One thread calls `tick`, another one `renew`. Any thread may call `stale`.
 
     Args:
         ledger: Has the records of all sources.
@@ -97,13 +97,13 @@ class Replica:
         self._error = "the state was not read yet"
         self._failing: type[StateError] | None = None
         self._rendered: object = None  # what the last page was rendered from
-        # By source: after a failover the steps of runs that ended up to this time must be read again.
+        # By source: after a failover, steps must be read again of runs that ended up to this time.
         self._steps_until: dict[str, float] = {}
-        # Sources whose version went back, until all replicas know it.
+        # Sources whose version fell, until the database has a record of it for all replicas.
         self._went_back: set[str] = set()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0
-        # The sources in the config of each running replica, with the versions that scrapes have read from it.
+        # Per running replica: the sources in its config, and the versions that scrapes have read from it.
         self._peers: list[dict[str, int]] = []
         self.pages = PageVersions(zero_first)
         """The versions on the pages of this replica."""
@@ -119,7 +119,7 @@ class Replica:
     @property
     def rewound(self) -> frozenset[str]:
         """Return the sources whose commits the database may have lost. Their counters are withheld."""
-        # Polls load records and render pages between two ticks, so the records loaded last are included.
+        # Polls may load records and render pages between two ticks, so doubtful records are included at once.
         return self._rewound | self._leases.doubtful
 
     @property
@@ -134,7 +134,7 @@ class Replica:
             replica=self._leases.holder,
             replicas=self.replicas,
             sources=self.owned,
-            # With 0 for the others, so that an increase includes the first takeover.
+            # Sources of other replicas have 0, so that an increase includes the first takeover.
             taken={name: self.taken[name] for group in self._handlers.groups() for name in group},
             lost=self.lost,
             last_commit=max(written, default=None),
@@ -145,7 +145,7 @@ class Replica:
         )
 
     def stale(self) -> str:
-        """Return why the page may be older than a page of another replica; "" if it cannot be."""
+        """Return why the page may be older than that of another replica; "" if it is current."""
         age = self._boottime() - self._confirmed
         if age == float("inf"):
             return self._error
@@ -193,12 +193,12 @@ class Replica:
             self._beat()
 
     def renew(self) -> None:
-        """Renew leases. It runs in its own thread, because a page may take longer to render than a lease lasts."""
+        """Renew leases. Call it in its own thread, because rendering a page may take longer than a lease lasts."""
         with suppress(StateError):  # the next tick reports it
             self._leases.renew(self._handlers.request_ages)
 
     def _create_sources(self) -> None:
-        """Create records and leases of new sources in the config."""
+        """Create the records and leases of sources that are new in the config."""
         identities = self._handlers.identities()
         new = identities.keys() - self._configured
         if new:
@@ -208,14 +208,14 @@ class Replica:
         self._configured = set(identities)
 
     def _regroup(self) -> None:
-        """Hand back sources that are no longer in the config, and groups that have changed."""
+        """Hand back sources that are no longer in the config, or whose group has changed."""
         groups = self._handlers.groups()
         whole = frozenset().union(*(group for group in groups if group <= self._polled))
         if self._polled - whole:
             self.hand_back(self._polled - whole)
 
     def _drop(self, rows: Mapping[str, LeaseRow], before: Mapping[str, int]) -> None:
-        """Drop leases that the database says this replica lost. `before`: versions before the database was read."""
+        """Drop leases that this replica has lost according to `rows`. `before`: its versions before the read."""
         gone = {
             name
             for name, version in before.items()
@@ -249,7 +249,7 @@ class Replica:
         return (-1, 0) if row is None else row.content
 
     def _mark_rewound(self) -> None:
-        """Make all replicas withhold the counters of sources whose commits the database lost."""
+        """Record sources whose commits the database lost, so that all replicas withhold their counters."""
         back = self._went_back | self._leases.rewound()
         if back:
             marked = self._leases.mark_rewound(back)
@@ -260,13 +260,13 @@ class Replica:
                 self._ledger.count_cold_start("rewound")
 
     def _beat(self) -> None:
-        """Record that this replica is running, and find out which pages scrapes have read from any replica."""
-        self._peers = self._leases.beat(self.pages.read(self._configured))
-        self.pages.read_anywhere(self._peers)
+        """Record that this replica is running. Learn which pages scrapes have read from any replica."""
+        self._peers = self._leases.beat(self.pages.versions_read(self._configured))
+        self.pages.report_read(self._peers)
         self._hand_back_surplus()
 
     def _candidates(self, group: Group) -> int:
-        """Return how many replicas can poll a group: during a rollout, not every config has all sources."""
+        """Return how many replicas can poll a group. During a rollout, some configs may not have all its sources."""
         return sum(group <= peer.keys() for peer in self._peers) or max(1, self.replicas)
 
     def _share(self) -> int:
@@ -276,7 +276,7 @@ class Replica:
         return [group for group in self._handlers.groups() if group & self._polled]
 
     def _take(self, rows: Mapping[str, LeaseRow]) -> None:
-        """Take free groups, up to this replica's share, and all that no other replica can poll."""
+        """Take free groups up to this replica's share, and those that no other replica can poll."""
         room = self._share() - len(self._mine())
         free = [
             group
@@ -301,7 +301,7 @@ class Replica:
             self._handlers.start_polls(group, request_ages)
 
     def _hand_back_surplus(self) -> None:
-        """Hand back one idle group if this replica has more than its share, so that another replica can take it."""
+        """If this replica has more than its share, hand back one idle group that another replica can take."""
         mine = self._mine()
         wanted = [group for group in mine if self._candidates(group) > 1]
         idle = [group for group in wanted if all(map(self._handlers.is_idle, group))]
@@ -309,7 +309,7 @@ class Replica:
             self.hand_back(max(reversed(idle), key=self._candidates))
 
     def hand_back(self, sources: Collection[str] | None = None) -> None:
-        """Free the leases of these sources, by default of all, for other replicas. Their polls must have ended."""
+        """End the polls of these sources, by default of all, and free their leases for other replicas."""
         given = frozenset(self._polled if sources is None else sources)
         self._polled -= given
         self._handlers.end_polls(given)
@@ -323,23 +323,23 @@ class Replica:
             self._leases.leave()
 
     def _expose_read_sources(self, rows: Mapping[str, LeaseRow]) -> None:
-        """Expose the counters of sources that polls have read completely since the last failover."""
+        """Expose the counters of sources that were read completely since the last failover."""
         read: dict[str, list[LeaseRow]] = {}
         polled = [rows[name] for name in sorted((self._polled - self._ledger.starting) & rows.keys())]
         unread, store = self._ledger.unread, self._ledger.store()
         older = [row for row in polled if row.history != row.current and not (row.rewound and row.source in unread)]
-        # Steps of later runs were never served, so do not wait for them: a busy source always has some pending.
+        # Steps of later runs were never served. Do not wait for them, because a busy source always has pending steps.
         ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in older}
         self._steps_until = {name: self._steps_until.get(name, end) for name, end in ends.items()}
         for row in older:
-            # Counters of runs do not wait for steps: there may be many steps, and the API may be slow.
+            # Counters of runs do not wait for steps, because fetching many steps from a slow API takes long.
             with self._ledger.lock:
                 pending = not row.new and store.count_pending_steps(row.source, self._steps_until[row.source])
             history = row.current + WITHOUT_STEPS if pending else row.current
             if row.history != history:
                 read.setdefault(history, []).append(row)
         lossy = [row.source for found in read.values() for row in found if row.steps_rewound]
-        if lossy:  # a lost commit has exposed their series, which must not be served as 0 again
+        if lossy:  # their series were exposed, perhaps by a lost commit, and must not show 0 again
             expose_sources(self._ledger, lossy)
         for history, found in read.items():
             self._leases.record_history(found, history)

@@ -19,9 +19,9 @@ class Shared:
     """A state in PostgreSQL that replicas share.
 
     Args:
-        url: Address of the database.
+        url: URL of the database.
         boottime: A clock that also counts while the machine is suspended, in seconds.
-        read_url: Reads the address again before each connection; None if it never changes.
+        read_url: Reads the URL again before each connection; None if it never changes.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Shared:
         return open_shared(self._pool, self._leases)
 
     def join(self, ledger: Ledger, zero_first: ZeroFirst, handlers: Handlers) -> Replica:
-        """Create the replica, which does nothing before `start`."""
+        """Create the replica. It does nothing before `start`."""
         self.replica = Replica(ledger, self._leases, zero_first=zero_first, boottime=self._boottime, handlers=handlers)
         return self.replica
 
     def start(self, guarded: Callable[[Callable[[], None]], None]) -> None:
-        """Start the threads that run the replica and renew its leases. `guarded` catches errors of their tasks."""
+        """Start the threads that run the replica and renew its leases. `guarded` runs a task and catches its errors."""
         for name, task in (("replica", self.replica.tick), ("leases", self.replica.renew)):
             self._threads.append(threading.Thread(target=self._repeat, args=(guarded, task), name=name, daemon=True))
             self._threads[-1].start()

@@ -1,7 +1,7 @@
 """The open state and its records in memory. Each change is written in one transaction.
 
-A `Transaction` copies the records that it changes. The copies are written, and only then replace the records in memory.
-If the state cannot be written, memory does not change either.
+A `Transaction` copies the records that it changes. The copies replace the records in memory after they are written. If
+the state cannot be written, memory does not change either.
 """
 
 import threading
@@ -42,9 +42,9 @@ class Journal:
         lock: Held for one transaction at a time. Read `store` only under it.
         changed_jobs: Keys of the jobs that changed since the last snapshot.
         everything_changed: Whether all jobs may have changed since then.
-        starting: The sources without a complete poll since this process loaded their records.
-        unread: Sources that no poll has read completely since they were loaded, with the start of the first such poll.
-        lost_counts: Counters, as this process knew them, of the sources whose commits the database has lost.
+        starting: Sources without a complete poll since this process loaded their records.
+        unread: Sources that were not read completely since they were reloaded, with the start of the first poll since.
+        lost_counts: For sources whose commits the database has lost: the counters that this process knew before.
         commit_errors: Number of failed attempts to open or write the state.
         error: Error of the last attempt to open or write the state; "" if it succeeded.
     """
@@ -73,9 +73,9 @@ class Journal:
     # --- opening and configuring ---
 
     def load(self) -> None:
-        """Open the state if it is not open, and load records that may differ from it.
+        """Open the state if it is not open. Load the records in memory again that may differ from it.
 
-        Raises StateError if the state cannot be written now. Records that could be read are in memory even then.
+        Raises StateError if the state cannot be written now. Even then, memory has the records that could be read.
         """
         with self.lock:
             if self._closed:
@@ -93,7 +93,7 @@ class Journal:
 
     def _open_state(self) -> None:
         opened = self._opening()
-        # Opening moves a corrupt state aside, so a later attempt reports a new state: keep the first reason.
+        # Opening moves a corrupt state aside. The next attempt then reports a new state, so keep the first reason.
         if not (self._cold_start and opened.cold in {"", "new"}):
             self._cold_start = opened.cold
         try:
@@ -150,7 +150,7 @@ class Journal:
             loaded = self.store().load(names)
             self._replace_sources(loaded, names)
             self._sources_to_reload -= names
-            if loaded.behind:  # write the counts again, so that a replica that starts now has them too
+            if loaded.behind:  # write lost counts again, so that a new replica loads them too
                 self.replace([copy(self.committed.exporter)])
 
     def _replace_sources(self, loaded: LoadedState, names: frozenset[str]) -> None:
@@ -166,7 +166,7 @@ class Journal:
             self.unread[name] = float("inf")
         for source in loaded.sources:
             known = self.committed.sources.get(source.name)
-            # The database may have lost commits whose counts were served. These counts are kept.
+            # The database may have lost commits. Keep their counts, because they were served.
             if known is not None and _count_polls(known) > _count_polls(source):
                 self.lost_counts.setdefault(source.name, Counted()).raise_to(known)
             self._memory[source.name].polled |= source.status.last_poll is not None
@@ -203,12 +203,12 @@ class Journal:
             self._limit_step_histograms()
 
     def check(self, rules: Mapping[str, SourceRules] | None = None) -> None:
-        """Raise IdentityError if the state has another API under a source's name. `rules`: None for the active ones."""
+        """Raise IdentityError if a source of the state names another API. `rules`: None for the active ones."""
         with self.lock:
             _check_identities(self.committed.sources.values(), self.rules if rules is None else rules)
 
     def _apply_rules(self, name: str, rules: SourceRules) -> None:
-        """Apply the rules of a source. A new source gets an empty record, which its first batch writes."""
+        """Apply the rules of a source. A new source gets an empty record. Its first batch writes the record."""
         state = fork(self.committed.sources.get(name) or SourceState(name=name, identity=rules.identity))
         if state.baseline is None:
             state.identity = rules.identity
@@ -226,8 +226,8 @@ class Journal:
         rules, step_histograms = self.rules.get(job.source), self.counting.step_histograms
         if rules is not None:
             return rules.series_used(job, step_histograms=step_histograms)
-        # The series of a removed source still count, or the page would exceed its limit when the source returns. Its
-        # rules are unknown, but the rules of any source give about the same number.
+        # The series of a removed source still count: otherwise the page would exceed its limit when the source returns.
+        # The source's rules are unknown, but those of any other source give about the same number.
         another = next(iter(self.rules.values()), None)
         return another.series_of(job, step_histograms) if another is not None and job.shown else 0
 
@@ -245,7 +245,7 @@ class Journal:
     def writing(self, *sources: str) -> Iterator[SqlStore]:
         """Open a transaction of the state for these sources. Raises StateError."""
         store = self.store()
-        # If the records in memory may differ from the state, their copies must not replace newer records on disk.
+        # Copies of records that may differ from the state must not replace newer records on disk.
         if stale := self._sources_to_reload.intersection(sources):
             raise StateError(f"records must be loaded again first: {', '.join(sorted(stale))}")
         try:
@@ -253,14 +253,14 @@ class Journal:
                 yield store
         except StateError as error:
             self._count_error(error)
-            if self.committed.first_keys:  # other replicas write too, and this transaction may or may not be committed
+            if self.committed.first_keys:  # other replicas write too, and this transaction may have been committed
                 self._sources_to_reload.update(sources or self.rules)
             raise
         self.error = ""
 
     def _transaction(self, source: str, poll: PollContext) -> Transaction:
         self.load()
-        # A replica with another config may have polled another API since this process began to poll.
+        # A replica with another config may have polled another API meanwhile.
         _check_identities([self.committed.sources[source]], self.rules)
         memory = self._memory[source]
         poll.require_load(memory.loads)
@@ -278,7 +278,7 @@ class Journal:
             self._commit(transaction, poll.now)
 
     def _commit(self, transaction: Transaction, now: float) -> None:
-        """Write a transaction, then update memory. Everything that can fail is done before the COMMIT."""
+        """Write a transaction, then update memory. All that can fail happens before the COMMIT."""
         name, memory = transaction.source.name, self._memory[transaction.source.name]
         if self._cold_start:
             transaction.count_for_exporter(COLD_STARTS, self._cold_start)
@@ -304,10 +304,10 @@ class Journal:
 
     @contextmanager
     def updating_memory(self, *sources: str) -> Iterator[None]:
-        """If updating memory fails after a commit, have these sources loaded from the state again."""
+        """Update memory after a commit. If that fails, these sources are loaded from the state again."""
         self._sources_to_reload.update(sources)
         yield
-        self._sources_to_reload.difference_update(sources)  # none was in it before, or `writing` would have raised
+        self._sources_to_reload.difference_update(sources)  # `writing` has raised if one was in it before
 
     def replace(self, records: Collection[Record]) -> None:
         """Write changed copies of records, and then replace the records in memory. Raises StateError."""
@@ -337,7 +337,7 @@ class Journal:
             self.replace([exporter])
 
     def put_source(self, state: SourceState) -> None:
-        """Replace a source's record in memory by a changed copy, after the copy was written."""
+        """Replace a source's record in memory by a changed copy. The copy must be written before."""
         state.scopes, state.checkpoints = joined(state.scopes), joined(state.checkpoints)
         self.committed.sources[state.name] = state
 

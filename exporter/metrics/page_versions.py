@@ -1,4 +1,4 @@
-"""The versions of the records on the pages of a replica, and which of them scrapes have read from any replica."""
+"""The versions of the records on a replica's pages, and whether scrapes have read them from any replica."""
 
 import threading
 from collections.abc import Collection, Iterable, Mapping
@@ -13,17 +13,14 @@ Versions = Mapping[str, int]
 
 
 class PageVersions:
-    """The versions on each page. Any thread may call `scraped`.
-
-    `zero_first`: learns which pages scrapes have read.
-    """
+    """The versions on each page. Any thread may call `scraped`. `zero_first`: is called for each page that was read."""
 
     def __init__(self, zero_first: ZeroFirst) -> None:
         self._zero_first = zero_first
         self._lock = threading.Lock()
         self._latest: tuple[int, Versions] = (-1, {})
         self._read: Versions = {}
-        # By generation: the versions of this replica's sources on each page that no scrape may have read.
+        # By generation: the versions of this replica's sources, for each page that no scrape is known to have read.
         self._unread: dict[int, Versions] = {}
 
     def add(self, generation: int, versions: Versions, own: Collection[str]) -> None:
@@ -41,13 +38,13 @@ class PageVersions:
             if generation >= latest:
                 self._read = versions
 
-    def read(self, sources: Iterable[str]) -> dict[str, int]:
+    def versions_read(self, sources: Iterable[str]) -> dict[str, int]:
         """Return the version of each source that scrapes have read from this replica; -1 for none."""
         with self._lock:
             return {name: self._read.get(name, -1) for name in sources}
 
-    def read_anywhere(self, replicas: Iterable[Versions]) -> None:
-        """Report pages as scraped whose versions scrapes have read. `replicas`: the versions read from each replica."""
+    def report_read(self, replicas: Iterable[Versions]) -> None:
+        """Report each page whose versions were read to zero-first. `replicas`: the versions read from each replica."""
         newest: dict[str, int] = {}
         for name, version in (item for versions in replicas for item in versions.items()):
             newest[name] = max(version, newest.get(name, version))

@@ -35,7 +35,7 @@ def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[R
 
 
 def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView], float | None]:
-    """Return a function that returns a value of the run that completed last; None if there is none."""
+    """Return a function from a view to a value of the job's last completed run; None if there is no such run."""
     return lambda view: None if view.state.last_run is None else value(view.state.last_run)
 
 
@@ -54,7 +54,7 @@ def oldest_active_starts(view: JobView) -> Iterator[Row]:
 
 
 def last_run_status(view: JobView) -> Iterator[Row]:
-    """Return 1 for the result of the run that completed last, even if it is not seeded, and 0 for the others."""
+    """Return 1 for the result of the last completed run, and 0 for the other results that the source can have."""
     last = None if view.state.last_run is None else view.state.last_run.result
     for result, labels in RESULTS:
         if result == last or result in view.results:

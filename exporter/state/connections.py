@@ -1,7 +1,6 @@
 """A pool of connections to PostgreSQL, and sessions that run SQL with question marks on them.
 
-Each transaction sets its own settings and nothing outlives it, so an external pooler may give each transaction another
-connection.
+Each transaction has its own settings, so that an external pooler may give each transaction another connection.
 """
 
 import contextlib
@@ -23,10 +22,10 @@ Value = TypeVar("Value")
 Rows = list[tuple[Any, ...]]
 
 CONNECT_TIMEOUT = 3
-"""Seconds to wait for each host of a URL that sets no other time."""
+"""Seconds to wait for each host, unless the URL sets another time."""
 
 PATIENCE = 10.0
-"""Seconds to wait for a response. Then the connection is closed, because a frozen server sends no error."""
+"""Seconds to wait for a response. The connection is then closed, because a frozen server sends no error."""
 
 LONG_PATIENCE = 3600.0
 """The same for migrations and copies."""
@@ -35,9 +34,9 @@ SETTINGS = (
     "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '8s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 )
-"""Limits how long a frozen replica keeps a row locked, and how long a locked row delays other sources.
+"""Limits how long a frozen replica keeps a row locked, and how long others wait for it.
 
-A transaction that waits for a lock also holds the ledger's lock, so no page is rendered meanwhile.
+A transaction that waits for a row holds the ledger's lock, so no page is rendered meanwhile.
 """
 
 # Roles and databases may have other defaults. With SERIALIZABLE, transactions of different sources could conflict. But
@@ -47,7 +46,7 @@ READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS}"
 
 OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
-logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # its callers report errors
+logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # callers of the pool report its errors
 
 
 MIGRATING = (
@@ -65,7 +64,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     @classmethod
     def connect(cls, conninfo: str = "", *, pool: "Pool", **kwargs: Any) -> Self:  # type: ignore[override]  # noqa: ANN401, ARG003  # of the driver
-        """Connect with the pool's current URL. The pool keeps the error."""
+        """Connect with the pool's current URL. If that fails, the pool keeps the error."""
         pool.failure = None
         try:
             return super().connect(pool.current_url(), **kwargs)
@@ -79,7 +78,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return super().wait(gen, interval, self.patience if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                self.close()  # a late response would be mistaken for the next statement's
+                self.close()  # a late response would be taken for that of the next statement
             raise
 
 
@@ -104,7 +103,7 @@ class Session:
 
 
 def _to_postgres(value: Any) -> Any:  # noqa: ANN401  # values of many types
-    """Return a value for PostgreSQL. NUL is escaped: a vendor's ID may contain it, but a text of PostgreSQL may not."""
+    """Return a value for PostgreSQL. Its texts cannot contain NUL, but a vendor's ID may, so NUL is escaped."""
     if isinstance(value, str) and ("\0" in value or "\1" in value):
         return value.replace("\1", "\1\1").replace("\0", "\1\2")
     if isinstance(value, list):
@@ -134,10 +133,10 @@ class Pool:
 
     Args:
         url: Address of the database, including credentials.
-        read_url: Reads it again before each connection, because a password may be replaced; None if it never changes.
+        read_url: Reads the URL again before each connection, because its password may change; None if it never changes.
 
     Raises:
-        StateError: From each use, if the database cannot be reached, or refuses a statement.
+        StateError: On each use, if the database cannot be reached or refuses a statement.
     """
 
     def __init__(self, url: str, read_url: Callable[[], str | None] | None = None) -> None:
@@ -158,7 +157,7 @@ class Pool:
 
     def current_url(self) -> str:
         """Return the URL, perhaps with a new password."""
-        # A URL of another database is ignored until a restart, because its records differ from those in memory.
+        # The URL of another database is ignored until a restart, because that database has other records.
         with contextlib.suppress(AuthError):
             url = self._read_url() if self._read_url is not None else None
             if url is not None and self.is_at(url):
@@ -175,7 +174,7 @@ class Pool:
         try:
             yield
         except psycopg.Error as raised:
-            # The pool only says that it waited in vain.
+            # The pool's own error only says that no connection was free in time.
             error = (isinstance(raised, PoolTimeout) and self.failure) or raised
             lines = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
             raise StateError(f"{self.name}: {lines[0]}") from raised
@@ -224,7 +223,7 @@ class Pool:
                     connection.execute(b"ROLLBACK")
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 connection.close()
-                self._pool.drain()  # the server has probably closed the other connections too
+                self._pool.drain()  # the server has probably closed the others, too
             self._pool.putconn(connection)
 
     def reconnect(self) -> None:
@@ -250,7 +249,7 @@ def problem_of_url(url: str) -> str:
 
 
 def describe_url(url: str) -> str:
-    """Return a URL without user and password; "postgresql" if that is not possible."""
+    """Return a URL without user and password; only "postgresql" if they cannot be found for certain."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error:
@@ -274,7 +273,7 @@ def _hosts(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _longest_connect(url: str) -> float:
-    """Return after how many seconds a connection to the last host of a URL has failed or succeeded."""
+    """Return the maximum seconds to connect, if only the last host of a URL responds."""
     given = conninfo_to_dict(url)
     seconds = str(given.get("connect_timeout", ""))
     return float(len(_hosts(given)) * max(CONNECT_TIMEOUT, int(seconds) if seconds.isdecimal() else 0))
@@ -284,8 +283,8 @@ def parameters(url: str) -> dict[str, Any]:
     """Return the driver's parameters for a URL: connect to the primary, and notice a dead network."""
     given = conninfo_to_dict(url)
     chosen = {name: value for name, value in DEFAULTS.items() if name not in given}
-    # Without `client_encoding`, a database, role or environment may set an encoding that lacks characters.
+    # Without `client_encoding`, the database, role or environment could set an encoding that lacks characters.
     required = {"autocommit": True, "prepare_threshold": None, "client_encoding": "UTF8"}
-    if given.get("target_session_attrs") != "primary":  # with another value, a standby would be used after a failover
+    if given.get("target_session_attrs") != "primary":  # other values would allow a standby after a failover
         required["target_session_attrs"] = "read-write"
     return chosen | required

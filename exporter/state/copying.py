@@ -1,4 +1,4 @@
-"""Copies a state between files and databases in one transaction. Before the commit both are compared."""
+"""Copies a state between files and databases in one transaction. The copy is compared before the commit."""
 
 import math
 from collections import Counter
@@ -99,8 +99,8 @@ def _created(place: str) -> Iterator[SqlStore]:
         return
     path = Path(place).absolute()
     _require_no_content(path)
-    # A daemon must not start with an incomplete copy. So the copy gets its name when it is complete: if this process is
-    # killed before, only the empty file that `Lock` creates has the name.
+    # A daemon must not start with an incomplete copy, so only a complete one gets the name. If this process is killed
+    # before, only the empty file that `Lock` creates has the name.
     unfinished = path.with_name(path.name + ".unfinished")
     with _locked(path):
         _require_no_content(path)  # another copy may have written it meanwhile

@@ -1,4 +1,4 @@
-"""The files of a state: creates them, checks that they still exist, and explains why they cannot be created."""
+"""The files of a state: creates them, checks whether they were replaced, and explains why a path cannot be used."""
 
 import contextlib
 import os
@@ -57,7 +57,7 @@ def problem_of(path: Path) -> str:
         return f"is a folder; name a file in it, like {path / 'jobrun-exporter.db'}"
     if file_type not in {0, stat.S_IFREG}:
         return "is not a file"
-    # `os.path.exists` never raises. A folder may be hidden in one that this user may not read.
+    # `os.path.exists` never raises, even for a folder that this user may not read.
     nearest = next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)  # noqa: PTH110
     if not nearest.is_dir():
         return f"{nearest} is not a folder"

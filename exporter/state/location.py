@@ -1,4 +1,4 @@
-"""The location of a state: a file or a shared database. The driver of the database is imported only if it is used."""
+"""The location of a state: a file or a database. The database's driver is imported only if it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The operating system's lock on a state. It always ends with the process."""
+"""The lock on a state. The operating system releases it when the process ends."""
 
 import errno
 import fcntl
@@ -13,8 +13,8 @@ _ANY_BYTE = 1 << 40
 """Offset of a byte that SQLite never locks. The file may be shorter."""
 
 _FILE_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
-"""The command for a lock that belongs to the open file; Linux has it. A lock that belongs to the process would end as
-soon as SQLite closes any connection to the same file."""
+"""The command for a lock that belongs to an open file; Linux has it. A lock of the process would end as soon as SQLite
+closes any connection to the file."""
 
 
 class RefusedStateError(StateError):
@@ -37,7 +37,7 @@ class Lock:
         self.renew()
 
     def renew(self) -> None:
-        """Lock the file, also after it was replaced. Raises like the constructor."""
+        """Lock the file at the path, which may be a new one. Raises like the constructor."""
         self.release()
         try:
             self._descriptor = open_private(self._path)
@@ -57,7 +57,7 @@ class Lock:
             return False
 
     def release(self) -> None:
-        """Release the state."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,4 +1,4 @@
-"""Opens a state, whatever its condition: new, damaged, unwritable, or of another version."""
+"""Opens a state. It may be new, damaged, unwritable, or of another version."""
 
 import os
 import sqlite3
@@ -36,7 +36,7 @@ class OpenedState(msgspec.Struct, kw_only=True):
 def open_state(
     path: Path, clock: Callable[[], float], connect: Connect = sqlite3.connect, *, exclusive: bool = False
 ) -> OpenedState:
-    """Open a state, or create it. A damaged state is set aside, never deleted. Its new name contains the time.
+    """Open or create a state. A damaged one is set aside under a name with the time, never deleted.
 
     `path`: the file, or MEMORY for a temporary state. `exclusive`: whether to lock the state until the store is closed.
     Raises RefusedStateError if another process uses it, a newer version wrote it, or it belongs to another program.
@@ -87,7 +87,7 @@ def _open(path: Path, connect: Connect, lock: Lock | None) -> OpenedState:
     try:
         make_private(path)
     except OSError as error:
-        raise StateError(f"{path}: cannot be made: {error.strerror}") from error
+        raise StateError(f"{path}: cannot be created: {error.strerror}") from error
     store = Store(path, connect=connect, lock=lock)
     try:
         return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")

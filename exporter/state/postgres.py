@@ -24,10 +24,10 @@ from exporter.state.schema import StoredRun, to_row
 from exporter.state.sql import LoadedState, SqlStore
 
 CREATE_ATTEMPTS = 5
-"""Maximum number of attempts to create the tables: replicas that start together may create them together."""
+"""Maximum number of attempts to create the tables. Replicas that start at once disturb each other."""
 
 KEY_BITS = 32
-"""A job's key is its source's key, followed by this many bits with the job's number."""
+"""A job's key is its source's key, followed by this many bits for the job's number."""
 
 FETCHED = 5000
 """Number of rows per FETCH when a query is streamed."""
@@ -37,11 +37,11 @@ SELECT name FROM replicas WHERE seen > {SINCE}
 UNION SELECT holder FROM leases WHERE holder <> '' AND until > clock_timestamp() ORDER BY 1
 """  # noqa: S608  # constants
 
-# One query sees all tables or none, because one transaction creates them. `to_regclass` might see only some.
+# One query sees all tables or none, because one transaction creates them. Several calls of `to_regclass` may see some.
 FIND_TABLES = "SELECT relname::text FROM pg_class WHERE relname = ANY(?) AND pg_table_is_visible(oid)"
 
 OWN_TABLES = {"schema_version", "leases", "runs"}
-"""Tables that identify the exporter's database. Other programs may have a `schema_version`, but not all three."""
+"""Tables that identify the exporter's database. Another program may have a `schema_version`, but not all three."""
 
 
 class PostgresStore(SqlStore):
@@ -50,7 +50,7 @@ class PostgresStore(SqlStore):
     Args:
         pool: Connections to the database; closed with the store.
         leases: Sources that this process may write; None for all.
-        migrates: Whether to create or migrate the tables. Commands must not: replicas of an older version may run.
+        migrates: Whether to create or migrate the tables. Commands must not, because older replicas may be running.
 
     Raises:
         RefusedStateError: Another version wrote it, or the tables belong to another program.
@@ -105,11 +105,11 @@ class PostgresStore(SqlStore):
         return self._leases is None or source in self._leases.held
 
     def first_keys(self) -> Mapping[str, int]:
-        """Return the first job key of each source: two replicas must never create the same key."""
+        """Return the first job key of each source, so that two replicas never create the same key."""
         return {name: key << KEY_BITS for name, key in self._sources.items()}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return the records and active runs of all sources, or of these, from one point in time."""
+        """Return the records and active runs of all sources, or of these, as of one point in time."""
         with self._within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
             rows = self._leases.rows(session) if self._leases is not None else []
@@ -171,7 +171,7 @@ class PostgresStore(SqlStore):
             self._db.execute(PUT_RUNS, [key, *(as_list(name, values) for name, values in columns)])
 
     def put_exporter(self, exporter: Counted) -> None:
-        """Add what this process has counted to the exporter's counters, which all replicas share."""
+        """Add this process's new counts to the exporter's counters, which all replicas share."""
         (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
         with self._translate_decode_errors():
             total = msgspec.json.decode(record, type=Counted)
@@ -193,7 +193,7 @@ class PostgresStore(SqlStore):
 
 @contextmanager
 def opened_exclusively(url: str, *, empty: bool) -> Iterator[PostgresStore]:
-    """Open a state in one transaction. `empty`: create the tables if necessary, and refuse a state that has records."""
+    """Open a state in one transaction. `empty`: create missing tables, and refuse a state that has records."""
     pool = Pool(url)
     try:
         if empty and not schema_of(pool):
@@ -206,7 +206,7 @@ def opened_exclusively(url: str, *, empty: bool) -> Iterator[PostgresStore]:
 
 
 def open_shared(pool: Pool, leases: Leases) -> OpenedState:
-    """Open a shared state; without a store if the database does not respond. Raises RefusedStateError."""
+    """Open a shared state. If the database does not respond, the result has no store. Raises RefusedStateError."""
     try:
         store = PostgresStore(pool, leases)
         return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
@@ -232,7 +232,7 @@ def migrate(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> boo
         try:
             return _try_to_migrate(pool, migrations)
         except StateError as error:
-            # If two replicas create the same table at once, the second one finds it in its next attempt.
+            # If two replicas create a table at once, the second one fails, and finds the table in its next attempt.
             if not isinstance(error.__cause__, psycopg.errors.UniqueViolation | psycopg.errors.DuplicateTable):
                 raise
     return _try_to_migrate(pool, migrations)
@@ -292,7 +292,7 @@ def _try_to_migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
         for statement in chain.from_iterable(migrations[version:]):
             session.execute(statement)
         if version:
-            session.execute(REVOKE)  # after the migration, because it uses the new columns
+            session.execute(REVOKE)  # after the migration: it uses the new columns
         session.execute("DELETE FROM schema_version")
         session.execute("INSERT INTO schema_version VALUES (?)", [known])
     return version == 0

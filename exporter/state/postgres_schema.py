@@ -22,7 +22,7 @@ REQUIRED = frozenset(
 )
 
 HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
-"""The history of the database: a failover begins a new one, whose number is larger."""
+"""The history of the database. A failover begins a new one with a larger number."""
 
 TABLES = ("exporter", "sources", "scopes", "notes", "jobs", "runs")
 """The tables whose size is the size of the state."""
@@ -31,7 +31,7 @@ ALL_TABLES = (*TABLES, "leases", "replicas", "schema_version")
 
 
 def _column(name: str) -> str:
-    # Texts are compared like in Python, independent of the database's locale.
+    # Texts are compared as in Python, independent of the database's locale.
     return f"""{name} {TYPES.get(name, 'text COLLATE "C"')}{" NOT NULL" if name in REQUIRED else ""}"""
 
 
@@ -52,7 +52,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (source, name))""",
         """CREATE TABLE jobs (key bigint PRIMARY KEY, source text NOT NULL, job_id text NOT NULL, record bytea NOT NULL,
             UNIQUE (source, job_id))""",
-        # A row that is written again gets a new rowid, as in SQLite: of two runs with the same end the later row wins.
+        # As in SQLite, a row that is written again gets a new rowid. Of two runs with the same end the later row wins.
         f"""CREATE TABLE runs (source bigint NOT NULL, {", ".join(map(_column, NAMES))},
             rowid bigint GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (source, run_id))""",
         f"CREATE INDEX runs_of_job ON runs (job, ({ENDED}), result, mark) WHERE mark <> 0",
@@ -60,7 +60,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_open ON runs (source) WHERE mark = 0",
         f"""CREATE INDEX runs_without_steps ON runs
             (source, steps, ({FAILED}) DESC NULLS LAST, "end" DESC NULLS LAST) WHERE steps IN (1, 2)""",
-        # Every transaction updates the row of its source. Free space in a page keeps the new version next to the old.
+        # Each transaction updates its source's row. Free space in a page keeps the new version next to the old one.
         """CREATE TABLE leases (source text PRIMARY KEY, holder text NOT NULL DEFAULT '',
             fence bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0, stamp bigint NOT NULL DEFAULT 0,
             until timestamptz NOT NULL DEFAULT 'epoch', history text NOT NULL DEFAULT 'new', committed timestamptz)
@@ -71,13 +71,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """ALTER TABLE exporter ADD COLUMN size bigint NOT NULL DEFAULT 0,
             ADD COLUMN measured timestamptz NOT NULL DEFAULT 'epoch'""",
-        # The default is the transaction's number, cut to 32 bits like `xmin`.
+        # The default is the transaction's number, truncated to 32 bits like `xmin`.
         """ALTER TABLE leases ADD COLUMN written bigint NOT NULL
             DEFAULT (mod(pg_current_xact_id()::text::numeric, 4294967296)::bigint)""",
         "UPDATE leases SET written = DEFAULT",
     ),
     (
-        # The history that replicas have noticed, and when the first of them noticed it.
+        # The newest history that a replica has noticed, and the time.
         """ALTER TABLE exporter ADD COLUMN history text NOT NULL DEFAULT '',
             ADD COLUMN noticed timestamptz NOT NULL DEFAULT 'epoch'""",
         f"UPDATE exporter SET history = {HISTORY}",  # noqa: S608  # constants

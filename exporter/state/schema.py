@@ -29,11 +29,11 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
         origin: Time from which the run's age counts.
         steps: Progress of the run's steps.
         tries: Number of requests for the steps.
-        incomplete: Number of these requests whose response was incomplete.
-        due: When the steps are requested next; None if they are not.
+        incomplete: Number of incomplete responses to them.
+        due: When the steps are requested next; None if they are not requested.
         step_results: Counted steps as JSON: `[[name, result, seconds], …]`; None before they are counted.
         statuses: Unmapped statuses of the run, one per line.
-        late: Whether the watermark had passed the run's end before its completion was seen.
+        late: Whether the watermark was already past the run's end when its completion was seen.
     """
 
     job: int
@@ -54,7 +54,7 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
 
 
 FAILED = "(result IN ('error', 'failure', 'timeout'))"
-"""SQL condition that a run failed. It is the same text as in an index, so that queries can use the index."""
+"""SQL condition that a run failed. The text is the same as in an index, so that queries use the index."""
 
 ENDED = 'coalesce("end", seen)'
 """SQL expression of a run's end, or of the time its completion was seen, as in the indexes."""
@@ -118,12 +118,12 @@ COLUMNS = (
 
 
 def columns(version: int) -> str:
-    """Return COLUMNS as a version of the schema has them: a state on a read-only disk cannot be migrated."""
+    """Return COLUMNS for a version of the schema. A state on a read-only disk cannot be migrated."""
     return COLUMNS if version >= LATE_SINCE else COLUMNS.replace(", late", ", 0")
 
 
 NULL = math.nan
-"""Stands for NULL: SQLite stores NaN as NULL, and Python's sqlite3 binds it 20 times as fast as None."""
+"""Stands for NULL. SQLite stores NaN as NULL, and Python's sqlite3 binds NaN 20 times as fast as None."""
 
 
 def to_row(stored: StoredRun) -> tuple[Any, ...]:

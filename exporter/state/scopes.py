@@ -1,4 +1,4 @@
-"""Reads and writes scopes and checkpoints. Each has its own row, so that a batch writes only the rows it changes."""
+"""Reads and writes scopes and checkpoints. Each has its own row, so that a batch writes only what it changes."""
 
 from collections.abc import Collection, Mapping
 
@@ -14,10 +14,10 @@ ROWS_SINCE = 5
 def read(
     database: Database, version: int, wanted: str = "", values: tuple[object, ...] = ()
 ) -> tuple[list[SourceState], set[str]]:
-    """Return the complete records of sources in the order of their keys, and the names of sources to convert.
+    """Return the complete records of sources, ordered by key, and the names of sources to convert.
 
-    An older version stored the scopes of these sources in their records. Their next write must write all scopes and
-    checkpoints as rows. `wanted` is an SQL condition on `key`, with its `values`.
+    An older version stored the scopes of the latter in their records. Their next write must write all scopes and
+    checkpoints as rows. `wanted`: an SQL condition on `key`, with its `values`.
     """
     sources = {
         key: msgspec.json.decode(record, type=SourceState)
@@ -45,7 +45,7 @@ def write(
     scopes: Collection[str] | None,
     checkpoints: Collection[str] | None,
 ) -> None:
-    """Write these scopes and checkpoints of a source, and delete those that it no longer has; None stands for all."""
+    """Write these scopes and checkpoints of a source, and delete those that it no longer has. None: write all."""
     _write(database, key, ("scopes", "record"), source.scopes, scopes)
     _write(database, key, ("notes", "note"), source.checkpoints, checkpoints)
 

@@ -15,7 +15,7 @@ from exporter.state.sql_runs import COMPLETED, OF_SOURCE, CorruptStateError, Sql
 
 
 class LoadedState(msgspec.Struct, kw_only=True):
-    """All records of a state, and its active runs. `behind`: whether the database has lost counts of `exporter`."""
+    """All records of a state, and its active runs. `behind`: whether the database has lost counts of the exporter."""
 
     sources: list[SourceState] = []
     jobs: list[JobState] = []
@@ -52,13 +52,13 @@ class SqlStore(SqlRuns):
         """Close the state."""
 
     def verify(self) -> None:
-        """Raise StateError if writes would be lost: files were removed. The next call restores them if possible."""
+        """Raise StateError if files were removed: writes would be lost. The next call restores them if possible."""
 
     def checkpoint(self) -> None:
         """Free the disk space of large transactions, unless somebody is reading the state."""
 
     def source_keys(self) -> Mapping[str, int]:
-        """Return the key of each source that was loaded or put."""
+        """Return the key of each source that was loaded or written."""
         return self._sources
 
     def owns(self, source: str) -> bool:  # noqa: ARG002  # only a shared state needs it
@@ -96,7 +96,7 @@ class SqlStore(SqlRuns):
     def put_source(
         self, source: SourceState, scopes: Collection[str] | None = None, checkpoints: Collection[str] | None = None
     ) -> None:
-        """Write a source's record, and these of its scopes and checkpoints; None stands for all."""
+        """Write a source's record, and these of its scopes and checkpoints. None: write all."""
         values = (rows_of_scopes.encoded(source), source.name)
         found = list(self._db.execute("UPDATE sources SET record = ? WHERE name = ? RETURNING key", values))
         if not found:
@@ -109,7 +109,7 @@ class SqlStore(SqlRuns):
         rows_of_scopes.write(self._db, key, source, scopes, checkpoints)
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
-        """Write jobs' records."""
+        """Write the records of jobs."""
         self._db.executemany(
             self.PUT_JOB, [(job.key, job.source, job.job.job_id, msgspec.json.encode(job)) for job in jobs]
         )
@@ -138,7 +138,7 @@ class SqlStore(SqlRuns):
         return [job for job, _, _ in rows], lost
 
     def without_runs(self, jobs: Collection[int]) -> list[int]:
-        """Return the keys of those jobs that have no runs."""
+        """Return the keys of these jobs that have no runs."""
         query = (
             f"SELECT key FROM jobs WHERE key {self.IN_LIST} "  # noqa: S608  # constants
             "AND NOT EXISTS (SELECT 1 FROM runs WHERE job = jobs.key AND mark <> 0) "

@@ -18,7 +18,7 @@ OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = ?)"
 """SQL condition for the runs of a source. It uses the index by job and end."""
 
 COMPLETED = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE})"
-"""SQL condition for runs that completed and have not expired. `mark <> 0` is there for the indexes, which have it."""
+"""SQL condition for completed runs that have not expired. The indexes need the redundant `mark <> 0`."""
 
 
 class CorruptStateError(StateError):
@@ -29,13 +29,13 @@ class SqlRuns(ABC):
     """Rows of runs in a database. Not thread-safe: the ledger holds its lock during every use."""
 
     IN_LIST: ClassVar[str]
-    """SQL condition that a value is in a list, which is one parameter: see `_list`."""
+    """SQL condition that a value is in a list. The list is one parameter: see `_list`."""
 
     TRUNCATED: ClassVar[str]
     """SQL function that truncates a number to an integer."""
 
     IS_ROW_OF: ClassVar[str]
-    """SQL condition that a row is one of those that `{}` selects: a table, WHERE and LIMIT."""
+    """SQL condition that a row is in the result of `{}`: a table, WHERE and LIMIT."""
 
     _db: Database
 
@@ -43,7 +43,7 @@ class SqlRuns(ABC):
         self.name = name
         self._sources: dict[str, int] = {}
         self._embedded: set[str] = set()  # sources whose record on disk still contains their scopes
-        self._converted: set[str] = set()  # those whose scopes this transaction writes as rows
+        self._converted: set[str] = set()  # of these, the sources whose scopes this transaction writes as rows
         self._columns = COLUMNS
         self._version = len(MIGRATIONS)
 
@@ -133,7 +133,7 @@ class SqlRuns(ABC):
         # groups counted runs precede baseline runs, failed ones precede others, and newer ones precede older ones.
         found: list[StoredRun] = []
         if not self.count_pending_steps(source):
-            return found  # as in most polls, which then need one query instead of five
+            return found  # most polls end here, after one query instead of five
         for tried, first in (("tries = 0", ""), ("tries > 0", "tries, ")):
             for steps in (StepState.PENDING, StepState.BASELINE):
                 # The index has the same order, so that only the returned rows are read.
@@ -147,7 +147,7 @@ class SqlRuns(ABC):
         return found
 
     def count_pending_steps(self, source: str, ended: float = math.inf) -> int:
-        """Return the number of runs whose steps are pending. `ended`: count only runs that ended up to this time."""
+        """Return the number of runs whose steps are pending, without those that ended after the time `ended`."""
         query = (
             f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepState.PENDING}, {StepState.BASELINE}) "  # noqa: S608  # constants
             'AND ("end" IS NULL OR "end" <= ?)'

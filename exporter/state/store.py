@@ -39,8 +39,8 @@ SETTINGS = (
 """Readers do not block writers, and commits survive a power failure.
 
 IDs are in random order, so a large transaction changes pages all over the index by ID. The cache of 16 MB has room for
-these pages. The journal is copied into the database after 4096 pages, so that a page that several transactions changed
-is copied once. A large journal is truncated.
+these pages. The journal is copied into the database after 4096 pages. A page that several transactions changed is then
+copied once. A large journal is truncated.
 """
 
 
@@ -49,8 +49,8 @@ class Store(SqlStore):
 
     Args:
         path: The file, MEMORY or TEMPORARY.
-        read_only: Do not create, migrate or write: for readers next to a running daemon.
-        immutable: With `read_only`, for a read-only file system. The journal is not read, although it may be newer.
+        read_only: Do not create, migrate or write. For readers next to a running daemon.
+        immutable: With `read_only`: do not read the journal, although it may be newer. For a read-only file system.
         lock: The lock of the state. `close` releases it.
 
     Raises:
@@ -113,7 +113,7 @@ class Store(SqlStore):
         if read_only:
             self._columns, self._version = columns(version), version
         elif version < len(MIGRATIONS):
-            with self._transaction():  # a full disk must not leave a half-migrated state
+            with self._transaction():  # a full disk must not leave a partly migrated state
                 for statement in chain.from_iterable(MIGRATIONS[version:]):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
@@ -146,7 +146,7 @@ class Store(SqlStore):
             raise
 
     def close(self) -> None:
-        """Close the database. If its files were removed, write them again first, if possible."""
+        """Close the database. If its files were removed, first write them again if possible."""
         with contextlib.suppress(StateError):
             if self._removed():
                 self._restore()
@@ -159,8 +159,8 @@ class Store(SqlStore):
     def verify(self) -> None:
         """Raise StateError if files of the state were removed or replaced while it is open.
 
-        The open database still has all data, so the next call writes removed files again. A file that replaced the
-        state is never overwritten, because the user may want either of the two.
+        The open database still has all data, so the next call writes removed files again. It never overwrites a file
+        that replaced the state, because the user may want to keep either.
         """
         removed = self._removed()
         if removed and self._files is not None and self._files.is_replaced():
@@ -208,7 +208,7 @@ class Store(SqlStore):
         else:
             spare.replace(path)
         if self._lock is not None:
-            self._lock.renew()  # if another process was faster, it uses the written file, and this one counts nothing
+            self._lock.renew()  # if another process was faster, it uses the file, and this one counts nothing
         removed, self._db = self._db, self._connect(self.path, check_same_thread=False, isolation_level=None)
         self._prepare(read_only=False)
         self._files = FileIdentities(path)
@@ -228,7 +228,7 @@ class Store(SqlStore):
         marks = ", ".join("?" * (COLUMNS.count(",") + 2))
         self._db.executemany(
             f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
-            # The index by ID takes the most time. Rows are sorted by ID, so that each of its pages is used once.
+            # The index by ID takes most of the time. Rows are sorted by ID, so that each of its pages is used once.
             sorted(((key, *to_row(run)) for run in runs), key=itemgetter(1)),
         )
 

@@ -26,7 +26,7 @@ WHERE relname = ANY(ARRAY{[*ALL_TABLES]}) AND relkind = 'r' AND pg_table_is_visi
 
 
 class Settings(NamedTuple):
-    """The columns of QUERY. `may_write`: whether the user may write the tables; None if there are none."""
+    """A row of QUERY. `may_write`: whether the user may write the tables; None if there are no tables."""
 
     version: int
     standby: bool
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
 
 def verify(url: str) -> Iterator[tuple[bool, str]]:
-    """Connect to a database and yield its problems: whether it is only a warning, and a sentence."""
+    """Connect to a database, and yield its problems. Each is a sentence, and whether it is only a warning."""
     try:
         settings = _ask(url)
     except psycopg.Error as error:
@@ -69,7 +69,7 @@ def _ask_one(url: str, options: Mapping[str, Any]) -> Settings:
 
 
 def problems(settings: Settings) -> Iterator[tuple[bool, str]]:
-    """Yield the problems of a database's settings: whether it is only a warning, and a sentence."""
+    """Yield the problems of a database's settings. Each is a sentence, and whether it is only a warning."""
     if settings.version < OLDEST:
         yield False, f"PostgreSQL {settings.version} is too old; at least {OLDEST} is needed"
     if settings.standby:

@@ -44,7 +44,7 @@ class PasswordGrant(Section):
 
 
 def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the config has it
-    # The sign-in is chosen by similar keys, so that the error for a typo names the right sign-in.
+    # Chosen by the beginnings of keys, so that an error for a misspelled key names the intended sign-in.
     keys = as_mapping(auth)
     if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
         return "<password>"
