@@ -246,14 +246,11 @@ class RunReader:
         if len(usable) < len(changed):
             through = None
         invalid, self._invalid = self._invalid, 0
-        checkpoints: dict[str, str] = {}
-        if through is not None and (bursts := self._known_bursts(view)):
+        bursts = {} if through is None else self._known_bursts(view)
+        if through is not None and bursts:
             # A run of which only the ID is known has no state.
             unread = [run.origin for run in view.open_runs(self.kind.scope) if run.state is None]
             through = min([through, *unread_times(bursts, unread, view.now)])
-            # No poll reads runs that were created before this time any more.
-            limit = view.now - self._settings.lookback - DAY
-            checkpoints = {burst_key(self.kind.scope, time): "" for time in bursts if time.timestamp() < limit}
         if not (rows or invalid or through is not None):
             return
         last = Batch(
@@ -262,7 +259,7 @@ class RunReader:
             invalid=invalid,
             through=through,
             unobserved=unobserved,
-            checkpoints=checkpoints,
+            checkpoints=self._without_old(bursts, view),
         )
         pieces = [usable[start : start + BATCH_ROWS] for start in range(0, len(usable), BATCH_ROWS)] or [[]]
         for piece in pieces:
@@ -272,6 +269,11 @@ class RunReader:
                 runs=[row.run for row in piece],
             )
             self._note_committed(piece, view)
+
+    def _without_old(self, bursts: Iterable[datetime], view: View) -> dict[str, str]:
+        """Return checkpoints that remove bursts from before the time that polls still read."""
+        limit = view.now - self._settings.lookback - DAY
+        return {burst_key(self.kind.scope, time): "" for time in bursts if time.timestamp() < limit}
 
     def _note_committed(self, rows: Sequence[StraitRun], view: View) -> None:
         self._committed.update((row.id, row) for row in rows)

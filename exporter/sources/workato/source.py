@@ -59,16 +59,8 @@ class WorkatoSource(Source):
             if self._failing.skips(part, view.now):
                 continue
             self._read_at[scope] = began
-            runs = open_runs.get(scope, {})
-            poll = CustomerPoll(self._api, view, customer, runs, self._requested)
-            try:
-                with self._failing.read(part, view, raising=REFUSALS):
-                    yield from poll.read(self._customers.listing)
-                    (self._unfinished.discard if poll.complete else self._unfinished.add)(scope)
-                    self._refused.discard(scope)
-            except REFUSALS as error:
-                yield self._refusal(customer, error, any_read=any_read)
-                self._failing.succeeded(part)
+            poll = CustomerPoll(self._api, view, customer, open_runs.get(scope, {}), self._requested)
+            yield from self._read_customer(customer, poll, view, any_read=any_read)
             if part not in self._failing.errors:
                 any_read, failed = True, 0
                 continue
@@ -80,6 +72,18 @@ class WorkatoSource(Source):
         if self._failing.errors and not any_read:
             raise next(reversed(self._failing.errors.values()))
         self._failing.raise_errors(map(part_of, self._customers.known), view.now)
+
+    def _read_customer(self, customer: Customer, poll: CustomerPoll, view: View, *, any_read: bool) -> Iterator[Batch]:
+        """Read a customer, or report that it may not be read. `any_read`: whether another customer could be read."""
+        part, scope = part_of(customer), customer.customer_id
+        try:
+            with self._failing.read(part, view, raising=REFUSALS):
+                yield from poll.read(self._customers.listing)
+                (self._unfinished.discard if poll.complete else self._unfinished.add)(scope)
+                self._refused.discard(scope)
+        except REFUSALS as error:
+            yield self._refusal(customer, error, any_read=any_read)
+            self._failing.succeeded(part)
 
     def _ordered(self, busy: Collection[str], now: float) -> list[Customer]:
         """Return the customers in the order in which this poll reads them. `busy`: scopes with active jobs.
