@@ -1,4 +1,4 @@
-"""A real PostgreSQL of its own, on a free port, with data that is thrown away."""
+"""A PostgreSQL server on a free port, whose data is deleted at the end."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -CONT "$pid" && ki
 sleep 1
 rm -rf "$1"
 """
-"""Waits for the end of its input, then ends a server at once and deletes its folder."""
+"""Waits for the end of its input, then stops a server at once and deletes its folder."""
 
 
 class Server:
-    """One server. `url`: the database of one test; each has a database of its own."""
+    """A server. Each test creates its own database in it. `environ`: variables to add to its environment."""
 
     def __init__(self, folder: Path, programs: Path, primary: "Server | None" = None) -> None:
         self.port = free_port()
@@ -35,7 +35,6 @@ class Server:
         self._folder = folder
         self._watchdog: subprocess.Popen[bytes] | None = None
         self.environ: dict[str, str] = {}
-        """Added to that of the server when it starts."""
         self._programs = programs
         self._databases = count(1)
         if primary is not None:
@@ -55,7 +54,7 @@ class Server:
         assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
 
     def _watch(self) -> None:
-        """End the server and delete its data when this process ends, also by SIGKILL: then the pipe closes."""
+        """Stop the server and delete its data when this process ends, also after SIGKILL: the pipe closes then."""
         if self._watchdog is None:
             self._watchdog = subprocess.Popen(  # noqa: S603  # a fixed script
                 ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self._folder)],
@@ -64,7 +63,7 @@ class Server:
             )
 
     def unwatch(self) -> None:
-        """End the watchdog; the server is stopped."""
+        """End the watchdog of a server that was stopped."""
         if self._watchdog is not None:
             self._watchdog.kill()
             self._watchdog.communicate()
@@ -98,7 +97,7 @@ class Server:
         return psycopg.connect(self.url(database), autocommit=True)
 
     def new_database(self, options: str = "") -> str:
-        """Make a database; return its URL."""
+        """Create a database. Return its URL."""
         name = f"test_{next(self._databases)}"
         with self.connect() as connection:
             connection.execute(f"CREATE DATABASE {name} {options}")
@@ -107,7 +106,7 @@ class Server:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """Yield a server. Without PostgreSQL skip the test, or fail it where nothing may be skipped."""
+    """Yield a server. Skip or fail the test if PostgreSQL is not installed."""
     with _running(None) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""A proxy that makes replicas one target for a scraper."""
+"""A proxy in front of replicas, so that they are one target for a scraper."""
 
 import http.client
 import threading
@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.e2e.processes import HOST
 from tests.e2e.scrapes import fetch
 
-PATIENCE = 1.0
+TIMEOUT = 1.0
 """Seconds that the proxy waits for a replica before it asks the next one."""
 
 
@@ -19,16 +19,16 @@ class ReplicaProxy(ThreadingHTTPServer):
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._ports = ports
-        self._turn = 0
+        self._last = 0
         super().__init__((HOST, 0), _ProxyHandler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def ask(self, path: str) -> tuple[int, bytes]:
-        """Return the answer of the next replica that has one."""
-        first = self._turn = self._turn + 1
+        """Return status and body of the next replica that answers with 200; 503 if none does."""
+        first = self._last = self._last + 1
         for number in range(len(self._ports)):
             try:
-                status, _, body = fetch(self._ports[(first + number) % len(self._ports)], path, timeout=PATIENCE)
+                status, _, body = fetch(self._ports[(first + number) % len(self._ports)], path, timeout=TIMEOUT)
             except (OSError, http.client.HTTPException):
                 continue
             if status == 200:

@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager as real processes, and a receiver of notifications."""
+"""Prometheus and Alertmanager as real processes, and a receiver of their notifications."""
 
 import itertools
 import json
@@ -20,13 +20,13 @@ from tests.e2e.scrapes import COUNTED, Series, fetch
 NEWEST = Path(__file__).parents[2] / ".cache" / "newest" / "usr" / "bin"
 """The folder in which `scripts/newest-prometheus` puts the newest versions."""
 
-EDITIONS = ("oldest", "newest")
-"""The tested versions: Debian's, which is the oldest supported, and the newest."""
+VERSIONS = ("oldest", "newest")
+"""The tested versions: the oldest supported one, from Debian, and the newest one."""
 
 
-def program(name: str, edition: str) -> str:
-    """Return the path of a program; skip the test without it, or fail where nothing may be skipped."""
-    if edition == "oldest":
+def program(name: str, version: str) -> str:
+    """Return the path of a program. Skip or fail the test if the program is not installed."""
+    if version == "oldest":
         return require_tool(name)
     path = NEWEST / name
     if not path.exists():
@@ -35,19 +35,19 @@ def program(name: str, edition: str) -> str:
 
 
 def ready(port: int) -> bool:
-    """Wait until a server is ready."""
+    """Wait until a server is ready. Return whether it is."""
 
-    def look() -> bool:
+    def is_ready() -> bool:
         try:
             return fetch(port, "/-/ready")[0] == 200
         except OSError:
             return False
 
-    return eventually(look)
+    return eventually(is_ready)
 
 
 class Server:
-    """A process with a port of its own, its files and its log in a folder."""
+    """A process with its files and its log in a folder."""
 
     def __init__(self, folder: Path, command: Sequence[str]) -> None:
         self.folder = folder
@@ -64,16 +64,16 @@ class Server:
 
 
 class Prometheus(Server):
-    """A server that scrapes one port.
+    """A Prometheus that scrapes one port.
 
     Args:
-        folder: For its files; existing data are served too.
+        folder: Folder for its files. Data of an earlier process are served too.
         target: The port to scrape.
         features: Feature flags, separated by commas.
-        edition: Which version.
-        interval: Between two scrapes.
-        settings: More configuration.
-        flags: More flags.
+        version: `oldest` or `newest`.
+        interval: Time between two scrapes.
+        settings: Additions to its config.
+        flags: Additional flags.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Prometheus(Server):
         target: int,
         features: str = "exemplar-storage",
         *,
-        edition: str = "oldest",
+        version: str = "oldest",
         interval: str = "500ms",
         settings: Mapping[str, object] | None = None,
         flags: Sequence[str] = (),
@@ -99,7 +99,7 @@ class Prometheus(Server):
         super().__init__(
             folder,
             [
-                program("prometheus", edition),
+                program("prometheus", version),
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={HOST}:{self.port}",
@@ -113,24 +113,24 @@ class Prometheus(Server):
         return ready(self.port)
 
     def ask(self, path: str, **parameters: object) -> list[dict]:
-        """Return the data of its API's response; for a query the list of results."""
+        """Return the data of a response of its API; for a query, the list of results."""
         status, _, body = fetch(self.port, f"/api/v1/{path}?{urlencode(parameters)}")
         assert status == 200, body
         data = json.loads(body)["data"]
         return data["result"] if isinstance(data, dict) and "result" in data else data
 
-    def rises(self, stretch: str = "1h") -> Counter[Series]:
-        """Return the sums of the increases of raw samples in a range, by the families of `pages.COUNTED`."""
+    def raw_increases(self, duration: str = "1h") -> Counter[Series]:
+        """Return the sums of the increases between raw samples of the families `COUNTED`."""
         sums: Counter[Series] = Counter()
         for name, labels in COUNTED.items():
-            for series in self.ask("query", query=f"{name}[{stretch}]"):
+            for series in self.ask("query", query=f"{name}[{duration}]"):
                 numbers = [float(number) for _, number in series["values"]]
                 steps = [max(0.0, after - before) for before, after in itertools.pairwise(numbers)]
                 sums[name, *(series["metric"][label] for label in labels)] += int(sum(steps))
         return +sums
 
     def increases(self, seconds: int) -> Counter[Series]:
-        """Return `round(increase())` of the last seconds, in the same form."""
+        """Return `round(increase())` over the last seconds of the families `COUNTED`."""
         sums: Counter[Series] = Counter()
         for name, labels in COUNTED.items():
             for series in self.ask("query", query=f"round(increase({name}[{seconds}s]))"):
@@ -139,16 +139,16 @@ class Prometheus(Server):
 
 
 class Alertmanager(Server):
-    """An Alertmanager with a configuration."""
+    """An Alertmanager."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, object], *, edition: str = "oldest") -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, object], *, version: str = "oldest") -> None:
         folder.mkdir()
         self.port = free_port()
         (folder / "alertmanager.yml").write_text(yaml.safe_dump(dict(settings)))
         super().__init__(
             folder,
             [
-                program("prometheus-alertmanager", edition),
+                program("prometheus-alertmanager", version),
                 f"--config.file={folder / 'alertmanager.yml'}",
                 f"--storage.path={folder / 'data'}",
                 f"--web.listen-address={HOST}:{self.port}",
@@ -195,12 +195,12 @@ class Receiver:
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """Return a listening receiver."""
+    """Yield a receiver that listens."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            taken.notifications.append(json.loads(body))
+            this_receiver.notifications.append(json.loads(body))
             self.send_response(200)
             self.end_headers()
 
@@ -208,9 +208,9 @@ def receiver() -> Iterator[Receiver]:
             pass
 
     with ThreadingHTTPServer((HOST, 0), Handler) as server:
-        taken = Receiver(server)
+        this_receiver = Receiver(server)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield taken
+        yield this_receiver
         server.shutdown()
         thread.join()

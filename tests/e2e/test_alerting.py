@@ -18,14 +18,14 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import source, write_config
 from tests.e2e.processes import HOST, Daemon, eventually, free_port
 from tests.e2e.scrapes import page
-from tests.e2e.servers import EDITIONS, Alertmanager, Prometheus, Receiver, receiver
+from tests.e2e.servers import VERSIONS, Alertmanager, Prometheus, Receiver, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 MONITORING = Path(__file__).parents[2] / "prometheus"
 
-HURRY = 60
-"""Factor by which everything is faster than in the files that users load: minutes become seconds."""
+SPEEDUP = 60
+"""Factor by which waits are shorter than in the files that users load: minutes become seconds."""
 
 HOUR = 3600.0
 
@@ -42,21 +42,19 @@ UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def with_short_waits(duration: str) -> str:
     """Return a shorter duration; `1m` becomes `1000ms`."""
     number, unit = re.fullmatch(r"(\d+)([smhd])", duration).groups()  # type: ignore[union-attr]  # a test may fail here
-    return f"{round(int(number) * UNIT[unit] * 1000 / HURRY)}ms"
+    return f"{round(int(number) * UNIT[unit] * 1000 / SPEEDUP)}ms"
 
 
-def hurried_rules() -> dict[str, object]:
-    """Return the rules that users load, with shorter waiting times and tolerance.
-
-    The tolerance is shortened less: windows end seconds before now, and a failing poll takes seconds. So is the allowed
-    absence of an exporter: a start takes seconds.
-    """
+def fast_rules() -> dict[str, object]:
+    """Return the rules that users load, with shorter waits and tolerances."""
+    # The tolerance of 10 minutes is shortened less, because windows end seconds before now and a failing poll takes
+    # seconds. So is the allowed absence of an exporter, because a start takes seconds.
     rules = yaml.safe_load((MONITORING / "rules" / "jobrun-exporter.yml").read_text())
     for group in rules["groups"]:
         group.pop("interval", None)
         for rule in group["rules"]:
-            rule["expr"] = re.sub(r"\b600\b", str(1200 // HURRY), rule["expr"])
-            rule["expr"] = rule["expr"].replace(f"time() - {PAGE_DELAY}", f"time() - {PAGE_DELAY // HURRY}")
+            rule["expr"] = re.sub(r"\b600\b", str(1200 // SPEEDUP), rule["expr"])
+            rule["expr"] = rule["expr"].replace(f"time() - {PAGE_DELAY}", f"time() - {PAGE_DELAY // SPEEDUP}")
             rule["expr"] = re.sub(r"\b([34])m\b", r"\1s", rule["expr"])
             rule |= {key: with_short_waits(rule[key]) for key in ("for", "keep_firing_for") if key in rule}
             if rule.get("alert") == "JobrunExporterAbsent":
@@ -64,8 +62,8 @@ def hurried_rules() -> dict[str, object]:
     return rules
 
 
-def hurried_routes(url: str) -> dict[str, object]:
-    """Return the example's configuration of Alertmanager, faster, with all receivers at one address."""
+def fast_routes(url: str) -> dict[str, object]:
+    """Return the example config of Alertmanager with shorter waits, and all receivers at one address."""
     settings = yaml.safe_load((MONITORING / "alertmanager.yml").read_text())
     settings["templates"] = [str(MONITORING / "templates" / "*.tmpl")]
     settings["route"] |= {key: with_short_waits(settings["route"][key]) for key in ("group_wait", "group_interval")}
@@ -74,35 +72,27 @@ def hurried_routes(url: str) -> dict[str, object]:
     return settings
 
 
-class Chain:
-    """Everything between a vendor and a pager.
+class AlertingPipeline:
+    """A simulated vendor, a daemon, Prometheus, Alertmanager and a pager. `port`: of the daemon."""
 
-    Attributes:
-        world: The truth at the vendor.
-        simulator: The vendor.
-        pager: The receiver.
-        prometheus: The server between them.
-        port: Of the daemon.
-    """
-
-    def __init__(self, folder: Path, edition: str, world: ScriptedWorld, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, version: str, world: ScriptedWorld, stack: ExitStack) -> None:
         self.world = world
         self.simulator = stack.enter_context(SnowplowSimulator(world))
         self.pager: Receiver = stack.enter_context(receiver())
-        alertmanager = Alertmanager(folder / "alertmanager", hurried_routes(self.pager.url), edition=edition)
+        alertmanager = Alertmanager(folder / "alertmanager", fast_routes(self.pager.url), version=version)
         stack.callback(alertmanager.end)
         self.port = free_port()
         self._config = write_config(folder, self._settings(folder))
         self._daemon = Daemon(self._config, self.port)
         assert eventually(lambda: page(self.port)), self._daemon.log
         rules = folder / "rules.yml"
-        rules.write_text(yaml.safe_dump(hurried_rules()))
+        rules.write_text(yaml.safe_dump(fast_rules()))
         settings = {
             "global": {"evaluation_interval": "500ms"},
             "rule_files": [str(rules)],
             "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"{HOST}:{alertmanager.port}"]}]}]},
         }
-        self.prometheus = Prometheus(folder / "prometheus", self.port, edition=edition, settings=settings)
+        self.prometheus = Prometheus(folder / "prometheus", self.port, version=version, settings=settings)
         stack.callback(self.prometheus.end)
         assert alertmanager.ready(), alertmanager.log
         assert self.prometheus.ready(), self.prometheus.log
@@ -143,17 +133,17 @@ def world() -> ScriptedWorld:
     return world
 
 
-@pytest.fixture(params=EDITIONS)
-def chain(request: pytest.FixtureRequest, tmp_path: Path, world: ScriptedWorld) -> Iterator[Chain]:
+@pytest.fixture(params=VERSIONS)
+def chain(request: pytest.FixtureRequest, tmp_path: Path, world: ScriptedWorld) -> Iterator[AlertingPipeline]:
     with ExitStack() as stack:
-        yield Chain(tmp_path, request.param, world, stack)
+        yield AlertingPipeline(tmp_path, request.param, world, stack)
 
 
 LATE, STUCK, SLOW = ("JobrunOverdue", "late"), ("JobrunRunStuck", "stuck"), ("JobrunRunSlow", "stuck")
 FAILED, DOWN = ("JobrunLastRunFailed", "failing"), ("JobrunSourceDown", "live")
 
 
-def test_each_problem_is_notified_once_and_resolved_once_despite_a_kill_and_an_outage(chain: Chain) -> None:
+def test_each_problem_is_notified_once_and_resolved_once_despite_a_kill_and_an_outage(chain: AlertingPipeline) -> None:
     assert chain.fires(*LATE)
     assert chain.fires(*STUCK)
     failed = chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
@@ -183,7 +173,7 @@ def test_each_problem_is_notified_once_and_resolved_once_despite_a_kill_and_an_o
 
 
 def test_a_long_absence_of_the_exporter_resolves_nothing(
-    chain: Chain,
+    chain: AlertingPipeline,
 ) -> None:
     chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
     assert chain.fires(*FAILED)
@@ -213,11 +203,11 @@ def assert_leads_to(run_id: str, alert: Mapping[str, dict[str, str]]) -> None:
     assert "run_id" not in labels
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
-def test_a_failing_job_that_moves_to_another_team_is_resolved_for_the_first(edition: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_failing_job_that_moves_to_another_team_is_resolved_for_the_first(version: str, tmp_path: Path) -> None:
     with ExitStack() as stack:
         pager: Receiver = stack.enter_context(receiver())
-        server = Alertmanager(tmp_path / "alertmanager", hurried_routes(pager.url), edition=edition)
+        server = Alertmanager(tmp_path / "alertmanager", fast_routes(pager.url), version=version)
         stack.callback(server.end)
         assert server.ready(), server.log
 

@@ -23,22 +23,22 @@ JOBS = ("orders", "sessions", "costs")
 RESULTS = (Result.SUCCESS, Result.SUCCESS, Result.FAILURE)
 
 
-def lived(seconds: float = 20 * HOUR) -> ScriptedWorld:
-    """Return a world with a past, in which each job ran about every 40 minutes, most recently a moment ago."""
+def past_world(seconds: float = 20 * HOUR) -> ScriptedWorld:
+    """Return a world in which each job ran about every 40 minutes, last a few seconds ago."""
     world, now = ScriptedWorld(), time.time()
-    for place, job in enumerate(JOBS):
+    for offset, job in enumerate(JOBS):
         world.add_job(SimJob(job_id=f"prod/{job}", name=job, project="prod"))
         for number in range(int(seconds // 2400)):
-            begun = round(now - 5 - place - number * 2400, 3)
+            start = round(now - 5 - offset - number * 2400, 3)
             world.run(
-                job, start=begun, duration=round(2.0 + 40 * (number % 7), 3) if number else 2.0,
-                result=RESULTS[(number + place) % 3], steps=("load", "model"),
+                job, start=start, duration=round(2.0 + 40 * (number % 7), 3) if number else 2.0,
+                result=RESULTS[(number + offset) % 3], steps=("load", "model"),
             )  # fmt: skip
     return world
 
 
-def backfilled(folder: Path, config_file: Path, port: int) -> str:
-    """Run the command, and promtool on its output; return the output."""
+def run_backfill(folder: Path, config_file: Path, port: int) -> str:
+    """Run `backfill`, and promtool on its output. Return the output."""
     target = f"{HOST}:{port}"
     arguments = (f"--config.file={config_file}", "--output=past.om", "--label", "job=jobruns", f"instance={target}")
     code, output = run_command(folder, "backfill", *arguments)
@@ -61,10 +61,10 @@ def backfilled(folder: Path, config_file: Path, port: int) -> str:
     return (folder / "past.om").read_text()
 
 
-@pytest.mark.parametrize("word", SIMULATORS)
-def test_increases_before_and_after_the_first_poll_equal_the_completed_runs(tmp_path: Path, word: str) -> None:
-    world, port = lived(), free_port()
-    with SIMULATORS[word](world, **traits_of(word).arguments) as simulator:
+@pytest.mark.parametrize("vendor", SIMULATORS)
+def test_increases_before_and_after_the_first_poll_equal_the_completed_runs(tmp_path: Path, vendor: str) -> None:
+    world, port = past_world(), free_port()
+    with SIMULATORS[vendor](world, **traits_of(vendor).arguments) as simulator:
         settings = {
             "sources": [source(simulator)],
             "state": {"path": str(tmp_path / "state.db")},
@@ -74,7 +74,7 @@ def test_increases_before_and_after_the_first_poll_equal_the_completed_runs(tmp_
         daemon = Daemon(config_file, port)
         assert eventually(lambda: fetch_ready(port)), daemon.log
         (tmp_path / "server").mkdir()
-        backfilled(tmp_path, config_file, port)
+        run_backfill(tmp_path, config_file, port)
         server = Prometheus(tmp_path / "server", port)
         try:
             assert server.ready()
@@ -85,7 +85,7 @@ def test_increases_before_and_after_the_first_poll_equal_the_completed_runs(tmp_
             time.sleep(1)
             expected = truth(simulator, time.time() - 24 * HOUR)
             assert sum(count for series, count in expected.items() if series[0] == "jobrun_runs_total") == 94
-            assert eventually(lambda: server.rises("2d"), lambda seen: seen == expected, seconds=30) == expected
+            assert eventually(lambda: server.raw_increases("2d"), lambda seen: seen == expected, seconds=30) == expected
             (instances,) = server.ask("query", query="count(count by (instance, job) (jobrun_runs_total))")
             assert instances["value"][1] == "1"
         finally:

@@ -12,7 +12,7 @@ from dashboards.panels import ELSE
 from dashboards.words import NEARLY
 from exporter.simulators.demo import PLANS
 from tests.e2e.processes import Command, eventually
-from tests.e2e.servers import EDITIONS, Prometheus
+from tests.e2e.servers import VERSIONS, Prometheus
 from tests.monitoring.dashboard_files import JSONS, STEP, expressions, filled, last_step, panels
 
 pytestmark = pytest.mark.e2e
@@ -56,14 +56,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         command.end()
 
 
-@pytest.fixture(scope="module", params=EDITIONS)
+@pytest.fixture(scope="module", params=VERSIONS)
 def prometheus(
     request: pytest.FixtureRequest, demo: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     """Return a server that has scraped the demo until everything is recorded."""
     folder = tmp_path_factory.mktemp("dashboards")
     settings = {"rule_files": [str(quick_rules(folder))]}
-    server = Prometheus(folder / "prometheus", demo, edition=request.param, settings=settings)
+    server = Prometheus(folder / "prometheus", demo, version=request.param, settings=settings)
     try:
         assert server.ready()
         assert eventually(lambda: server.ask("query", query=USUAL), seconds=45), "nothing is recorded"
@@ -76,7 +76,7 @@ def prometheus(
 def native(demo: int, tmp_path: Path) -> Iterator[Prometheus]:
     """Return the newest server, which converts classic histograms to native ones."""
     settings = {"global": {"convert_classic_histograms_to_nhcb": True}, "rule_files": [str(quick_rules(tmp_path))]}
-    server = Prometheus(tmp_path / "prometheus", demo, "native-histograms", edition="newest", settings=settings)
+    server = Prometheus(tmp_path / "prometheus", demo, "native-histograms", version="newest", settings=settings)
     try:
         assert server.ready()
         yield server

@@ -21,9 +21,9 @@ TOTALS = re.compile(r"^(\d+) runs? listed, (\S+) together; the state says (\S+):
 
 
 @pytest.fixture
-def sealed(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on its own file system, which a test can make read-only."""
-    folder = tmp_path / "sealed"
+def mounted_folder(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder that is a file system, so that a test can make it read-only."""
+    folder = tmp_path / "mounted_folder"
     folder.mkdir()
     if not (runs_as_root() and mount("-t", "tmpfs", "-o", "size=16m", "none", str(folder))):
         pytest.skip("file systems can only be mounted by root")
@@ -63,13 +63,13 @@ def test_numbers_are_explained_while_the_daemon_counts(
 
 
 def test_a_state_on_a_read_only_file_system_is_explained_with_a_note(
-    sealed: Path, tmp_path: Path, simulator: SnowplowSimulator
+    mounted_folder: Path, tmp_path: Path, simulator: SnowplowSimulator
 ) -> None:
-    config_file = config(tmp_path, simulator, sealed / "state.db")
+    config_file = config(tmp_path, simulator, mounted_folder / "state.db")
     daemon = Daemon(config_file, free_port())
     assert counting(daemon.port)
     assert daemon.terminate() == 0
-    assert mount("-o", "remount,ro", str(sealed))
+    assert mount("-o", "remount,ro", str(mounted_folder))
     code, text = explained(tmp_path, config_file, "jobrun_runs_total")
     assert code == 0, text
     assert {match[4] for match in TOTALS.finditer(text)} == {"the same"}

@@ -16,7 +16,7 @@ from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import source, write_config
 from tests.e2e.processes import HOST, eventually, free_port
-from tests.e2e.servers import EDITIONS, program, ready, receiver
+from tests.e2e.servers import VERSIONS, program, ready, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -41,7 +41,7 @@ class Shell:
         ports: Of the exporter, Alertmanager and Prometheus.
     """
 
-    def __init__(self, folder: Path, edition: str) -> None:
+    def __init__(self, folder: Path, version: str) -> None:
         self.folder = folder
         self.ports = {name: free_port() for name in ("9797", "9093", "9090")}
         self._servers: list[subprocess.Popen[bytes]] = []
@@ -49,7 +49,7 @@ class Shell:
         tools.mkdir()
         names = {"prometheus": "prometheus", "alertmanager": "prometheus-alertmanager", "amtool": "amtool"}
         for name, found in names.items():
-            (tools / name).symlink_to(program(found, edition))
+            (tools / name).symlink_to(program(found, version))
         (tools / "jobrun-exporter").write_text(f'#!/bin/sh\nexec {sys.executable} -m exporter "$@"\n')
         (tools / "jobrun-exporter").chmod(0o755)
         self._environ = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
@@ -97,7 +97,7 @@ class Shell:
             server.wait(20)
 
 
-@pytest.fixture(params=EDITIONS)
+@pytest.fixture(params=VERSIONS)
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shell]:
     """Return a user's shell in an empty folder."""
     shell = Shell(tmp_path, request.param)

@@ -18,7 +18,7 @@ from aiosmtpd.controller import Controller
 from exporter import cli
 from tests.e2e.processes import HOST, eventually, free_port
 from tests.e2e.scrapes import fetch
-from tests.e2e.servers import EDITIONS, Alertmanager, program, receiver
+from tests.e2e.servers import VERSIONS, Alertmanager, program, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
@@ -102,12 +102,12 @@ def settings(url):
     return {"templates": [str(TEMPLATES)], "route": route, "receivers": [everything]}
 
 
-@pytest.fixture(params=EDITIONS)
+@pytest.fixture(params=VERSIONS)
 def sent(request, tmp_path):
     """Send alerts; return what Slack, PagerDuty and Opsgenie received."""
     with ExitStack() as stack:
         sink = stack.enter_context(receiver())
-        server = Alertmanager(tmp_path / "alertmanager", settings(sink.url), edition=request.param)
+        server = Alertmanager(tmp_path / "alertmanager", settings(sink.url), version=request.param)
         stack.callback(server.end)
         assert server.ready(), server.log
 
@@ -214,8 +214,8 @@ def test_ten_of_many_alerts_are_shown_and_the_rest_is_counted(sent):
     assert isinstance(got["payload"]["payload"]["custom_details"]["alerts"], str)
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
-def test_a_mail_has_the_title_as_its_subject_and_the_text_as_its_body(edition, mailbox, tmp_path):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_mail_has_the_title_as_its_subject_and_the_text_as_its_body(version, mailbox, tmp_path):
     address, box = mailbox
     mail = {
         "to": "data@example.com",
@@ -229,7 +229,7 @@ def test_a_mail_has_the_title_as_its_subject_and_the_text_as_its_body(edition, m
     }
     route = {"receiver": "mail", "group_wait": "300ms", "group_interval": "1s"}
     settings = {"templates": [str(TEMPLATES)], "route": route, "receivers": [{"name": "mail", "email_configs": [mail]}]}
-    server = Alertmanager(tmp_path / "alertmanager", settings, edition=edition)
+    server = Alertmanager(tmp_path / "alertmanager", settings, version=version)
     try:
         assert server.ready(), server.log
         server.post(alert())
@@ -255,14 +255,14 @@ def intervals():
     return shown
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
-def test_planned_maintenance_by_a_time_interval_mutes_only_the_routes_that_name_it(edition, tmp_path):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_planned_maintenance_by_a_time_interval_mutes_only_the_routes_that_name_it(version, tmp_path):
     muted = {"receiver": "muted", "matchers": ["team = data"], "mute_time_intervals": ["sunday-maintenance"]}
     route = {"receiver": "others", "group_by": ["..."], "group_wait": "100ms", "group_interval": "500ms"}
     with receiver() as sink:
         hooks = [{"name": name, "webhook_configs": [{"url": f"{sink.url}{name}"}]} for name in ("others", "muted")]
         settings = {"route": route | {"routes": [muted]}, "receivers": hooks, "time_intervals": intervals()}
-        server = Alertmanager(tmp_path / "alertmanager", settings, edition=edition)
+        server = Alertmanager(tmp_path / "alertmanager", settings, version=version)
         try:
             assert server.ready(), server.log
             other = alert(1)
@@ -295,10 +295,10 @@ class Shell:
         server: The other one, which has the alerts of `SILENCED`.
     """
 
-    def __init__(self, folder, edition):
+    def __init__(self, folder, version):
         one = {"route": {"receiver": "one"}, "receivers": [{"name": "one"}]}
-        self.server = Alertmanager(folder / "alertmanager", one, edition=edition)
-        (folder / "amtool").symlink_to(program("amtool", edition))
+        self.server = Alertmanager(folder / "alertmanager", one, version=version)
+        (folder / "amtool").symlink_to(program("amtool", version))
         self._environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
 
     def run(self, commands):
@@ -312,7 +312,7 @@ class Shell:
         return {each["labels"]["alertname"]: len(each["status"]["silencedBy"]) for each in found}
 
 
-@pytest.fixture(params=EDITIONS)
+@pytest.fixture(params=VERSIONS)
 def shell(request, tmp_path):
     shell = Shell(tmp_path, request.param)
     try:
@@ -341,14 +341,14 @@ def test_the_silences_of_the_runbooks_match_what_they_say(shell):
     assert {name for name, count in shell.silences().items() if count} == {"JobrunRunStuck", "JobrunSourceGone"}
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_failure_after_a_silence_in_which_the_one_before_ended_is_reported_when_messages_are_repeated(
-    edition, tmp_path
+    version, tmp_path
 ):
     route = {"receiver": "one", "group_wait": "100ms", "group_interval": "500ms", "repeat_interval": "15s"}
     with receiver() as sink:
         settings = {"route": route, "receivers": [{"name": "one", "webhook_configs": [{"url": sink.url}]}]}
-        server = Alertmanager(tmp_path / "alertmanager", settings, edition=edition)
+        server = Alertmanager(tmp_path / "alertmanager", settings, version=version)
         address = f"--alertmanager.url=http://{HOST}:{server.port}"
         try:
             assert server.ready(), server.log
@@ -356,7 +356,7 @@ def test_a_failure_after_a_silence_in_which_the_one_before_ended_is_reported_whe
             failed = ("JobrunLastRunFailed", "load")
             assert eventually(lambda: sink.received()[failed] == 1), server.log
             add = ["silence", "add", "job_name=load", "--duration=4s", "--comment=upgrade", "--author=test", address]
-            subprocess.run([program("amtool", edition), *add], check=True)
+            subprocess.run([program("amtool", version), *add], check=True)
             server.post(alert() | {"endsAt": datetime.now(UTC).isoformat()})
             time.sleep(6)
             server.post(alert(start=datetime.now(UTC).isoformat()))
@@ -367,13 +367,13 @@ def test_a_failure_after_a_silence_in_which_the_one_before_ended_is_reported_whe
             server.end()
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
-def test_a_test_alert_reaches_the_receiver_of_its_team_and_says_so(edition, tmp_path):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_test_alert_reaches_the_receiver_of_its_team_and_says_so(version, tmp_path):
     with receiver() as sink:
         teams = {"receiver": "data", "matchers": ["team = data", "severity = critical"]}
         route = {"receiver": "others", "group_wait": "300ms", "routes": [teams]}
         hooks = [{"name": name, "webhook_configs": [{"url": f"{sink.url}{name}"}]} for name in ("others", "data")]
-        server = Alertmanager(tmp_path / "alertmanager", {"route": route, "receivers": hooks}, edition=edition)
+        server = Alertmanager(tmp_path / "alertmanager", {"route": route, "receivers": hooks}, version=version)
         try:
             assert server.ready(), server.log
             address, out = f"http://{HOST}:{server.port}", io.StringIO()
@@ -385,10 +385,10 @@ def test_a_test_alert_reaches_the_receiver_of_its_team_and_says_so(edition, tmp_
             server.end()
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
-def test_a_test_alert_to_a_receiver_that_sends_nothing_is_an_error(edition, tmp_path):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_test_alert_to_a_receiver_that_sends_nothing_is_an_error(version, tmp_path):
     empty = {"route": {"receiver": "tickets"}, "receivers": [{"name": "tickets"}]}
-    server = Alertmanager(tmp_path / "alertmanager", empty, edition=edition)
+    server = Alertmanager(tmp_path / "alertmanager", empty, version=version)
     try:
         assert server.ready(), server.log
         flags, err = [f"--alertmanager-url=http://{HOST}:{server.port}"], io.StringIO()

@@ -27,7 +27,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
     kinds: list[tuple[str, dict[str, Any]]] = [
         ("plain", {}),
         ("native", {"features": "exemplar-storage,native-histograms"}),
-        ("newest", {"edition": "newest"}),
+        ("newest", {"version": "newest"}),
     ]
     with ExitStack() as stack:
         servers = []
@@ -55,7 +55,7 @@ def test_increases_in_prometheus_equal_the_completed_runs(
     assert eventually(lambda: counted(page(port), "live"), lambda seen: seen == expected) == expected
     time.sleep(3)  # both ends of the range are quiet: nothing rose in the scrapes before and after
     for server in prometheuses:
-        assert eventually(server.rises, lambda seen: seen == expected) == expected  # called at once
+        assert eventually(server.raw_increases, lambda seen: seen == expected) == expected  # called at once
         assert server.increases(int(time.time() - begun) + 5) == expected
         (up,) = server.ask("query", query="up")
         assert up["value"][1] == "1"

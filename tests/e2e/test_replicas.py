@@ -32,8 +32,8 @@ BETWEEN_SCRAPES = 2.5
 TAKE_OVER = 30.0
 
 
-class Fleet:
-    """Replicas behind one address, and a scraper of it."""
+class ReplicaGroup:
+    """Replicas behind one address, and a scraper of that address."""
 
     def __init__(self, folder: Path, url: str, size: int = 3, zero_first: str = "0s", **of_sources: object) -> None:
         self.worlds = [LiveWorld(seed).start() for seed in range(len(SOURCES))]
@@ -90,8 +90,8 @@ class Fleet:
             self.scrape()
             time.sleep(BETWEEN_SCRAPES)
 
-    def owned(self) -> dict[int, set[str]]:
-        """Return which sources each replica says that it polls, by its number."""
+    def owned_sources(self) -> dict[int, set[str]]:
+        """Return the sources that each replica reports to poll, by its number."""
         found = {}
         for number, port in enumerate(self.ports):
             try:
@@ -103,16 +103,16 @@ class Fleet:
         return found
 
     def all_polled(self) -> bool:
-        return sorted(name for names in self.owned().values() for name in names) == sorted(SOURCES)
+        return sorted(name for names in self.owned_sources().values() for name in names) == sorted(SOURCES)
 
     def busiest(self) -> int:
-        owned = self.owned()
+        owned = self.owned_sources()
         return max(owned, key=lambda number: len(owned[number]))
 
-    def story(self) -> str:
-        """Return what the replicas logged last, and what differs from the truth."""
+    def describe(self) -> str:
+        """Return the latest logs of the replicas, and how the counts differ from the truth."""
         logs = (f"--- {number}\n{each.log[-4000:]}" for number, each in enumerate(self.daemons))
-        return "\n".join((*logs, f"{self.owned()} {self.difference}"))
+        return "\n".join((*logs, f"{self.owned_sources()} {self.difference}"))
 
     def rest(self) -> None:
         for world in self.worlds:
@@ -125,7 +125,7 @@ class Fleet:
             baselines = {name: float(value) for name, value in rows}
         return [truth(simulator, baselines[name]) for simulator, name in zip(self.simulators, SOURCES, strict=True)]
 
-    def is_true(self) -> bool:
+    def is_counted(self) -> bool:
         text, wanted = self.scrape(), self.truths()
         found = [counted(text, name) for name in SOURCES]
         self.difference = [(set(f.items()) ^ set(w.items())) for f, w in zip(found, wanted, strict=True)]
@@ -135,99 +135,99 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path, postgres_server) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path, postgres_server.new_database())
-    yield fleet
-    fleet.end()
+def group(tmp_path, postgres_server) -> Iterator[ReplicaGroup]:
+    group = ReplicaGroup(tmp_path, postgres_server.new_database())
+    yield group
+    group.end()
 
 
-def end_true(fleet: Fleet) -> None:
-    fleet.rest()
-    assert eventually(fleet.is_true, seconds=60), fleet.story()
-    assert fleet.fallen == [], "\n".join(fleet.fallen)
-    assert fleet.answers > 5
+def check_final_counts(group: ReplicaGroup) -> None:
+    group.rest()
+    assert eventually(group.is_counted, seconds=60), group.describe()
+    assert group.fallen == [], "\n".join(group.fallen)
+    assert group.answers > 5
 
 
-def test_killed_and_frozen_replicas_neither_lose_nor_double_a_run_and_no_counter_falls(fleet):
-    assert eventually(fleet.all_polled, seconds=30), [each.log for each in fleet.daemons]
-    fleet.scrape_for(10)
-    victim = fleet.busiest()
-    fleet.daemons[victim].kill()
+def test_killed_and_frozen_replicas_neither_lose_nor_double_a_run_and_no_counter_falls(group):
+    assert eventually(group.all_polled, seconds=30), [each.log for each in group.daemons]
+    group.scrape_for(10)
+    victim = group.busiest()
+    group.daemons[victim].kill()
     killed = time.monotonic()
-    while not fleet.all_polled() and time.monotonic() - killed < TAKE_OVER:
-        assert fleet.scrape(), "a scrape while nobody polls is answered"
+    while not group.all_polled() and time.monotonic() - killed < TAKE_OVER:
+        assert group.scrape(), "a scrape while nobody polls is answered"
         time.sleep(BETWEEN_SCRAPES)
-    assert time.monotonic() - killed < TAKE_OVER, fleet.story()
-    fleet.restart(victim)
-    fleet.scrape_for(8)
-    frozen = fleet.busiest()
-    os.kill(fleet.daemons[frozen].process.pid, signal.SIGSTOP)
-    fleet.scrape_for(20)
-    os.kill(fleet.daemons[frozen].process.pid, signal.SIGCONT)
-    fleet.scrape_for(8)
-    end_true(fleet)
+    assert time.monotonic() - killed < TAKE_OVER, group.describe()
+    group.restart(victim)
+    group.scrape_for(8)
+    frozen = group.busiest()
+    os.kill(group.daemons[frozen].process.pid, signal.SIGSTOP)
+    group.scrape_for(20)
+    os.kill(group.daemons[frozen].process.pid, signal.SIGCONT)
+    group.scrape_for(8)
+    check_final_counts(group)
 
 
 def test_increases_in_prometheus_are_true_while_replicas_die_and_return(tmp_path, postgres_server):
-    fleet = Fleet(tmp_path, postgres_server.new_database(), zero_first="6s")
-    target = fleet.balancer.server_address[1]
+    group = ReplicaGroup(tmp_path, postgres_server.new_database(), zero_first="6s")
+    target = group.balancer.server_address[1]
     server = Prometheus(tmp_path / "prometheus", target, interval=f"{BETWEEN_SCRAPES * 1000:.0f}ms")
     try:
         assert server.ready()
-        assert eventually(fleet.all_polled, seconds=30), fleet.story()
+        assert eventually(group.all_polled, seconds=30), group.describe()
         for end in (Daemon.kill, Daemon.terminate):
-            victim = fleet.busiest()
-            end(fleet.daemons[victim])
-            assert eventually(fleet.all_polled, seconds=TAKE_OVER), fleet.story()
-            fleet.restart(victim)
-        fleet.rest()
-        expected = sum(fleet.truths(), Counter[Series]())
+            victim = group.busiest()
+            end(group.daemons[victim])
+            assert eventually(group.all_polled, seconds=TAKE_OVER), group.describe()
+            group.restart(victim)
+        group.rest()
+        expected = sum(group.truths(), Counter[Series]())
         assert expected
-        assert eventually(server.rises, lambda seen: seen == expected, seconds=60) == expected, fleet.story()
+        assert eventually(server.raw_increases, lambda seen: seen == expected, seconds=60) == expected, group.describe()
         assert [found for name in COUNTED for found in server.ask("query", query=f"resets({name}[1h]) > 0")] == []
         (scraped,) = server.ask("query", query="count(count_over_time(up[1h]))")
         assert scraped["value"][1] == "1"  # one target, so one `instance`
     finally:
         server.end()
-        fleet.end()
+        group.end()
 
 
 def test_a_credential_has_one_budget_no_matter_which_replica_uses_it(tmp_path, postgres_server):
-    fleet = Fleet(tmp_path, postgres_server.new_database(), requests_per_minute=12)
+    group = ReplicaGroup(tmp_path, postgres_server.new_database(), requests_per_minute=12)
     try:
-        assert eventually(fleet.all_polled, seconds=30), fleet.story()
+        assert eventually(group.all_polled, seconds=30), group.describe()
         for end in (Daemon.terminate, Daemon.kill, Daemon.terminate):
-            fleet.scrape_for(5)
-            victim = fleet.busiest()
-            end(fleet.daemons[victim])
-            assert eventually(fleet.all_polled, seconds=TAKE_OVER), fleet.story()
-            fleet.restart(victim)
-        for simulator in fleet.simulators:
+            group.scrape_for(5)
+            victim = group.busiest()
+            end(group.daemons[victim])
+            assert eventually(group.all_polled, seconds=TAKE_OVER), group.describe()
+            group.restart(victim)
+        for simulator in group.simulators:
             times = [line.time for line in simulator.log.lines()]
             most = max(sum(first <= each < first + 59 for each in times) for first in times)
-            assert most in {11, 12}, (times, fleet.story())
+            assert most in {11, 12}, (times, group.describe())
     finally:
-        fleet.end()
+        group.end()
 
 
-def test_a_clean_stop_hands_its_sources_over_at_once(fleet):
-    assert eventually(fleet.all_polled, seconds=30)
-    fleet.scrape_for(5)
-    assert fleet.daemons[fleet.busiest()].terminate() == 0
-    assert eventually(fleet.all_polled, seconds=10), fleet.story()
-    fleet.scrape_for(10)
-    end_true(fleet)
+def test_a_clean_stop_hands_its_sources_over_at_once(group):
+    assert eventually(group.all_polled, seconds=30)
+    group.scrape_for(5)
+    assert group.daemons[group.busiest()].terminate() == 0
+    assert eventually(group.all_polled, seconds=10), group.describe()
+    group.scrape_for(10)
+    check_final_counts(group)
 
 
-def test_replicas_show_the_same_bytes(fleet):
-    assert eventually(fleet.all_polled, seconds=30)
-    fleet.scrape_for(10)
-    fleet.rest()
-    for simulator in fleet.simulators:
+def test_replicas_show_the_same_bytes(group):
+    assert eventually(group.all_polled, seconds=30)
+    group.scrape_for(10)
+    group.rest()
+    for simulator in group.simulators:
         simulator.disruptions.set([Status(code=503)])  # failing polls become rare, and so do commits
 
     def pages():
-        return {fetch(port)[2] for port in fleet.ports}
+        return {fetch(port)[2] for port in group.ports}
 
     (page,) = eventually(pages, lambda found: len(found) == 1, seconds=60)
     assert b"\njobrun_runs_total{" in page
@@ -235,35 +235,35 @@ def test_replicas_show_the_same_bytes(fleet):
 
 def test_a_database_that_crashes_under_load_loses_no_run(tmp_path):
     with postgres.server() as server:
-        fleet = Fleet(tmp_path, server.new_database(), size=2)
+        group = ReplicaGroup(tmp_path, server.new_database(), size=2)
         try:
-            assert eventually(fleet.all_polled, seconds=30)
+            assert eventually(group.all_polled, seconds=30)
             for _ in range(3):
-                fleet.scrape_for(5)
+                group.scrape_for(5)
                 server.stop("immediate")
                 server.start()
-            fleet.scrape_for(10)
-            end_true(fleet)
+            group.scrape_for(10)
+            check_final_counts(group)
         finally:
-            fleet.end()
+            group.end()
 
 
 def test_a_failover_that_loses_commits_neither_loses_nor_doubles_a_run(tmp_path):
     with postgres.server() as primary, postgres.standby(primary) as standby:
         name = primary.new_database().rpartition("/")[2]
         url = f"postgresql://jobrun@{HOST}:{primary.port},{HOST}:{standby.port}/{name}"
-        fleet = Fleet(tmp_path, url, size=2)
+        group = ReplicaGroup(tmp_path, url, size=2)
         try:
-            assert eventually(fleet.all_polled, seconds=30)
-            fleet.scrape_for(8)
+            assert eventually(group.all_polled, seconds=30)
+            group.scrape_for(8)
             standby.fall_behind()
-            fleet.scrape_for(6)
+            group.scrape_for(6)
             primary.stop("immediate")
             standby.promote()
-            fleet.scrape_for(25)
-            end_true(fleet)
+            group.scrape_for(25)
+            check_final_counts(group)
         finally:
-            fleet.end()
+            group.end()
             primary.start()  # so that it can be stopped
 
 
@@ -282,42 +282,42 @@ def test_a_pooler_that_gives_each_transaction_another_connection_is_enough(tmp_p
     as_other: Any = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
     pooler = subprocess.Popen([require_tool("pgbouncer"), "--quiet", str(settings)], **as_other)
     try:
-        fleet = Fleet(tmp_path, f"postgresql://jobrun@{HOST}:{port}/{name}", size=2)
+        group = ReplicaGroup(tmp_path, f"postgresql://jobrun@{HOST}:{port}/{name}", size=2)
         try:
-            assert eventually(fleet.all_polled, seconds=30), [each.log for each in fleet.daemons]
-            fleet.scrape_for(15)
-            end_true(fleet)
+            assert eventually(group.all_polled, seconds=30), [each.log for each in group.daemons]
+            group.scrape_for(15)
+            check_final_counts(group)
         finally:
-            fleet.end()
+            group.end()
     finally:
         pooler.kill()
         pooler.wait()
 
 
-def test_explain_and_check_read_the_shared_state(fleet):
-    assert eventually(fleet.all_polled, seconds=30)
-    fleet.scrape_for(10)
-    config = str(fleet.configs[0])
+def test_explain_and_check_read_the_shared_state(group):
+    assert eventually(group.all_polled, seconds=30)
+    group.scrape_for(10)
+    config = str(group.configs[0])
     selector = 'jobrun_runs_total{source="one",job_name="orders",result="success",project="prod"}'
-    code, output = run_command(fleet.configs[0].parent, "explain", f"--config.file={config}", selector)
+    code, output = run_command(group.configs[0].parent, "explain", f"--config.file={config}", selector)
     assert (code, "the same" in output) == (0, True), output
-    code, output = run_command(fleet.configs[0].parent, "check", "--live", f"--config.file={config}")
+    code, output = run_command(group.configs[0].parent, "check", "--live", f"--config.file={config}")
     assert code == 0, output
     assert "no synchronous standby" in output
 
 
-def scraping(folder: Path, fleet: Fleet) -> Prometheus:
-    """Return a server that scrapes one address for all, and each replica for what belongs to it."""
-    own = [f"{HOST}:{port}" for port in fleet.ports]
+def scraping_prometheus(folder: Path, group: ReplicaGroup) -> Prometheus:
+    """Return a Prometheus that scrapes `/metrics` of one replica and `/metrics/replica` of each."""
+    own = [f"{HOST}:{port}" for port in group.ports]
     jobs = {"jobruns": ("/metrics", own[:1]), "replicas": ("/metrics/replica", own)}
     scrapes = [
         {"job_name": name, "metrics_path": path, "scrape_interval": "1s", "static_configs": [{"targets": targets}]}
         for name, (path, targets) in jobs.items()
     ]
-    return Prometheus(folder, fleet.ports[0], settings={"scrape_configs": scrapes})
+    return Prometheus(folder, group.ports[0], settings={"scrape_configs": scrapes})
 
 
-def shown(prometheus: Prometheus, title: str) -> list[float]:
+def panel_values(prometheus: Prometheus, title: str) -> list[float]:
     """Return the newest values of a panel of the dashboard *Exporter*."""
     (panel,) = [panel for panel in panels(JSONS["jobrun-exporter"]) if panel["title"] == title]
     expression = panel["targets"][0]["expr"]
@@ -325,18 +325,21 @@ def shown(prometheus: Prometheus, title: str) -> list[float]:
     return sorted(float(each["value"][1]) for each in prometheus.ask("query", query=query, time=last_step(expression)))
 
 
-def test_the_dashboard_shows_replicas_their_sources_and_takeovers(fleet, tmp_path):
-    prometheus = scraping(tmp_path / "prometheus", fleet)
+def test_the_dashboard_shows_replicas_their_sources_and_takeovers(group, tmp_path):
+    prometheus = scraping_prometheus(tmp_path / "prometheus", group)
     try:
-        assert eventually(fleet.all_polled, seconds=30), fleet.story()
+        assert eventually(group.all_polled, seconds=30), group.describe()
         assert prometheus.ready()
         for title, all_well in {"Sources by replica": [1, 1, 1], "Replicas": [3, 3, 3], "Takeovers": [0, 0, 0]}.items():
-            assert eventually(lambda: shown(prometheus, title), all_well.__eq__, seconds=60) == all_well, title  # noqa: B023
-        assert eventually(lambda: shown(prometheus, "Leases lost"))
-        frozen = fleet.busiest()
-        os.kill(fleet.daemons[frozen].process.pid, signal.SIGSTOP)
-        assert eventually(lambda: sum(shown(prometheus, "Takeovers")) > 0, seconds=TAKE_OVER + 10), fleet.story()
-        os.kill(fleet.daemons[frozen].process.pid, signal.SIGCONT)
-        assert eventually(lambda: sum(shown(prometheus, "Leases lost")) > 0, seconds=30), fleet.story()
+            values = eventually(lambda: panel_values(prometheus, title), all_well.__eq__, seconds=60)  # noqa: B023
+            assert values == all_well, title
+        assert eventually(lambda: panel_values(prometheus, "Leases lost"))
+        frozen = group.busiest()
+        os.kill(group.daemons[frozen].process.pid, signal.SIGSTOP)
+        assert eventually(lambda: sum(panel_values(prometheus, "Takeovers")) > 0, seconds=TAKE_OVER + 10), (
+            group.describe()
+        )
+        os.kill(group.daemons[frozen].process.pid, signal.SIGCONT)
+        assert eventually(lambda: sum(panel_values(prometheus, "Leases lost")) > 0, seconds=30), group.describe()
     finally:
         prometheus.end()

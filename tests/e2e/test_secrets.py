@@ -25,7 +25,7 @@ FORMATS: tuple[Mapping[str, str], ...] = ({}, {"Accept": "application/openmetric
 
 @pytest.fixture
 def config_file(tmp_path: Path, world: LiveWorld) -> Iterator[Path]:
-    """Return all vendors, one of which refuses its key."""
+    """Return a config of all vendors, and of one more source with a wrong key."""
     with ExitStack() as running:
         vendors = [running.enter_context(each) for each in simulators(world)]
         blocks = [source(each, each.vendor) for each in vendors]

@@ -17,15 +17,15 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.live_world import source, write_config
 from tests.e2e.processes import HOST, Daemon, eventually, free_port
 from tests.e2e.scrapes import page
-from tests.e2e.servers import EDITIONS, Alertmanager, Prometheus, receiver
-from tests.e2e.test_alerting import hurried_routes, hurried_rules
+from tests.e2e.servers import VERSIONS, Alertmanager, Prometheus, receiver
+from tests.e2e.test_alerting import fast_routes, fast_rules
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 FLAGS = ("--rules.alert.resend-delay=4s", "--rules.alert.for-grace-period=10s")
 """Intervals that are shorter than the defaults, but not as short as those of the rules: Prometheus restarts slowly."""
-KEPT = 25
-"""Seconds after which a wrong end of an alert would have been reported."""
+WRONG_RESOLUTION = 25
+"""Seconds in which a wrong resolution of an alert would be reported."""
 
 
 class Team:
@@ -78,12 +78,12 @@ class Exporter:
 class SharedPrometheus:
     """A Prometheus that many share, its Alertmanager, and a receiver."""
 
-    def __init__(self, folder: Path, edition: str, stack: ExitStack) -> None:
-        self._folder, self._edition, self._stack = folder, edition, stack
+    def __init__(self, folder: Path, version: str, stack: ExitStack) -> None:
+        self._folder, self._edition, self._stack = folder, version, stack
         self.pager = stack.enter_context(receiver())
-        self._alertmanager = Alertmanager(folder / "alertmanager", hurried_routes(self.pager.url), edition=edition)
+        self._alertmanager = Alertmanager(folder / "alertmanager", fast_routes(self.pager.url), version=version)
         stack.callback(self._alertmanager.end)
-        (folder / "rules.yml").write_text(yaml.safe_dump(hurried_rules()))
+        (folder / "rules.yml").write_text(yaml.safe_dump(fast_rules()))
 
     def scrape(self, *jobs: dict[str, object], **settings: object) -> None:
         """Start Prometheus."""
@@ -104,7 +104,7 @@ class SharedPrometheus:
     def start(self) -> None:
         """Start Prometheus with the data that it has."""
         folder, settings = self._folder / "prometheus", self._settings
-        self.prometheus = Prometheus(folder, 0, edition=self._edition, settings=settings, flags=FLAGS)
+        self.prometheus = Prometheus(folder, 0, version=self._edition, settings=settings, flags=FLAGS)
         assert self.prometheus.ready(), self.prometheus.log
 
     def reported(self, status: str = "firing") -> Counter[tuple[str, str, str]]:
@@ -132,7 +132,7 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-@pytest.fixture(params=EDITIONS)
+@pytest.fixture(params=VERSIONS)
 def shared(request: pytest.FixtureRequest, tmp_path: Path, stack: ExitStack) -> SharedPrometheus:
     return SharedPrometheus(tmp_path, request.param, stack)
 
@@ -165,7 +165,7 @@ def test_teams_with_equal_names_get_their_own_alerts_whatever_labels_are_rewritt
 
     shared.end()
     shared.start()
-    time.sleep(KEPT)
+    time.sleep(WRONG_RESOLUTION)
     assert (shared.reported(), shared.reported("resolved")) == (Counter([of_a, of_b, down]), Counter())
     assert shared.broken() == []
 
@@ -211,7 +211,7 @@ def test_a_shard_that_dies_is_reported_and_a_source_that_moves_is_not(
 
     shards[1].daemon.kill()
     assert shared.reports(failed, gone), shared.reported()
-    time.sleep(KEPT)
+    time.sleep(WRONG_RESOLUTION)
     assert shared.reported("resolved") == Counter()
     shards[1].start()
     assert shared.reports(gone, status="resolved"), shared.reported("resolved")
@@ -221,7 +221,7 @@ def test_a_shard_that_dies_is_reported_and_a_source_that_moves_is_not(
     assert eventually(lambda: 'jobrun_source_up{source="s2"} 1' in page(shards[0].port))
     time.sleep(2)  # until it is scraped
     shards[1].reload(teams[2])
-    time.sleep(KEPT)
+    time.sleep(WRONG_RESOLUTION)
     assert (shared.reported(), shared.reported("resolved")) == (Counter([failed, gone]), Counter([gone]))
 
     moved = (FAILED, "other", "s2")

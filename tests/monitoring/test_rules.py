@@ -15,7 +15,7 @@ from alerting.model import Alert
 from exporter.commands.assets import with_labels
 from exporter.snapshot.conditions import KINDS
 from tests.e2e.processes import require_tool
-from tests.e2e.servers import EDITIONS, program
+from tests.e2e.servers import VERSIONS, program
 from tests.monitoring.expression_labels import Inference, UnknownNameError, series_labels
 
 ROOT = Path(__file__).parents[2]
@@ -125,10 +125,10 @@ def test_the_rules_file_is_generated_by_the_table_of_rules():
     assert ALERTS.keys() == KINDS.keys()
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
-def test_the_rules_pass_their_promtool_tests(path, edition):
-    run(program("promtool", edition), "test", "rules", path)
+def test_the_rules_pass_their_promtool_tests(path, version):
+    run(program("promtool", version), "test", "rules", path)
 
 
 @pytest.mark.parametrize("path", [*TEST_FILES, *(FOLDER / "tests/newest").glob("*.yml")], ids=lambda path: path.stem)
@@ -295,9 +295,9 @@ def test_prometheus_accepts_the_example_configuration():
     assert "SUCCESS" in run("promtool", "check", "config", FOLDER / "prometheus.yml")
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
-def test_alertmanager_accepts_the_example_configuration(edition):
-    said = run(program("amtool", edition), "check-config", FOLDER / "alertmanager.yml")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_alertmanager_accepts_the_example_configuration(version):
+    said = run(program("amtool", version), "check-config", FOLDER / "alertmanager.yml")
     assert "0 inhibit rules" in said  # the end of an inhibited alert is lost
     assert "1 templates" in said
 
