@@ -183,7 +183,7 @@ def test_focus_and_scrolling_stay_while_a_page_changes(harness):
         page.goto("/")
         link = page.locator("table.jobs").get_by_role("link", name="orders", exact=True)
         link.focus()
-        link.scroll_into_view_if_require_tool()
+        link.scroll_into_view_if_needed()
         top = link.bounding_box()["y"]
         before = page.locator("#now").inner_html()
         harness.world.run("another problem", created=time.time() - 9, duration=5.0, result="failure")
