@@ -49,7 +49,7 @@ class Console(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command. `handle` returns the exit code; `flags` has the arguments of `add_argument` by the flag's name."""
+    """A command. `handle` returns the exit code. `flags`: arguments of `add_argument`, by flag."""
 
     help: str
     handle: Callable[[argparse.Namespace, Console], int]
@@ -133,7 +133,7 @@ def _test_alert(options: argparse.Namespace, console: Console) -> int:
 
 
 def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
-    """Return a function for argparse, which shows only messages of its own errors."""
+    """Return a function that raises argparse's own error for ValueError. argparse shows no other messages."""
 
     def convert(text: str) -> object:
         try:

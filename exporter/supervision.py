@@ -15,7 +15,7 @@ SEND_TIMEOUT = 1.0
 """Maximum seconds to wait until systemd receives a notification."""
 
 START_EXTENSION = 60.0
-"""Seconds by which a notification extends systemd's timeout for the start. The first polls may take long."""
+"""Seconds by which a notification extends systemd's timeout for the start, because the first polls may take long."""
 
 MAX_ALIVE_INTERVAL = 15.0
 """Maximum seconds between two notifications that the daemon is alive."""
@@ -81,7 +81,7 @@ class Supervision:
         self._alive_sent: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Notify systemd of a new status, once of `ready`, and regularly, while `healthy`, that the daemon is alive."""
+        """Notify systemd of a new status, of readiness once `ready`, and of being alive as long as `healthy`."""
         if ready and not self._ready:
             self._ready = True  # set first, because systemd may request a reload at once
             self._ready = self._manager.notify(READY=1)

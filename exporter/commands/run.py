@@ -64,7 +64,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def log_unused_proxies(config: Config, environ: Mapping[str, str]) -> None:
-    """Log which environment variables name a proxy that is not used, without their values, which may have passwords."""
+    """Log the names of environment variables for proxies that are not used. Their values may contain passwords."""
     variables = [name for upper in PROXIES for name in (upper, upper.lower()) if environ.get(name)]
     sources = [source.name for source in config.sources if not source.proxy_url]
     if variables and sources:
@@ -73,8 +73,8 @@ def log_unused_proxies(config: Config, environ: Mapping[str, str]) -> None:
 
 
 # For each response, the web server's thread waits for the interpreter about five times. During a poll, each wait may
-# take this long. With Python's default of 5 ms, three of four scrapes took up to 14 ms longer. Polls need no more
-# CPU with the shorter interval.
+# take this long. With Python's default of 5 ms, three of four scrapes took up to 14 ms longer. The shorter interval
+# costs polls no CPU.
 SWITCH_INTERVAL = 0.0002
 """Seconds for which a thread may use the interpreter while another one waits for it."""
 
@@ -111,7 +111,7 @@ def serve(  # noqa: PLR0913  # as above
         daemon.reload()
         received = signals.collect(RELOAD_INTERVAL, STOP_SIGNALS) or signals.wait()
     if not daemon.stop():
-        # A normal exit would wait for polls that still wait for their API. The state is closed, so nothing is lost.
+        # A normal exit would wait until APIs respond to polls. The state is closed, so nothing is lost.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(0)

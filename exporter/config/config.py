@@ -90,7 +90,7 @@ class Objective(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
-        """Yield an error for a schedule with an interval, and for a time zone without a schedule."""
+        """Yield an error for both schedule and interval, and for a time zone without a schedule."""
         if values.get("schedule") and values.get("every"):
             yield invalid("give either schedule or every, not both", "every")
         if values.get("timezone") and "schedule" in values and not values["schedule"]:
@@ -100,7 +100,7 @@ class Objective(Section):
 
 
 DATABASE_PASSWORDS = re.compile(r"://[^:@/]*:([^@/]*)@|[?&](?:ssl)?password=([^&]*)")
-"""Finds passwords in the URL of a database, also in URLs that the driver accepts and `urlsplit` rejects."""
+"""Finds passwords in a database's URL, even if the driver accepts it but `urlsplit` rejects it."""
 
 
 class StateSettings(Section):
@@ -128,7 +128,7 @@ class WebSettings(Section):
     """The pages."""
 
     external_url: OptionalUrl = ""
-    """Address at which people open this exporter's pages; alerts link to it."""
+    """Address of this exporter's pages, as people open it; alerts link to it."""
     logs: bool = False
     """Whether a run's page fetches output of steps and error texts from the API, and shows them."""
 

@@ -15,7 +15,7 @@ _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
-"""Words that PyYAML quotes from the file. They may be part of a secret. `'<token>'` is PyYAML's own."""
+"""Words that PyYAML's messages quote from the file, which may be parts of a secret. `'<token>'` is PyYAML's own."""
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
@@ -69,7 +69,7 @@ _CURES = {
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
-    """Return the place of a syntax error and its reason, without PyYAML's excerpts, which may contain a secret."""
+    """Return place and reason of a syntax error. PyYAML's excerpts are removed, because they may contain a secret."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""

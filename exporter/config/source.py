@@ -126,7 +126,7 @@ class SourceSettings(Section):
     """
 
     api_path: ClassVar[str] = ""
-    """Path that the source appends to `base_url`. A `base_url` that already ends with it is refused."""
+    """The API's path, appended to `base_url`. A `base_url` that already ends with it is refused."""
 
     name: Name
     """Value of the label `source`, unique. The state is stored under this name."""
@@ -141,13 +141,13 @@ class SourceSettings(Section):
     overlap: Duration = HOUR
     """Time before the watermark that each poll reads again."""
     settle: Duration = MINUTE
-    """How long the API needs until all runs of a time are visible. The watermark stays this far behind."""
+    """How long the API may take until it shows a completed run. The watermark stays this far behind the present."""
     sweep: SweepOrOff = None
     """Occasional polls of a longer window, for runs that the API shows late."""
     max_run_age: PositiveDuration = 7 * DAY
     """An active run older than this expires."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "all"
-    """Completed runs whose steps are fetched."""
+    """Which completed runs' steps are fetched: all, those that failed, or none (off)."""
     jobs: JobFilter = JobFilter()
     """Which jobs to watch."""
     status_map: StatusMap = Field(default={})

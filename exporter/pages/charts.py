@@ -97,7 +97,7 @@ def graph(steps: Sequence[StepReport]) -> Graph | None:
 
 
 def _columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
-    """Return the column of each step: it is to the right of all dependencies. One dependency per cycle is ignored."""
+    """Return each step's column, which is to the right of all its dependencies. One dependency per cycle is ignored."""
     # Recursion would overflow Python's stack in a long chain of dependencies.
     found: dict[str, int] = {}
     for first in by_name:
@@ -106,7 +106,7 @@ def _columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
             name = waiting[-1]
             needs = [need for need in by_name[name].dependencies if need in by_name]
             path.add(name)
-            # A dependency that is in `path` depends on this step: a cycle.
+            # If a dependency is in `path`, it also depends on this step, so there is a cycle.
             new = [need for need in needs if need not in found and need not in path]
             if new and name not in found:
                 waiting += new

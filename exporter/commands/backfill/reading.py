@@ -35,7 +35,7 @@ BATCH = 500
 """Number of runs per commit."""
 
 MAX_STEP_ERRORS = 3
-"""Consecutive failed requests after which the remaining steps are skipped."""
+"""Consecutive failed requests for steps after which the steps of all remaining runs are skipped."""
 
 REPORT_INTERVAL = 10.0
 """Minimum seconds between two lines about the progress."""
@@ -135,8 +135,8 @@ class PastReader:
 
     def _await_settled(self, name: str, now: float) -> None:
         """Wait until the API shows all runs from before the cutoff."""
-        # An API may show the newest runs late, and sources do not request them yet (see exporter.sources.windows).
-        # Without the wait they would be counted nowhere, because they are baseline runs of the daemon.
+        # An API may show the newest runs late, and sources do not request them yet (see exporter.sources.windows). The
+        # daemon does not count them either, because they are baseline runs.
         end = self._cutoff.latest(name)
         settle = max(self.assembly.configured[name].settings.settle, CLOCK_MARGIN + 1)
         if end is not None and now < end + settle:
