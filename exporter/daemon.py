@@ -172,7 +172,7 @@ class Daemon:
         except RefusedStateError:
             raise
         except StateError as error:
-            self._log.error("state cannot be written: nothing is counted until it can be", error=str(error))
+            self._log.error("state cannot be written; nothing is counted", error=str(error))
         try:
             self._activate(self._assembly)
             self._publisher.reloaded(self._clocks.clock())

@@ -34,8 +34,8 @@ CLOCK_DIFFERENCE = 60.0
 """Maximum seconds by which an API's clock is assumed to be ahead of the database's."""
 
 FAILED = {
-    SupersededError: "polls ended: replicas of a newer version have taken over",
-    IdentityError: "no more sources are taken: the state and the config differ",
+    SupersededError: "polls ended: a newer version has migrated the state",
+    IdentityError: "no sources taken: the state and the config name different APIs",
 }
 """Log messages of errors that do not end by themselves."""
 
@@ -48,7 +48,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         groups: Returns the sources in groups that share a credential and so a request budget.
         identities: Returns the API of each configured source.
-        request_ages: Returns the seconds since each request that still uses the budget of a source's credential.
+        request_ages: Returns the age in seconds of each request that still uses the budget of a source's credential.
         start_polls: Starts the polls of sources. The second argument: the request ages of the former owner.
         end_polls: Ends the polls of sources.
         is_idle: Returns whether no poll of a source is running.
@@ -97,9 +97,9 @@ class Replica:
         self._error = "the state was not read yet"
         self._failing: type[StateError] | None = None
         self._rendered: object = None  # what the last page was rendered from
-        # By source: after a failover, steps must be read again of runs that ended up to this time.
+        # By source: after a failover, the steps of runs that ended before this time must be read again.
         self._steps_until: dict[str, float] = {}
-        # Sources whose version fell, until the database has a record of it for all replicas.
+        # Sources whose version fell, if the database has no record of that yet.
         self._went_back: set[str] = set()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0

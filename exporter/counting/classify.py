@@ -8,10 +8,10 @@ import msgspec
 from exporter.model import FUTURE_MARGIN, Disposition, Run
 
 END_TOLERANCE = 1.0
-"""Seconds by which a reported end may be too early, because some APIs truncate times to whole seconds."""
+"""Seconds by which a reported end may be too early: some APIs truncate times to whole seconds."""
 
 TRUNCATION_TOLERANCE = 0.001
-"""Seconds by which the end of a completion may differ between responses, because some have fewer digits."""
+"""Seconds by which the end of a completion may differ between responses: some have fewer digits."""
 
 
 class CountState(enum.IntEnum):
@@ -71,7 +71,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 def with_plausible_times(run: Run, now: float) -> Run:
     """Return a run without times that are in the future, and with an end that is not before its start."""
     # A run with an end in the future would stay the job's last run until that time. An end before the start comes from
-    # another clock, and could be before the baseline although the run started after the baseline.
+    # another clock. It could be before the baseline although the run started after the baseline.
     latest = now + FUTURE_MARGIN
     start = None if run.start is not None and run.start > latest else run.start
     end = None if run.end is not None and run.end > latest else run.end
@@ -204,7 +204,7 @@ def _contains_end(end: float | None, ends: Collection[float]) -> bool:
 
 
 def _with_run(known: RunRecord, run: Run, mark: CountState) -> RunRecord:
-    """Return a new record of a run that keeps the ends of its earlier completions."""
+    """Return a record with a new row of the run and the known ends of earlier completions."""
     return RunRecord(run=run, mark=mark, earlier=known.earlier)
 
 

@@ -45,7 +45,7 @@ class LastSteps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A record's counters and histograms, by family and then by label values joined with SEPARATOR."""
+    """A record's counters and histograms, by family, and by label values joined with SEPARATOR."""
 
     counts: dict[str, dict[str, Count]] = {}
     distributions: dict[str, dict[str, Distribution]] = {}
@@ -137,7 +137,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
     @property
     def shown(self) -> bool:
-        """Return whether the job has series, so that no other job can get its labels."""
+        """Return whether the job has series. No other job can then get its labels."""
         return not (self.gone or self.excluded)
 
     def retire(self, now: float) -> None:

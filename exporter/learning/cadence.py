@@ -33,7 +33,7 @@ RARE = 110 * MINUTE
 """If a job usually starts less often than this, `weekly` is tried first; otherwise `interval`."""
 
 MIN_INTERVALS, MIN_STARTS = 8, 3
-"""Minimum number of intervals, and of starts near one usual time, from which a cadence is learned."""
+"""Minimum number of intervals, and of starts near a usual time, to learn a cadence."""
 
 MIN_PATIENCE = 10 * MINUTE
 """Minimum `Cadence.patience` of equal intervals."""
@@ -196,7 +196,7 @@ def _usual_time(starts: Sequence[float], center: float, near: float) -> _UsualTi
 
 
 def _days(starts: Sequence[float], center: float, near: float) -> list[tuple[float, float | None]]:
-    """Return when `center` was on each day since the first start near it, each with that day's start; None for none."""
+    """Return the time `center` on each day since the first start near it, and the start near that time, or None."""
     days: list[tuple[float, float | None]] = []
     timestamp = starts[0] - starts[0] % DAY + center - DAY
     while timestamp <= starts[-1] + near:

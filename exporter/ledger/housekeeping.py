@@ -43,7 +43,7 @@ def _owned(ledger: Ledger) -> list[str]:
 
 def _read_through(ledger: Ledger, name: str, now: float) -> float | None:
     """Return the time against which ages are measured: the watermark, but at most `now`; None if unknown."""
-    # With the time of a clock that is ahead, jobs would expire and runs would be pruned too early. The watermark of a
+    # If the clock is ahead, ages measured against it would expire jobs and prune runs too early. The watermark of a
     # removed source no longer moves, so the newest watermark of the configured sources replaces it.
     sources = [name] if name in ledger.rules else list(ledger.rules)
     marks = [ledger.committed.sources[each].watermark() for each in sources]

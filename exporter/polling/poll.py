@@ -247,7 +247,7 @@ class Poller:
             self._add_stats(result, self._ledger.commit(self._rules.name, batch, result.context(self._clock.now())))
             if batch.invalid and not self._logged_invalid:
                 self._logged_invalid = True
-                self._log.warning("rows without a readable ID are not counted until they have one", rows=batch.invalid)
+                self._log.warning("rows without a readable ID are not counted", rows=batch.invalid)
             result.batches += 1
             self._pages.publish_throttled()
         return True

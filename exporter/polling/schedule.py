@@ -29,8 +29,8 @@ MIN_JUMP = 5.0
 class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
     """Triggers polls at an interval, and skips missed ones."""
 
-    # The library's own trigger computes each missed time. After the clock jumps by a week, with one poll per second,
-    # that takes minutes, in which nothing is polled.
+    # The library's own trigger computes each missed time. If the clock jumps by a week and polls come every second,
+    # that takes minutes. Meanwhile nothing is polled.
 
     def __init__(self, seconds: float) -> None:
         self._interval = timedelta(seconds=seconds)
@@ -43,7 +43,7 @@ class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
 
 
 class ScheduledSource:
-    """A source's poller and its interval in seconds. A running poll holds the lock `idle`."""
+    """A source's poller and its interval in seconds. A poll holds the lock `idle` while it runs."""
 
     def __init__(self, name: str, poller: Poller, interval: float) -> None:
         self.name = name

@@ -26,7 +26,7 @@ Written = tuple[str, int, float]
 """A source, its new version, and the time of the write by the database's clock."""
 
 RequestAges = Callable[[str], Sequence[float]]
-"""Returns the seconds since each request that still uses the budget of a source's credential."""
+"""Returns the age in seconds of each request that still uses the budget of a source's credential."""
 
 
 class LeaseLostError(StateError):

@@ -81,7 +81,7 @@ class SqlRuns(ABC):
             return list(self._db.execute(query, arguments))
 
     def every_run(self) -> Iterator[tuple[int, StoredRun]]:
-        """Yield all rows in the order in which they were written, each with the key of its source."""
+        """Yield all rows in the order of their writes, each with the key of its source."""
         with self._translate_errors(), self._translate_decode_errors():
             for source, *row in self._stream(f"SELECT source, {self._columns} FROM runs ORDER BY rowid"):  # noqa: S608  # constants
                 yield source, to_stored(row)

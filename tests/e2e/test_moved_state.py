@@ -159,7 +159,7 @@ def test_a_replica_answers_503_and_says_why_after_a_newer_version_has_migrated_t
     assert (status, b"upgrade or stop this replica" in body) == (503, True), body
     assert fetch(replica.port, "/-/ready")[0] == 503
     assert fetch(replica.port, "/-/healthy")[0] == 200
-    assert replica.log.count("polls ended: replicas of a newer version have taken over") == 1
+    assert replica.log.count("polls ended: a newer version has migrated the state") == 1
     assert replica.terminate() == 0
 
 
