@@ -209,7 +209,7 @@ class Throttle:
             return True
 
     def end_periods(self) -> list[Period]:
-        """Return the periods that have ended and in which lines were suppressed. Log a summary of each."""
+        """Return the periods that have ended and in which lines were suppressed. The caller logs a summary of each."""
         with self._lock:
             now = self._clock()
             ended = {kind: each for kind, each in self._periods.items() if not 0 <= now - each.start < PERIOD}

@@ -51,7 +51,7 @@ MAX_OUTPUT = 200_000
 
 @dataclass(kw_only=True)
 class Reporter:
-    """Answers queries. All methods may raise QueryError, and block to read from disk. Thread-safe.
+    """Answers queries. All methods may raise QueryError, and may block while they read from disk. Thread-safe.
 
     Attributes:
         snapshot: Returns the latest snapshot.

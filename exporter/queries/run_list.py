@@ -22,7 +22,7 @@ FEW_JOBS = 100
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A run's place in the list. `at`: its end, or, if it is active, its start. `source`: key of its source."""
+    """A run's place in the list. `at`: its end; its start if it is active. `source`: key of its source."""
 
     open: bool
     at: float

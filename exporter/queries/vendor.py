@@ -34,11 +34,11 @@ Response = TypeVar("Response")
 Key = tuple[str, str]
 """Name of a source, and ID of a run."""
 CachedSteps = tuple[float, Sequence[Step]]
-"""Until when the steps of a run are cached, and the steps."""
+"""Time until which the steps of a run are cached, and the steps."""
 
 
 class VendorQueries:
-    """Sends queries to vendors' APIs. Thread-safe. `waiting`: returns a context manager for the wait for a response."""
+    """Sends queries to vendors' APIs. Thread-safe. `waiting`: returns a context manager for each wait."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnlistedRun(msgspec.Struct, frozen=True):
-    """An active run that no page shows, so it is requested by ID: times of the last success and of the last try."""
+    """An active run that no page shows. It is requested by ID. `read_at`, `tried_at`: last success and last try."""
 
     read_at: float | None = None
     tried_at: float | None = None
@@ -54,7 +54,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         unlisted_open_runs: Active runs that no page shows, by ID.
         cursor: Position in the pages of runs, if a poll had no time to read all pages.
         older_cursor: Position in the older pages, until they have been searched for active runs.
-        missing_since: When the list first did not show the job; None if it does.
+        missing_since: Since when the list does not show the job; None if it does.
     """
 
     row: NorthflankJob
@@ -77,7 +77,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
 
     @property
     def exists(self) -> bool:
-        """Return whether the job exists: the list shows it, or its runs could be read since it is missing there."""
+        """Return whether the job exists: the list shows it, or its runs were read after it went missing there."""
         read_at = self.checkpoint.read_at
         return self.missing_since is None or (read_at is not None and read_at > self.missing_since)
 
@@ -100,7 +100,7 @@ class Project(msgspec.Struct, kw_only=True):
         failed: Whether the last list of its jobs failed.
         readable: Whether the credential may list its jobs.
         listed: Whether the list of projects shows it.
-        missing_jobs: When the list first did not show a job that has active runs, by the job's ID.
+        missing_jobs: Since when the list does not show a job that has active runs, by the job's ID.
     """
 
     name: str
