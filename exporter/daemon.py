@@ -227,7 +227,9 @@ class Daemon:
             return self._shared.open()
         opened = open_state(Path(self._config.state.path), self._clocks.clock, self._connect, exclusive=True)
         if opened.kept is not None:
-            self._log.error("state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold)
+            self._log.error(
+                "state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold_start
+            )
         return opened
 
     def _activate(self, assembly: Assembly) -> None:

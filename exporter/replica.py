@@ -265,12 +265,12 @@ class Replica:
         self.pages.report_read(self._peers)
         self._hand_back_surplus()
 
-    def _candidates(self, group: Group) -> int:
+    def _count_candidates(self, group: Group) -> int:
         """Return how many replicas can poll a group. During a rollout, some configs may not have all its sources."""
         return sum(group <= peer.keys() for peer in self._peers) or max(1, self.replicas)
 
     def _share(self) -> int:
-        return ceil(sum(Fraction(1, self._candidates(group)) for group in self._handlers.groups()))
+        return ceil(sum(Fraction(1, self._count_candidates(group)) for group in self._handlers.groups()))
 
     def _mine(self) -> list[Group]:
         return [group for group in self._handlers.groups() if group & self._polled]
@@ -283,8 +283,8 @@ class Replica:
             for group in self._handlers.groups()
             if not group & self._polled and all(name in rows and rows[name].free for name in group)
         ]
-        free.sort(key=self._candidates)
-        only_here = sum(self._candidates(group) == 1 for group in free)
+        free.sort(key=self._count_candidates)
+        only_here = sum(self._count_candidates(group) == 1 for group in free)
         for group in free[: max(only_here, room)]:
             with self._ledger.lock:  # no other replica may write between reading the lease and its records
                 request_ages = self._leases.take(group)
@@ -303,10 +303,10 @@ class Replica:
     def _hand_back_surplus(self) -> None:
         """If this replica has more than its share, hand back one idle group that another replica can take."""
         mine = self._mine()
-        wanted = [group for group in mine if self._candidates(group) > 1]
+        wanted = [group for group in mine if self._count_candidates(group) > 1]
         idle = [group for group in wanted if all(map(self._handlers.is_idle, group))]
         if len(mine) > self._share() and idle:
-            self.hand_back(max(reversed(idle), key=self._candidates))
+            self.hand_back(max(reversed(idle), key=self._count_candidates))
 
     def hand_back(self, sources: Collection[str] | None = None) -> None:
         """End the polls of these sources, by default of all, and free their leases for other replicas."""

@@ -24,7 +24,7 @@ class Streak(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None
 
 
-def note_completion(job: JobState, run: Run, seen: float) -> bool:
+def add_completion(job: JobState, run: Run, seen: float) -> bool:
     """Update the last runs and the streak with a new completion. It may have ended before known ones.
 
     Return True if the streak must be recounted from the rows: the run is a success that ended before a known failure.
@@ -32,7 +32,7 @@ def note_completion(job: JobState, run: Run, seen: float) -> bool:
     """
     result = run.result or Result.UNKNOWN
     order = seen if run.end is None else run.end
-    note_last(job, run, seen)
+    update_last_runs(job, run, seen)
     if result in FAILING and (job.last_success is None or order > job.last_success):
         job.streak += 1
         job.failing_since = order if job.failing_since is None else min(job.failing_since, order)
@@ -45,7 +45,7 @@ def note_completion(job: JobState, run: Run, seen: float) -> bool:
     return before_failures
 
 
-def note_last(job: JobState, run: Run, seen: float) -> None:
+def update_last_runs(job: JobState, run: Run, seen: float) -> None:
     """Update the last run and the last failure with a completed run that is new or has changed."""
     result, order = run.result or Result.UNKNOWN, seen if run.end is None else run.end
     if run.start is not None and (job.last_start is None or run.start > job.last_start):
@@ -97,7 +97,7 @@ def _is_pruned(order: float, pruned_before: float | None) -> bool:
     return pruned_before is not None and order < pruned_before
 
 
-def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:
+def update_last_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:
     """Update the last steps, and the failed step of the last failure."""
     order = seen if run.end is None else run.end
     if job.last_steps is None or job.last_steps.order <= order:

@@ -154,7 +154,7 @@ def weekly(starts: Sequence[float]) -> Cadence | None:
     usual_times = [_usual_time(starts, center, near) for center in _cluster_centers(starts, near)]
     found = [time for time in usual_times if time is not None]
     times, lateness = _distinct(found)
-    if not times or not _explain_latest([start for time in found for start in time.starts], starts):
+    if not times or not _cover_latest([start for time in found for start in time.starts], starts):
         return None
     return Cadence(times=times, patience=lateness + NEAR)
 
@@ -265,7 +265,7 @@ def _distance(one: float, other: float) -> float:
     return min(apart, WEEK - apart)
 
 
-def _explain_latest(times: Sequence[float], starts: Sequence[float]) -> bool:
+def _cover_latest(times: Sequence[float], starts: Sequence[float]) -> bool:
     """Return whether most of the latest starts are near one of these times."""
     place = min(bisect.bisect_left(starts, starts[-1] - 2 * WEEK), max(0, len(starts) - 10))
     latest = starts[place:]

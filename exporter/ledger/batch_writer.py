@@ -222,7 +222,7 @@ class BatchWriter:
         counted = counters.as_counted(stored, self._room.error_type(target, run) if run.error_type else "")
         counters.count_completion(target, counted, has_attempts=self._rules.has_attempts)
         self._observe(target, counted)
-        if latest.note_completion(state, counted, self._poll.now):
+        if latest.add_completion(state, counted, self._poll.now):
             self._transaction.jobs_to_recount.add(state.key)
         self.stats.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
@@ -258,13 +258,13 @@ class BatchWriter:
         state, run = self._transaction.job(stored.job), stored.run
         if row is None:
             recount = (
-                latest.note_completion(state, run, self._poll.now) or self._transaction.source.pruned_before is not None
+                latest.add_completion(state, run, self._poll.now) or self._transaction.source.pruned_before is not None
             )
         else:
             if row.job != state.key:
                 self._transaction.jobs_to_recount.add(row.job)
                 self._transaction.jobs_to_correct.add(row.job)
-            latest.note_last(state, run, self._poll.now)
+            latest.update_last_runs(state, run, self._poll.now)
             recount = (row.run.result, row.run.end, row.mark) != (run.result, run.end, stored.mark)
             if recount:
                 self._transaction.jobs_to_correct.add(state.key)

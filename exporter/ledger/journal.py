@@ -94,8 +94,8 @@ class Journal:
     def _open_state(self) -> None:
         opened = self._opening()
         # Opening moves a corrupt state aside. The next attempt then reports a new state, so keep the first reason.
-        if not (self._cold_start and opened.cold in {"", "new"}):
-            self._cold_start = opened.cold
+        if not (self._cold_start and opened.cold_start in {"", "new"}):
+            self._cold_start = opened.cold_start
         try:
             _check_identities(opened.loaded.sources, self.rules)
         except IdentityError as error:

@@ -34,7 +34,7 @@ def count_steps(transaction: Transaction, room: SeriesRoom, row: StoredRun, step
     elif not target.overflow:
         for label in labels.values():
             counters.seed_step(target, label)
-    latest.note_steps(state, row.run, steps, row.seen)
+    latest.update_last_steps(state, row.run, steps, row.seen)
     results = msgspec.json.encode([[clean(step.name), step.result, step.duration] for step in steps]).decode()
     transaction.runs[row.run.run_id] = msgspec.structs.replace(
         row, steps=StepState.COUNTED, due=None, step_results=results

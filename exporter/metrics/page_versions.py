@@ -13,7 +13,7 @@ Versions = Mapping[str, int]
 
 
 class PageVersions:
-    """The versions on each page. Any thread may call `scraped`. `zero_first`: is called for each page that was read."""
+    """The versions on each page. Any thread may call `scraped`. `zero_first`: learns which pages were read."""
 
     def __init__(self, zero_first: ZeroFirst) -> None:
         self._zero_first = zero_first
@@ -44,7 +44,7 @@ class PageVersions:
             return {name: self._read.get(name, -1) for name in sources}
 
     def report_read(self, replicas: Iterable[Versions]) -> None:
-        """Report each page whose versions were read to zero-first. `replicas`: the versions read from each replica."""
+        """Report to zero-first which pages were read. `replicas`: the versions that scrapes read from each replica."""
         newest: dict[str, int] = {}
         for name, version in (item for versions in replicas for item in versions.items()):
             newest[name] = max(version, newest.get(name, version))

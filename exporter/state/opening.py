@@ -22,13 +22,13 @@ class OpenedState(msgspec.Struct, kw_only=True):
 
     Attributes:
         store: The store; None if the state cannot be written. `error` says why.
-        cold: Why the state starts empty, `new` or `corrupt`; "" if it does not.
+        cold_start: Why the state starts empty, `new` or `corrupt`; "" if it does not.
         kept: New path of a damaged file that was set aside.
     """
 
     store: SqlStore | None
     loaded: LoadedState = msgspec.field(default_factory=LoadedState)
-    cold: str = ""
+    cold_start: str = ""
     kept: Path | None = None
     error: str = ""
 
@@ -43,7 +43,7 @@ def open_state(
     """
     if str(path) == MEMORY:
         store = Store(path, connect=connect)
-        return OpenedState(store=store, loaded=store.load(), cold="new")
+        return OpenedState(store=store, loaded=store.load(), cold_start="new")
     path = path.absolute()
     if problem := problem_of(path):
         return OpenedState(store=None, loaded=load_unwritable(path), error=f"{path}: {problem}")
@@ -72,7 +72,7 @@ def _open_or_set_aside(path: Path, clock: Callable[[], float], connect: Connect,
         if kept is None or not isinstance(error, StateError):
             raise
         opened = OpenedState(store=None, error=str(error))
-    opened.cold, opened.kept = "corrupt", kept
+    opened.cold_start, opened.kept = "corrupt", kept
     return opened
 
 
@@ -90,7 +90,7 @@ def _open(path: Path, connect: Connect, lock: Lock | None) -> OpenedState:
         raise StateError(f"{path}: cannot be created: {error.strerror}") from error
     store = Store(path, connect=connect, lock=lock)
     try:
-        return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
+        return OpenedState(store=store, loaded=store.load(), cold_start="new" if store.is_new else "")
     except StateError:
         store.close()
         raise

@@ -24,7 +24,7 @@ from exporter.state.schema import StoredRun, to_row
 from exporter.state.sql import LoadedState, SqlStore
 
 CREATE_ATTEMPTS = 5
-"""Maximum number of attempts to create the tables. Replicas that start at once disturb each other."""
+"""Maximum number of attempts to create the tables. Replicas that start together may disturb each other."""
 
 KEY_BITS = 32
 """A job's key is its source's key, followed by this many bits for the job's number."""
@@ -209,7 +209,7 @@ def open_shared(pool: Pool, leases: Leases) -> OpenedState:
     """Open a shared state. If the database does not respond, the result has no store. Raises RefusedStateError."""
     try:
         store = PostgresStore(pool, leases)
-        return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
+        return OpenedState(store=store, loaded=store.load(), cold_start="new" if store.is_new else "")
     except RefusedStateError:
         raise
     except StateError as error:

@@ -106,7 +106,7 @@ def open_shared(url):
     with pool.session() as session:
         session.execute("UPDATE leases SET until = now() - interval '1 s'")
     assert leases.take(["s"]) is not None
-    return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
+    return OpenedState(store=store, loaded=store.load(), cold_start="new" if store.is_new else "")
 
 
 class LedgerHarness:

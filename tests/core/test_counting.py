@@ -7,7 +7,7 @@ from exporter.counting import counters, latest
 from exporter.counting.classify import Context, CountState, Decision, RunRecord, classify, is_cleaning_up, origin
 from exporter.counting.counters import MAX_ERROR_TYPES, root_failure
 from exporter.counting.labels import OTHER
-from exporter.counting.latest import Streak, note_completion
+from exporter.counting.latest import Streak, add_completion
 from exporter.counting.records import JobState
 from exporter.model import FAILING, Disposition, Job, Result, Run, State, Step
 
@@ -145,7 +145,7 @@ def test_gauges_are_the_same_whatever_the_order_of_arrival(results):
         state, seen = job(), []
         for run in order:
             seen.append(run)
-            if note_completion(state, run, 0.0):
+            if add_completion(state, run, 0.0):
                 latest.set_streak(state, recounted(seen), None)
         assert (state.streak, state.failing_since) == (len(after), min(after, default=None))
         assert state.last_success == last_success

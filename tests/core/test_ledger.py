@@ -476,7 +476,7 @@ def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(harness):
             assert opened.store is not None
             opened.store.close()
             harness.path.write_bytes(harness.path.with_name("empty.db").read_bytes())
-            return OpenedState(store=None, loaded=opened.loaded, cold=opened.cold, error="disk full")
+            return OpenedState(store=None, loaded=opened.loaded, cold_start=opened.cold_start, error="disk full")
         return open_state(harness.path, lambda: harness.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k))
 
     harness.ledger = Ledger(opening)

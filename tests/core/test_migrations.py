@@ -48,7 +48,7 @@ def test_a_state_of_every_earlier_version_is_migrated_without_losing_anything(ve
     opened.store.close()
     after, now = contents(path)
     assert (was, now) == (version, len(MIGRATIONS))
-    assert (opened.cold, opened.kept) == ("", None)
+    assert (opened.cold_start, opened.kept) == ("", None)
     assert after == before
     assert len(after["runs"]) == 7
 

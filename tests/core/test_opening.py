@@ -85,9 +85,9 @@ def test_a_state_for_another_version_is_refused_and_not_changed(path, make, cure
 def test_an_empty_or_unfinished_file_is_a_new_state(path):
     path.touch()
     first = opened(path)
-    assert first.cold == "new"
+    assert first.cold_start == "new"
     first.store.close()
-    assert opened(path).cold == ""
+    assert opened(path).cold_start == ""
 
     class Full(sqlite3.Connection):
         def execute(self, statement, *rest):
@@ -99,7 +99,7 @@ def test_an_empty_or_unfinished_file_is_a_new_state(path):
     full = opened(other, exclusive=True, connect=lambda *a, **k: sqlite3.connect(*a, factory=Full, **k))
     assert (full.store, full.error) == (None, f"{other}: database or disk is full")
     after = opened(other, exclusive=True)
-    assert after.cold == "new"
+    assert after.cold_start == "new"
     after.store.close()
 
 

@@ -135,7 +135,7 @@ def opened(state):
     found = open_state(state, lambda: BASELINE)
     assert found.store is not None
     found.store.close()
-    if found.cold:
+    if found.cold_start:
         assert found.kept is not None
         assert found.kept.exists()
-    return found.cold
+    return found.cold_start
