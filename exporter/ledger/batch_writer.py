@@ -101,7 +101,9 @@ class BatchWriter:
         decision = classify.classify(before, run, context)
         counted = seen is not None and seen.counted
         sighting = Sighting(before=before, run=run, counted=counted or decision.counts, scope=scope, steps=steps)
-        if before is not None and decision.record is not None and _contradicts(before, run):
+        # Without an end the run counts, but another batch of this poll may show that it ended before the baseline.
+        is_uncertain = decision.counts and not counted and run.end is None
+        if before is not None and decision.record is not None and (is_uncertain or _contradicts(before, run)):
             self.sightings[run.run_id] = msgspec.structs.replace(sighting, counted=False, waiting=True)
             return
         self.sightings[run.run_id] = sighting

@@ -177,8 +177,8 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
         before: The run's stored row before the poll; None if the run is new.
         run: The best row that the poll has shown so far.
         counted: Whether this poll has counted the run.
-        waiting: Whether the row is not written yet, because it contradicts what is known. It is written at the end of
-            the poll, unless the poll shows a better row.
+        waiting: Whether the row is not written yet, because it contradicts what is known or lacks an end. It is
+            written at the end of the poll, unless the poll shows a better row.
     """
 
     before: StoredRun | None

@@ -110,6 +110,23 @@ def test_a_correction_to_an_earlier_end_changes_the_gauges_if_no_other_row_of_th
     assert (vendor.total(), vendor.job().last_run.end) == (1, corrected.end)
 
 
+def test_a_completion_without_an_end_does_not_count_if_the_poll_also_shows_an_end_before_the_baseline(vendor):
+    pending = run(state=State.PENDING, created=BASELINE - 100)
+    without_end = run(result=Result.FAILURE, start=BASELINE - 50)
+    before = ended(end=BASELINE - 20, result=Result.FAILURE)
+    poll(vendor, [pending])
+    poll(vendor, [without_end], [before])
+    assert vendor.total() == 0
+
+
+def test_a_completion_without_an_end_counts_at_the_end_of_the_poll(vendor):
+    poll(vendor, [run(state=State.PENDING, created=BASELINE - 100)])
+    poll(vendor, [run(result=Result.FAILURE, start=BASELINE - 50)])
+    assert vendor.total() == 1
+    poll(vendor, [run(result=Result.FAILURE, start=BASELINE - 50)])
+    assert vendor.total() == 1
+
+
 ROWS = [
     each
     for run_id in ("a", "b")
