@@ -145,7 +145,7 @@ def test_the_support_table_names_the_vendors_with_attempts_and_steps():
 def test_the_support_table_names_the_results_of_each_vendor():
     common = {"success", "failure", "unknown"}
     everything = {str(result) for result in Result}
-    for vendor, cell in support("a new job shows at 0").items():
+    for vendor, cell in support("results that a new job shows at 0").items():
         named = everything if cell == "all" else common | set(re.findall(r"`(\w+)`", cell))
         assert named == {str(result) for result in SOURCES[vendor].results}, vendor
 

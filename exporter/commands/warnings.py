@@ -26,7 +26,7 @@ def warnings(config: Config, now: float) -> Iterator[ConfigProblem]:
     names = [source.name for source in config.sources]
     for index, objective in enumerate(config.objectives):
         if not any(map(objective.match.source.fullmatch, names)):
-            yield ConfigProblem(f"objectives[{index}].match.source", f"matches no source: {', '.join(names)}")
+            yield ConfigProblem(f"objectives[{index}].match.source", f"matches none of the sources: {', '.join(names)}")
     for path, value in _values(config, ()):
         if message := _secret_warning(value) if isinstance(value, Secret) else _text_warning(value):
             yield ConfigProblem(path, message)

@@ -15,7 +15,7 @@ _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
-"""Words that PyYAML's messages quote from the file, which may be parts of a secret. `'<token>'` is PyYAML's own."""
+"""Text of the file in PyYAML's messages, which may be part of a secret. `'<...>'` names a token instead."""
 
 _TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 
@@ -129,5 +129,5 @@ def _replace_variables(node: yaml.ScalarNode, environ: Mapping[str, str], path: 
 def _variable_problem(name: str, environ: Mapping[str, str]) -> str:
     """Return why a variable cannot be replaced; "" if it can."""
     if not _VARIABLE_NAME.fullmatch(name):
-        return "${ must be followed by the name of a variable and }; write $${ for the characters themselves"
+        return "write a variable as ${NAME}, and $${ for the two characters ${ themselves"
     return "" if name in environ else f"the environment variable {name} is not set"

@@ -49,12 +49,12 @@ def suggestion(name: str, known: Collection[str], otherwise: str = "") -> str:
 
 
 def invalid(message: str, *keys: str | int) -> PydanticCustomError:
-    """Return the error that a validator raises. `keys`: path from the value to the part of it that is invalid."""
+    """Return the error that a validator raises. `keys`: path of the invalid part within the value."""
     return PydanticCustomError("problem", "{message}", {"message": message, "keys": keys})
 
 
 def validated(model: type[Model], data: object, problems: list[ConfigProblem]) -> Model | None:
-    """Return the model of a document. If it is invalid, return None and add the problems of keys that have none yet."""
+    """Return the model of a document. If it is invalid, return None and add problems of keys without one so far."""
     if isinstance(data, dict):  # YAML parses a section as None if all its lines are comments
         data = {key: value for key, value in data.items() if value is not None or key not in model.model_fields}
     try:

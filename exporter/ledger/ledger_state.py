@@ -13,7 +13,7 @@ Key = TypeVar("Key")
 
 
 class LedgerState:
-    """The committed records. Records are replaced, never changed.
+    """The committed records. A record is replaced as a whole.
 
     Attributes:
         by_id: Keys of jobs by source and the vendor's ID.
@@ -21,7 +21,7 @@ class LedgerState:
         folded: Keys of each source's folded jobs, oldest first.
         series: Number of series of each job that count against `max_series`.
         steps: Number of step names that each job has.
-        first_keys: First job key of each source; empty if one process creates all keys.
+        first_keys: First job key of each source if replicas share the state; otherwise empty.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class OpenRuns:
         return self._ordered[source]
 
     def overdue(self, source: str, due: Iterable[str], now: float, grace: float) -> list[str]:
-        """Return the runs that have been due to expire for `grace` seconds. `due`: those that are due now."""
+        """Return the IDs of runs that have been due to expire for `grace` seconds. `due`: IDs due now."""
         before = self._due_since.get(source, {})
         # If the clock is set back, the grace period starts again.
         self._due_since[source] = {run_id: min(before.get(run_id, now), now) for run_id in due}

@@ -16,7 +16,7 @@ OTHER_JOB_ID = SEPARATOR + OTHER
 """ID of a source's overflow job. No vendor's ID is equal to it."""
 
 MAX_FOLDED_STEPS = 1000
-"""Maximum number of names of folded steps per job."""
+"""Maximum number of folded step names that are remembered per job."""
 
 UNFOLD_THRESHOLD = 0.9
 """Folded jobs get their own series while less than this fraction of the limit is used."""
@@ -26,7 +26,7 @@ class SeriesRoom:
     """Reserves series for jobs, steps and error types. If the limit is reached, they are counted under `__other__`.
 
     Attributes:
-        series: Number of series of all jobs after the transaction, without overflow jobs.
+        series: Number of series of all jobs, including reserved ones, without overflow jobs.
     """
 
     def __init__(self, transaction: Transaction) -> None:
@@ -43,7 +43,7 @@ class SeriesRoom:
     def seed_or_fold(self, state: JobState) -> None:
         """Create a job's first series at 0. If they would exceed the limit, fold the job."""
         seed(state, self._rules.results, has_attempts=self._rules.has_attempts)
-        was_folded, state.folded = state.folded, False  # a folded job uses no room of its own
+        was_folded, state.folded = state.folded, False  # `series_used` is 0 for a folded job
         state.folded = not self._reserve(self.series_used(state))
         if state.folded:
             state.counts, state.distributions = {}, {}

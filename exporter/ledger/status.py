@@ -73,7 +73,7 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
         counts: Amounts to add to the source's counters, by family and label.
     """
 
-    # The counts are served after they are committed. Otherwise a counter would fall if the process died before.
+    # Counts are served only once committed. Otherwise a crash before the commit would make a counter fall.
     status: SourceStatus = SourceStatus()
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 

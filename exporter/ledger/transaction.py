@@ -34,7 +34,7 @@ class Transaction:
         source: The copy of this record.
         scopes: Names of the changed scopes.
         checkpoints: Names of the changed checkpoints.
-        polls: Polls to add to the source's record; None for those that an earlier transaction could not write.
+        polls: Polls to add to the source's record. None adds those that could not be written earlier.
         jobs_to_recount: Jobs whose streak must be counted from rows.
         jobs_to_correct: Jobs whose last run and last failure must be read from rows.
     """
@@ -171,7 +171,7 @@ class Transaction:
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a poll has shown of one run.
+    """The rows of one run that a poll has read.
 
     Attributes:
         before: The run's stored row before the poll; None if the run is new.
@@ -190,7 +190,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceMemory(msgspec.Struct, kw_only=True):
-    """What the ledger knows about a source and the state does not have.
+    """Data about a source that the ledger keeps only in memory.
 
     Attributes:
         loads: How often the records were loaded again.
@@ -237,7 +237,7 @@ def fork(source: SourceState) -> SourceState:
 
 
 def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
-    """Return a table of a forked record as one table with all changes."""
+    """Merge the changes of a forked table into the committed one. Return it, or a copy if keys were added."""
     # Another thread may iterate over the committed table now. A replaced value does not disturb it. An added or removed
     # key would make its iteration fail, so the table is then copied.
     if not isinstance(table, ChainMap):

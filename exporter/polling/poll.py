@@ -68,7 +68,7 @@ class Poller:
 
     Args:
         requests: Has the API's rate limit and the expiry of the credential.
-        api_clock: The client. It has the time of the API's clock.
+        api_clock: The client, as the source of the API's time.
         sweep_interval: Seconds between sweeps; None for no sweeps.
         auth_backoff: Minimum seconds to the next poll after the API refused the credential.
 
@@ -170,7 +170,7 @@ class Poller:
             self._skips += 1
             self._skips_of_current_poll += 1
             first = self._skips_of_current_poll == 1
-        if first:  # the end of the poll logs how many followed
+        if first:  # `_log_result` logs the total number
             self._log.warning("poll skipped: previous poll still running")
 
     def _take_skips(self) -> int:
@@ -231,7 +231,7 @@ class Poller:
         # The poll goes on after an error: old runs must expire, and requests for steps may succeed.
         try:
             if not self._commit_batches(view, result):
-                # Only a response shows the skew. Windows that were computed with a wrong clock are read again.
+                # Only a response shows the skew, so windows that were computed with the old skew are read again.
                 self._commit_batches(view, result, accept_skew=True)
         except (Stopped, StateError):
             raise
@@ -264,7 +264,7 @@ class Poller:
 
     def _follow_clock(self) -> None:
         """If the API's or the local clock has jumped, shift the baseline by the jump."""
-        # If the clock was wrong before, the baseline was wrong too. A jump must not expire active runs.
+        # With a wrong clock, the baseline is wrong. Active runs get a grace period, so that a jump expires none.
         offset = self._clock.now() - self._monotonic()
         change = offset - self._clock_offset
         if abs(change) >= MAX_CLOCK_SKEW:

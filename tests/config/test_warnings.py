@@ -98,7 +98,7 @@ def test_a_filter_that_can_select_no_job_causes_a_warning():
     objectives = "objectives: [{match: {source: a|b}, freshness: 1d}, {match: {source: A}, freshness: 1d}]"
     assert warned(loads(source + objectives, {}, KNOWN_NAMES)) == [
         'sources[0].jobs.include: is empty: no job is watched; for all jobs write [".*"]',
-        "objectives[1].match.source: matches no source: a",
+        "objectives[1].match.source: matches none of the sources: a",
     ]
 
 
