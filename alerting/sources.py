@@ -116,7 +116,7 @@ AVAILABLE = (
         expression=unless_down("JobrunSourceScopeUnreadable"),
         summary=f"{{{{ $value }}}} scopes of {texts.SOURCE} cannot be read",
         description=(
-            f"{{{{ $value }}}} customers or projects of {texts.SOURCE} cannot be read: the API refuses them or fails. "
+            f"{{{{ $value }}}} customers or projects of {texts.SOURCE} cannot be read, because the API refuses them or fails. "
             "Failures of their jobs are not reported; all other jobs are watched."
         ),
         links=texts.of_source("JobrunSourceScopeUnreadable"),
