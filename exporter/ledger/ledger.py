@@ -91,7 +91,7 @@ class Ledger(Journal):
         """Start a poll. The first one stores the baseline. Return how often the source's records were loaded."""
         with self.lock:
             self.load()
-            self._apply_waiting_rows(source, now)
+            self.apply_waiting_rows(source, now)
             if source in self.unread:
                 self.unread[source] = min(self.unread[source], now)
             known = self.source(source)
@@ -103,18 +103,19 @@ class Ledger(Journal):
                     transaction.source.baseline = now if known.baseline is None else known.baseline
             return self._memory[source].loads
 
-    def _apply_waiting_rows(self, source: str, now: float) -> BatchStats:
-        """Apply the rows that wait for the end of a poll, and clear the poll's sightings."""
-        memory, stats = self._memory[source], BatchStats()
-        waiting = [run_id for run_id, sighting in memory.sightings.items() if sighting.waiting]
-        if waiting:
-            poll_context = PollContext(now=now, started=memory.poll_started or now, load=memory.loads)
-            with self._committing(source, poll_context) as transaction:
-                writer = BatchWriter(transaction, memory.sightings)
-                writer.apply_waiting_rows(self.rows(source, waiting))
-                stats = writer.stats
-        memory.sightings.clear()
-        return stats
+    def apply_waiting_rows(self, source: str, now: float) -> BatchStats:
+        """End a poll's batches: apply the rows that wait for the poll's end, and clear its sightings."""
+        with self.lock:
+            memory, stats = self._memory[source], BatchStats()
+            waiting = [run_id for run_id, sighting in memory.sightings.items() if sighting.waiting]
+            if waiting:
+                poll_context = PollContext(now=now, started=memory.poll_started or now, load=memory.loads)
+                with self._committing(source, poll_context) as transaction:
+                    writer = BatchWriter(transaction, memory.sightings)
+                    writer.apply_waiting_rows(self.rows(source, waiting))
+                    stats = writer.stats
+            memory.sightings.clear()
+            return stats
 
     def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
         """Shift the baseline of a source without batches after a clock jump. `again`: even if it was shifted before."""
@@ -129,7 +130,7 @@ class Ledger(Journal):
         """Commit a batch in one transaction. If it only moves the watermark, it is committed at the end of the poll."""
         with self.lock:
             if self._memory[source].poll_started != poll_context.started:
-                self._apply_waiting_rows(source, poll_context.now)
+                self.apply_waiting_rows(source, poll_context.now)
             transaction = self._transaction(source, poll_context)
             memory = self._memory[source]
             memory.poll_started = poll_context.started
@@ -155,7 +156,7 @@ class Ledger(Journal):
             failed: Whether something could not be read. Runs are then kept for another EXPIRY_GRACE.
         """
         with self.lock:
-            stats = self._apply_waiting_rows(source, poll_context.now)
+            stats = self.apply_waiting_rows(source, poll_context.now)
             old = _old_runs(self, source, poll_context.now)
             old = self.committed.open_runs.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:

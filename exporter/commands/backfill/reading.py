@@ -151,6 +151,7 @@ class PastReader:
             self._report_sometimes(f"{name}: {runs} runs read")
             self._ledger.commit(name, batch, PollContext(now=now, started=now))
             steps.update(batch.steps)
+        self._ledger.apply_waiting_rows(name, view.now)
 
     def _add_stored_runs(self, name: str) -> None:
         """Add runs that are in the daemon's state, but that the API no longer shows."""
