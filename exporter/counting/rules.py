@@ -81,8 +81,8 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return included(self.filter_since(0), job_name)
 
     def serves(self, job: JobState) -> bool:
-        """Return whether a job's series are served."""
-        return not job.gone and (job.overflow or self.includes(label_of(job.job)))
+        """Return whether a job's series are served: those of a newly included job from the next poll on."""
+        return job.shown and (job.overflow or self.includes(label_of(job.job)))
 
     def series_used(self, job: JobState, *, step_histograms: bool) -> int:
         """Return how many series of a job count against `max_series`; 0 for an overflow or unserved job."""

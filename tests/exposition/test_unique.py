@@ -70,3 +70,16 @@ def test_no_series_is_on_a_page_twice_when_a_job_returns_after_its_name_was_take
     live(harness, [(listed, Result.SUCCESS, then) for listed in answers for then in ("", "reopen")])
     assert len(harness.scrape("jobrun_job_info", "job_name")) == 2
     harness.close()
+
+
+def test_no_series_is_on_a_page_twice_when_jobs_of_one_name_are_included_again(tmp_path):
+    jobs = [Job(job_id="1", name="etl"), Job(job_id="2", name="etl")]
+    harness = PageHarness(tmp_path / "state.db", zero_first="0s")
+    harness.configure(exclude=("etl",))
+    harness.read(jobs=jobs)
+    harness.configure(exclude=())
+    assert_unique(harness)  # no poll has given them distinct names yet
+    harness.read(jobs=jobs)
+    assert_unique(harness)
+    assert len(harness.scrape("jobrun_job_info", "job_name")) == 2
+    harness.close()
