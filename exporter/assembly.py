@@ -242,6 +242,7 @@ class Assembly:
             environment=Environment(clock=self._clocks.clock, monotonic=self._clocks.monotonic, sleep=sleep),
             transport=self._clocks.transport,
             source=settings.name,
+            rate_limit_wait=kind.rate_limit_wait,
         )
         self.clients[settings.name] = client
         source = self.sources[settings.name] = kind.build(settings, client)

@@ -65,6 +65,7 @@ class Client:
         network: Timeouts, TLS and proxy.
         transport: Replaces the network in tests.
         source: The source's name, for log lines.
+        rate_limit_wait: Seconds without requests after a 429 without `Retry-After`.
     """
 
     def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
@@ -78,6 +79,7 @@ class Client:
         environment: Environment | None = None,
         transport: httpx.BaseTransport | None = None,
         source: str = "",
+        rate_limit_wait: float = 0.0,
     ) -> None:
         self._root = root.rstrip("/")
         self._budget = budget
@@ -85,6 +87,7 @@ class Client:
         self._environment = environment or Environment()
         settings = network or NetworkSettings()
         self._clock = ServerClock(self._environment.clock)
+        self._rate_limit_wait = rate_limit_wait
         self._longest_pause = min(60.0, 2 * settings.timeout)
         self._patience = max(60.0, 2 * budget.period)
         budgeted = BudgetedTransport(
@@ -180,12 +183,13 @@ class Client:
         return response, self._clock.observe(response, sent)
 
     def _apply_retry_after(self, outcome: Outcome) -> float:
-        """Block the budget for the seconds in `Retry-After`. Return these seconds; 0 without the header."""
+        """Block the budget for the seconds in `Retry-After`, or for `rate_limit_wait`. Return these seconds."""
         if not isinstance(outcome, httpx.Response) or outcome.status_code not in RETRYABLE_STATUSES:
             return 0.0
         # If the server's time is in doubt, the shorter wait is used. The next response corrects it.
         times = self._clock.possible_times(outcome)
-        seconds = min(parse_retry_after(outcome.headers, now) or 0.0 for now in times)
+        waits = [wait for now in times if (wait := parse_retry_after(outcome.headers, now)) is not None]
+        seconds = min(waits, default=self._rate_limit_wait if outcome.status_code == 429 else 0.0)
         self._budget.block(seconds)
         return seconds
 

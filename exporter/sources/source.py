@@ -90,6 +90,7 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
         reopens: Whether a completed run can become active again under its ID.
         poll_requests: Requests per idle poll. The config check warns if the budget is too small for the interval.
         auth_backoff: Minimum seconds without requests after the API refused the credential.
+        rate_limit_wait: Seconds without requests after a 429 without `Retry-After`.
     """
 
     settings: type[SourceSettings]
@@ -104,3 +105,4 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     reopens: bool = False
     poll_requests: int = 1
     auth_backoff: float = 0.0
+    rate_limit_wait: float = 0.0

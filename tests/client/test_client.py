@@ -92,7 +92,7 @@ def meter():
 
 @pytest.fixture
 def make(moved, meter):
-    def make(*answers, requests_per_minute=60.0, auth=None, timeout=30.0, body_limit=1000, chance=0.5):
+    def make(*answers, requests_per_minute=60.0, auth=None, timeout=30.0, body_limit=1000, chance=0.5, **options):
         client: Any = Client(
             ROOT,
             auth or Bearer(),
@@ -103,6 +103,7 @@ def make(moved, meter):
                 clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep, random=lambda: chance
             ),
             transport=Api(*answers),
+            **options,
         )
         client.api = client._http._transport._inner
         return client
@@ -313,6 +314,23 @@ def test_the_retry_after_of_the_last_try_blocks_the_budget_too(make):
     client = make(*answers, chance=0.0)
     fail(client, RateLimitedError)
     assert client._budget.wait() == 50.0
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}])
+def test_a_429_without_retry_after_is_waited_for_as_the_vendor_needs_it(make, meter, headers):
+    client = make(httpx.Response(429, headers=headers), httpx.Response(200), chance=0.0, rate_limit_wait=60.0)
+    client.get(PATH, endpoint=ENDPOINT)
+    assert sum(meter.waits) == pytest.approx(60.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [(429, {"Retry-After": "7"}, 7.0), (429, {"Retry-After": "0"}, 0.0), (503, {}, 0.0)],
+)
+def test_a_retry_after_or_another_status_has_no_wait_of_the_vendor(make, meter, status, headers, seconds):
+    client = make(httpx.Response(status, headers=headers), httpx.Response(200), chance=0.0, rate_limit_wait=60.0)
+    client.get(PATH, endpoint=ENDPOINT)
+    assert sum(meter.waits) == pytest.approx(seconds)
 
 
 def test_rate_limit_headers_reach_the_meter_and_the_budget(make, meter):

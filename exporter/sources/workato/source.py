@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 
 from exporter.client.client import Client
+from exporter.config.source import MINUTE
 from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, SourceError
 from exporter.model import Batch, Result, Run, Step
@@ -165,4 +166,6 @@ TYPE = SourceType(
     has_steps=True,
     endpoints=(USERS, *(prefix + each for prefix in (CUSTOMER, "") for each in (RECIPES, JOBS, JOB))),
     reach=REACH,
+    # The vendor's limits are per minute, and it documents no header that says when requests are allowed again.
+    rate_limit_wait=MINUTE,
 )

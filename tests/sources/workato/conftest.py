@@ -54,6 +54,7 @@ class Watch:
             recorder=meter,
             network=NetworkSettings(timeout=5.0),
             environment=Environment(clock=clock, monotonic=clock, sleep=self._sleep, random=lambda: 0.1),
+            rate_limit_wait=kind.rate_limit_wait,
         )
         self.source = kind.build(settings, client)
         self.poller = Poller(

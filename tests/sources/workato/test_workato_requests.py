@@ -1,5 +1,6 @@
 """The number of requests of a poll: the fewest that keep the promises."""
 
+from exporter.simulators.disruptions import Status
 from exporter.simulators.world import SimJob
 
 MINUTE = 60.0
@@ -161,6 +162,17 @@ def test_the_default_budget_never_hits_a_rate_limit(world, watching, option, sim
         statuses |= {status for _, status in simulator.log.counts()}
     assert statuses == {200}
     assert watch.watermark() == watch.clock() - MINUTE
+
+
+def test_a_rate_limit_without_retry_after_is_waited_for_a_minute(world, watch, simulator, clock):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod"))
+    watch.poll()
+    simulator.disruptions.add(Status(code=429, endpoint="recipes", count=1))
+    assert watch.poll() == "error"
+    assert simulator.log.counts() == {("recipes", 429): 1}
+    refused = clock()
+    assert watch.poll(after=0.0) == "success"
+    assert clock() - refused >= MINUTE
 
 
 def test_a_rate_limit_that_is_hit_anyway_delays_but_loses_nothing(world, watching, option, clock):
