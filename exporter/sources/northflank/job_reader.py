@@ -108,17 +108,24 @@ class JobReader:
             # The list of jobs will show whether the job is gone or forbidden. The list may lag behind the job, so it is
             # not requested at once.
             project.due = min(project.due, view.now + spacing(PollTier.NORMAL, self._settings.poll_interval))
-            if isinstance(error, ForbiddenError):
+            if isinstance(error, ForbiddenError) or self._is_listed_but_not_found(project, job, view.now):
                 raise
-            project.jobs.pop(job.row.slug, None)
+            if job.missing_since is not None:
+                del project.jobs[job.row.slug]
             return
-        job.failed = False
+        job.failed, job.not_found_since = False, None
         checkpoint = job.checkpoint.after(cursor)
         yield self._to_batch(project, job, cursor, checkpoint, view)
         job.checkpoint = checkpoint
         job.changed = bool(job.first_page) and cursor.first_page != job.first_page
         job.first_page = cursor.first_page
         job.last_start = max((run.start for run in cursor.runs.values() if run.start is not None), default=None)
+
+    @staticmethod
+    def _is_listed_but_not_found(project: Project, job: TrackedJob, now: float) -> bool:
+        """Record that the API does not have a job. Return whether a list that was requested later still shows it."""
+        since = job.not_found_since = now if job.not_found_since is None else job.not_found_since
+        return job.missing_since is None and (project.failed or (project.last_listed or 0.0) > since)
 
     def _new_cursor(self, project: Project, job: TrackedJob, view: View) -> PageCursor:
         baseline, floor = view.baseline(project.name), view.now - self._settings.lookback

@@ -55,6 +55,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         cursor: Position in the pages of runs, if a poll had no time to read all pages.
         older_cursor: Position in the older pages, until they have been searched for active runs.
         missing_since: Since when the list does not show the job; None if it does.
+        not_found_since: Since when requests for its runs return 404; None if they do not.
     """
 
     row: NorthflankJob
@@ -69,6 +70,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
     cursor: PageCursor | None = None
     older_cursor: PageCursor | None = None
     missing_since: float | None = None
+    not_found_since: float | None = None
 
     @property
     def part(self) -> str:

@@ -16,6 +16,7 @@ SUCCESS, FAILURE, UNKNOWN = Result.SUCCESS, Result.FAILURE, Result.UNKNOWN
 POISON = [
     Status(code=500, endpoint="runs", path="/jobs/bad/"),
     Status(code=403, endpoint="runs", path="/jobs/bad/"),
+    Status(code=404, endpoint="runs", path="/jobs/bad/"),
     Garbage(text="<html>", endpoint="runs", path="/jobs/bad/"),
     Garbage(text="{}", endpoint="runs", path="/jobs/bad/"),
 ]
@@ -68,8 +69,9 @@ def test_the_source_stays_up_while_one_job_does_not_answer(exporter_with_bad_job
     assert set(ups) == {True}
 
 
-def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(exporter_with_bad_job, simulator):
-    simulator.disruptions.set([POISON[0]])
+@pytest.mark.parametrize("disruption", POISON, ids=str)
+def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(exporter_with_bad_job, simulator, disruption):
+    simulator.disruptions.set([disruption])
     exporter_with_bad_job.live(12 * MINUTE)
     held = exporter_with_bad_job.watermark()
     assert held < exporter_with_bad_job.clock() - 8 * MINUTE
