@@ -105,7 +105,7 @@ def _separate_headers(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
         lists = [_values(headers.get(prefix + field, "")) for field in FIELDS]
         if not lists[2]:
             lists[2] = _values(headers.get(prefix + "reset-after", ""))
-        for index in range(max(map(len, lists[:2]))):
+        for index in range(max(map(len, lists[:2])) or len(lists[2])):
             texts = (_at(values, index) for values in lists)
             yield prefix.removesuffix("-"), dict(zip(FIELDS, texts, strict=True))
 
@@ -175,9 +175,10 @@ def _parsed(limit_texts: LimitTexts, now: float, ignored: list[str]) -> Limits |
     if reset is not None and not 0 <= reset <= MAX_RESET:
         ignore("reset", "is not within an hour")
         reset = None
-    return (
-        None if limit is None and remaining is None else Limits(limit=limit, remaining=remaining, reset_seconds=reset)
-    )
+    is_unusable = reset is None or texts.get("limit") or texts.get("remaining")
+    if limit is None and remaining is None and is_unusable:
+        return None
+    return Limits(limit=limit, remaining=remaining, reset_seconds=reset)
 
 
 def _tightness(limits: Limits) -> tuple[float, float]:

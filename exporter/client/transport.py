@@ -180,13 +180,14 @@ class BudgetedTransport(httpx.BaseTransport):
         if limits.ignored and not self._logged_ignored:
             self._logged_ignored = True
             self._log.warning("rate limit headers ignored", source=self._source, error="; ".join(limits.ignored))
-        if limits.limit is None and limits.remaining is None:
+        remaining = 0.0 if limits.remaining is None and response.status_code == 429 else limits.remaining
+        if limits.limit is None and remaining is None:
             return
         reset = None if limits.reset_seconds is None else self._clock.local() + limits.reset_seconds
         self._limits_until = self._monotonic() + LIMITS_MAX_AGE
-        self._recorder.set_limits(limits.limit, limits.remaining, reset)
-        if limits.remaining is not None and limits.reset_seconds is not None:
-            self._budget.spread(limits.limit, limits.remaining, limits.reset_seconds)
+        self._recorder.set_limits(limits.limit, remaining, reset)
+        if remaining is not None and limits.reset_seconds is not None:
+            self._budget.spread(limits.limit, remaining, limits.reset_seconds)
 
 
 def inflate(stream: Iterable[bytes], limit: int, request: str) -> Iterator[bytes]:

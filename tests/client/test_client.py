@@ -342,6 +342,25 @@ def test_rate_limit_headers_reach_the_meter_and_the_budget(make, meter):
     assert sum(meter.waits) == pytest.approx(10.0)
 
 
+LIMIT = {"X-RateLimit-Limit": "1000"}
+
+
+@pytest.mark.parametrize("more", [{}, LIMIT, {**LIMIT, "X-RateLimit-Remaining": "-1"}])
+def test_after_429_no_request_is_sent_until_the_reset_even_if_remaining_is_unknown(make, meter, moved, more):
+    client = make(httpx.Response(429, headers={"X-RateLimit-Reset": "200", **more}), httpx.Response(200))
+    fail(client, RateLimitedError)
+    assert meter.requests == [(ENDPOINT, "429")]
+    moved.now += 200
+    client.get(PATH, endpoint=ENDPOINT)
+
+
+def test_a_reset_alone_changes_nothing_while_requests_succeed(make, meter):
+    client = make(lambda: httpx.Response(200, headers={"X-RateLimit-Reset": "200"}))
+    client.get(PATH, endpoint=ENDPOINT)
+    client.get(PATH, endpoint=ENDPOINT)
+    assert (meter.said, meter.waits) == ([], [])
+
+
 def test_rate_limits_are_shown_for_15_minutes_after_the_server_last_sent_them(make, meter, moved):
     named = {"X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "900"}
     client = make(httpx.Response(200, headers=named), lambda: httpx.Response(200))
