@@ -28,11 +28,21 @@ def test_output_of_a_failed_run_is_fetched_by_a_process_that_never_read_the_run(
 
 
 @pytest.mark.able("steps")
-def test_a_run_that_the_api_does_not_have_has_no_output(make):
+def test_the_error_text_of_a_run_is_fetched_and_appears_nowhere_else(make):
+    bench = make(steps="all")
+    run = failed(bench)
+    assert MARK in bench.assembly.sources["one"].log(run, "").stderr
+    assert MARK not in bench.page() + bench.logs.getvalue()
+    assert MARK.encode() not in b"".join(path.read_bytes() for path in bench.state.parent.iterdir())
+
+
+@pytest.mark.able("steps")
+@pytest.mark.parametrize("step", ["model", ""])
+def test_a_run_that_the_api_does_not_have_has_no_output(make, step):
     bench = make(steps="all")
     run = msgspec.structs.replace(failed(bench), run_id="00000000-0000-4000-8000-00000000dead")
     with pytest.raises(NotFoundError):
-        bench.assembly.sources["one"].log(run, bench.step("model", 1))
+        bench.assembly.sources["one"].log(run, bench.step(step, 1) if step else "")
 
 
 @pytest.mark.able("silent")

@@ -269,18 +269,34 @@ def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem
 
 def parse_run(body: bytes, statuses: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
     """Return the run with an ID ("" for any), and its steps; None instead of steps if the body has none."""
-    # The run may be wrapped in objects or in a list.
-    try:
-        objects = [Fields.of_body(body)]
-    except SchemaError:
-        objects = [Fields.of(raw) for raw in decode(body, ROWS)]
-    found = [each for fields in objects for each in _runs_in(fields)]
+    found = [each for fields in _objects(body) for each in _runs_in(fields)]
     if not found:
         raise SchemaError("the response is not a run: it has no id")
     for row, steps in found:
         if run_id in ("", row.run_id):
             return row, None if steps is None else _steps(steps, statuses)
     raise SchemaError("the response is another run")
+
+
+def parse_failure_reason(body: bytes) -> StepLog:
+    """Return the error text of a run. It is customer data and is never stored."""
+    return StepLog(stderr=next((reason for fields in _objects(body) if (reason := _failure_reason(fields))), ""))
+
+
+def _objects(body: bytes) -> list[Fields]:
+    """Return the object of a body, or the objects of a list."""
+    try:
+        return [Fields.of_body(body)]
+    except SchemaError:
+        return [Fields.of(raw) for raw in decode(body, ROWS)]
+
+
+def _wrapped(fields: Fields, depth: int) -> Iterator[Fields]:
+    """Yield the objects within an object that may contain a run."""
+    for raw in fields.raws(*WRAPPERS) if depth < MAX_WRAPPERS else ():
+        # A wrapper may also be a list with a single run.
+        for each in (raw, *(decoded(raw, ROWS) or [])[:1]):
+            yield Fields.of(each)
 
 
 def _runs_in(
@@ -291,12 +307,15 @@ def _runs_in(
     row = _from_fields(fields)
     if row is not None and row.state:
         yield row, steps
-    for raw in fields.raws(*WRAPPERS) if depth < MAX_WRAPPERS else ():
-        # A wrapper may also be a list with a single run.
-        for each in (raw, *(decoded(raw, ROWS) or [])[:1]):
-            yield from _runs_in(Fields.of(each), steps, depth + 1)
+    for wrapped in _wrapped(fields, depth):
+        yield from _runs_in(wrapped, steps, depth + 1)
     if row is not None and not row.state:
         yield row, steps
+
+
+def _failure_reason(fields: Fields, depth: int = 0) -> str:
+    inner = (_failure_reason(wrapped, depth + 1) for wrapped in _wrapped(fields, depth))
+    return fields.text("failurereason") or next(filter(None, inner), "")
 
 
 def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:

@@ -20,6 +20,7 @@ from exporter.sources.snowplow.api import (
     SnowplowRuns,
     in_milliseconds,
     job_id_of,
+    parse_failure_reason,
     parse_log,
     parse_rows,
     parse_run,
@@ -203,9 +204,9 @@ class SnowplowSource(Source):
         return parse_steps(self._get(STEPS, patience=patience, runId=run.run_id), self._statuses)
 
     def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
-        """Return the tail of a step's output. This API has no error texts of runs."""
+        """Return the tail of a step's output, or the reason of a run's failure."""
         if not step_name:
-            raise NotFoundError("only steps have output here", 404)
+            return parse_failure_reason(self._get(RUN, patience=patience, runId=run.run_id))
         return parse_log(self._get(STEP, patience=patience, runId=run.run_id, stepName=step_name))
 
     def probe(self) -> str:

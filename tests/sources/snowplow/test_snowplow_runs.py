@@ -14,6 +14,7 @@ from exporter.sources.snowplow.api import (
     RUN,
     STATUSES,
     SnowplowRun,
+    parse_failure_reason,
     parse_log,
     parse_rows,
     parse_run,
@@ -288,6 +289,20 @@ def test_a_run_by_id_without_steps_has_none(changes):
     assert parse_run(json.dumps({**ROW, **changes}).encode(), TABLE)[1] is None
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"failureReason": "out of disk"}, "out of disk"),
+        ({"run": {"failure_reason": "out of disk"}, "steps": []}, "out of disk"),
+        ([{"data": [{"failureReason": "out of disk"}]}], "out of disk"),
+        ({"failureReason": None}, ""),
+        ({"runId": "r1"}, ""),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_error_text_of_the_run(body, reason):
+    assert parse_failure_reason(json.dumps(body).encode()).stderr == reason
+
+
 @pytest.mark.parametrize("body", [b"[]", b"{}", b'{"message": "x"}', b"null"])
 def test_a_response_that_is_not_a_run_is_a_schema_error(body):
     with pytest.raises(SchemaError):
@@ -303,6 +318,7 @@ PARSERS = {
     "run": lambda body: to_run(parse_run(body, TABLE)[0], TABLE),
     "steps": lambda body: parse_steps(body, TABLE),
     "log": parse_log,
+    "failure reason": parse_failure_reason,
 }
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(list(ROW.values()))
 keys = st.sampled_from([*ROW, *LIST_KEYS, "id", "name", "status", "steps", "dependencies", "dependsOn", "endTime"])
