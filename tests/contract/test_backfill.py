@@ -51,7 +51,15 @@ def write(bench, folder, *, state=None, name="past.om", **wanted):
 
 SAMPLE = re.compile(r"(\w+)\{(.*)\} (\S+) ([\d.]+)")
 PAIR = re.compile(r'(\w+)="([^"]*)"')
-OBJECTIVES = [{"match": {"job_name": "job-0"}, "freshness": "1h", "duration_budget": "10m", "team": "data"}]
+OBJECTIVES = [
+    {
+        "match": {"job_name": "job-0"},
+        "freshness": "1h",
+        "duration_budget": "10m",
+        "team": "data",
+        "labels": {"tier": "gold"},
+    }
+]
 
 
 def series(text):
@@ -170,6 +178,12 @@ def test_no_file_is_overwritten_or_left_half_written(past_bench, tmp_path):
     assert (tmp_path / "past.om").read_text() == "precious"
     with pytest.raises(CommandError, match="future"):
         write(past_bench, tmp_path, until=past_bench.clock() + HOUR, name="other")
+
+
+def test_a_label_that_objectives_already_have_is_refused(past_bench, tmp_path):
+    with pytest.raises(CommandError, match="tier"):
+        write(past_bench, tmp_path, labels={"tier": "silver", "job": "jobruns"})
+    assert list(tmp_path.glob("*.om")) == []
 
 
 def test_an_unusable_folder_is_reported_before_anything_is_requested(past_bench, tmp_path):

@@ -96,6 +96,14 @@ def test_an_objective_takes_precedence_over_the_vendor_and_over_learned_values()
     assert found.schedule == ""
 
 
+def test_a_configured_schedule_is_in_its_own_time_zone_and_not_in_the_vendors():
+    state = job(job={**CRON, "timezone": "Asia/Tokyo"}, last_start=THREE)
+    assert expectation(state, None).next_expected == at("2024-01-02T18:00")
+    assert expectation(state, objective_of(schedule="0 4 * * *")).next_expected == at("2024-01-02T04:00")
+    berlin = objective_of(schedule="0 4 * * *", timezone="Europe/Berlin")
+    assert expectation(state, berlin).next_expected == at("2024-01-03T03:00")
+
+
 @pytest.mark.parametrize(
     ("schedule", "timezone"), [("@reboot", ""), ("0 3 * * *", "PST8PDT7"), ("TZ=Nowhere/Town 0 3 * * *", "")]
 )

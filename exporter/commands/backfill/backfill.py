@@ -63,6 +63,8 @@ def write_past(config: Config, options: BackfillOptions, clocks: Clocks, report:
         raise CommandError("--until is in the future")
     if options.output.exists():
         raise CommandError(f"{options.output} exists; give another name, or remove it")
+    if taken := sorted(options.labels.keys() & set(config.label_names())):
+        raise CommandError(f"--label: {', '.join(taken)} is already a label in `labels` of an objective")
     # Reading may take an hour, so the output folder is checked first.
     if reason := problem_of(options.output):
         raise CommandError(f"{options.output} cannot be written: {reason}")
