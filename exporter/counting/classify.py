@@ -24,7 +24,10 @@ class CountState(enum.IntEnum):
 
 
 class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A run, and whether it is counted. `earlier`: the ends of earlier completions, if the run was reopened."""
+    """A run, and whether it is counted.
+
+    `earlier`: the ends of earlier completions, if the run was reopened; 0 stands for an unknown end.
+    """
 
     run: Run
     mark: CountState
@@ -103,16 +106,27 @@ def _has_completed(known: RunRecord) -> bool:
 
 
 def _classify_unknown(run: Run, context: Context) -> Decision:
+    earlier = (0.0,) if _was_reopened(run, context) else ()
     if run.result is None:
-        too_old = age(run, context.baseline) > context.max_run_age
+        too_old = not earlier and age(run, context.baseline) > context.max_run_age
         mark = CountState.BASELINE if too_old else CountState.OPEN
         disposition = Disposition.BASELINE if too_old else Disposition.NEW
-        return Decision(disposition=disposition, record=RunRecord(run=run, mark=mark))
+        return Decision(disposition=disposition, record=RunRecord(run=run, mark=mark, earlier=earlier))
     if not _is_after_baseline(run, context) or _is_pruned(run, context):
         return Decision(disposition=Disposition.BASELINE, record=RunRecord(run=run, mark=CountState.BASELINE))
     late = context.watermark is not None and run.end is not None and run.end < context.watermark
     disposition = Disposition.LATE if late else Disposition.NEW
-    return Decision(disposition=disposition, counts=True, record=RunRecord(run=run, mark=CountState.COUNTED))
+    record = RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
+    return Decision(disposition=disposition, counts=True, record=record)
+
+
+def _was_reopened(run: Run, context: Context) -> bool:
+    """Return whether an unknown run completed before: it is so old that it would be known otherwise."""
+    # A run without state and result may be one of which only the ID was known until now.
+    is_only_id = run.state is None and run.result is None
+    if is_only_id or run.created is None or not (context.reopens and context.settled):
+        return False
+    return run.created < max(context.baseline, context.pruned_before or 0.0)
 
 
 def _is_after_baseline(run: Run, context: Context) -> bool:
@@ -201,6 +215,11 @@ def _contains_end(end: float | None, ends: Collection[float]) -> bool:
         abs(end - other) < TRUNCATION_TOLERANCE or (int(end) == int(other) and int(end) in (end, other))
         for other in ends
     )
+
+
+def counted_earlier(record: RunRecord, baseline: float) -> int:
+    """Return how many earlier completions of a run are counted. `baseline`: that of its job."""
+    return sum(end > baseline for end in record.earlier)
 
 
 def _with_run(known: RunRecord, run: Run, mark: CountState) -> RunRecord:

@@ -193,14 +193,13 @@ class BatchWriter:
             if status and status not in known and len(known) < MAX_UNMAPPED:
                 statuses = f"{statuses}\n{status}".strip("\n")
                 self._count_unmapped(status)
-        begun = classify.origin(run)
         return StoredRun(
             run=run,
             mark=record.mark,
             earlier=record.earlier,
             job=key,
             seen=self._poll.now,
-            origin=begun if begun is not None else row.origin if row else self._poll.now,
+            origin=self._origin(record, row),
             statuses=statuses,
             steps=row.steps if row else StepState.NONE,
             tries=row.tries if row else 0,
@@ -209,6 +208,16 @@ class BatchWriter:
             step_results=row.step_results if row else None,
             late=late or (row is not None and row.late),
         )
+
+    def _origin(self, record: RunRecord, row: StoredRun | None) -> float:
+        """Return the time from which the run's age counts."""
+        begun = classify.origin(record.run)
+        if begun is None:
+            return row.origin if row else self._poll.now
+        if record.mark is CountState.OPEN and record.earlier and record.run.start is None:
+            # A reopened run keeps its creation time, but it waits only since it was reopened.
+            return max(begun, row.origin if row is not None and row.mark is CountState.OPEN else self._poll.now)
+        return begun
 
     def _count_unmapped(self, status: str) -> None:
         known = self._transaction.source.counts.get(UNMAPPED, {})

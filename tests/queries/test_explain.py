@@ -147,6 +147,17 @@ def test_completions_of_a_reopened_run_are_reported_as_counted(make):
     assert "1 earlier completions of reopened runs are counted too" in out
 
 
+def test_a_completion_before_the_baseline_of_a_reopened_run_is_not_reported_as_counted(make):
+    harness = make("strait")
+    harness.commit(ended("r", NOW - 10, "failure"))
+    harness.commit(running("r", NOW + 20))
+    harness.commit(ended("r", NOW + 30, "failure"))
+    _, out, _ = explained(harness, 'jobrun_runs_total{result="failure"}')
+    assert "the state says 1" in out
+    assert "earlier completions" not in out
+    assert harness.reporter.run("one", "r", live=False).run.endings == 1
+
+
 def test_folded_jobs_are_explained_under_their_overflow_series(make):
     harness = make(metrics={"max_series": 30})
     harness.commit(*(ended(f"r{n}", NOW + n + 1, "failure", job=f"job-{n}") for n in range(4)))

@@ -131,6 +131,29 @@ def test_a_replayed_dead_letter_completes_a_second_time(world, clock, exporter):
     assert not waited, "two hours of being dead are no waiting"
 
 
+@pytest.mark.parametrize("known", ["counted", "pruned", "baseline"])
+def test_a_replay_of_a_very_old_dead_letter_waits_only_since_its_replay(world, clock, exporter, known):
+    if known != "baseline":
+        exporter.poll()
+    world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)
+    clock.advance(60)
+    exporter.poll()
+    exporter.poll(20 * DAY)
+    assert prune(exporter.ledger, clock(), (10 if known == "pruned" else 30) * DAY) == (known == "pruned")
+
+    world.run("daily", run_id="r", created=clock() + 10, queue=180.0, duration=90.0)
+    for _ in range(2):
+        exporter.poll(60)
+        (run,) = exporter.ledger.open_runs("strait")
+        assert (run.state, run.origin > clock() - 3 * MINUTE) == ("pending", True)
+        exporter.restart()
+    exporter.poll(60)
+    exporter.poll(5 * MINUTE)
+
+    assert exporter.completed("daily") == {**({} if known == "baseline" else {"failure": 1}), "success": 1}
+    assert not exporter.job("daily").distributions.get("jobrun_run_queue_duration_seconds")
+
+
 def test_a_run_replayed_between_two_polls_is_found_by_the_sweep(world, clock, exporter):
     exporter.poll()
     world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)
