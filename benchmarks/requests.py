@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Figure, print_table
-from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.assembly import Assembly, Clocks, NoPublisher, counting_rules
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
@@ -51,7 +51,7 @@ def requests(kind, polls):
             now[0] += seconds
 
         outside = Clocks(clock=lambda: now[0], monotonic=lambda: now[0], sleep=sleep)
-        assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
+        assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPublisher(), outside)
         rules = {name: each.rules for name, each in assembly.configured.items()}
         ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         [polled] = assembly.scheduled

@@ -11,7 +11,7 @@ import httpx
 import structlog
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.assembly import Assembly, Clocks, NoPublisher, counting_rules
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
@@ -81,7 +81,7 @@ class PolledSources:
         text = "sources:" + "".join(SOURCE.format(name=f"source-{number}") for number in range(sources))
         config = loads(text, {}, KNOWN_NAMES)
         outside = Clocks(transport=httpx.MockTransport(self.api), clock=lambda: self.now)
-        self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
+        self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPublisher(), outside)
         rules = {name: each.rules for name, each in self.assembly.configured.items()}
         self.ledger.configure(rules, counting_rules(config), "off")
         self.pollers = [polled.poller for polled in self.assembly.scheduled]

@@ -18,7 +18,7 @@ from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.room import overflow_room, series_needed
-from exporter.polling.poll import Pages, Poller
+from exporter.polling.poll import Poller, RecordPublisher
 from exporter.polling.schedule import ScheduledSource
 from exporter.snapshot.builder import ConfiguredSource
 from exporter.snapshot.expectations import objective_of
@@ -43,7 +43,7 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
     boottime: Callable[[], float] = boottime
 
 
-class NoPages:
+class NoPublisher:
     """A publisher for commands that serve no pages."""
 
     def publish(self) -> None:
@@ -143,13 +143,13 @@ class Assembly:
         config: Config,
         ledger: Ledger,
         metrics: RequestMetrics,
-        pages: Pages,
+        publisher: RecordPublisher,
         clocks: Clocks,
         *,
         before: "Assembly | None" = None,
     ) -> None:
         self.config = config
-        self._ledger, self._metrics, self._pages, self._clocks = ledger, metrics, pages, clocks
+        self._ledger, self._metrics, self._publisher, self._clocks = ledger, metrics, publisher, clocks
         by_credential: dict[str, list[SourceSettings]] = {}
         for settings in config.sources:
             by_credential.setdefault(_credential(settings), []).append(settings)
@@ -254,7 +254,7 @@ class Assembly:
             api_clock=client,
             monotonic=self._clocks.monotonic,
             sweep_interval=settings.sweep.interval if settings.sweep else None,
-            pages=self._pages,
+            publisher=self._publisher,
             auth_backoff=kind.auth_backoff,
         )
         requests.set_credential_expiry(settings.credential_expires)  # replaced if the sign-in reports another

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TextIO, get_args
 from exporter import __version__, logs
 from exporter.commands import assets
 from exporter.commands.backfill.options import BackfillOptions, parse_label
-from exporter.commands.warnings import warnings
+from exporter.commands.config_warnings import config_warnings
 from exporter.config import Config, ConfigError, ConfigProblem, load, schema
 from exporter.errors import JobrunError
 from exporter.sources import KNOWN_NAMES, SOURCES
@@ -72,7 +72,7 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         raise ConfigError([ConfigProblem("state.path" if url is None else "state.url", reason)])
     count = len(config.sources)
     console.say(f"config is valid: {count} source{'s' if count > 1 else ''}")
-    for warning in warnings(config, time.time()):
+    for warning in config_warnings(config, time.time()):
         console.say(f"warning: {warning}")
     return _probe(config, console) if options.live else 0
 

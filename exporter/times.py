@@ -48,13 +48,13 @@ UNITS = {
 UNIT_TEXT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Z]+)(?:[.,]? (?:AND )?|(?=\d)|$)", re.ASCII)
 NUMBER_TEXT = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 PART = r"(?:([+-]?\d+(?:\.\d+)?){})?"
-SIGNED = re.compile(
+SIGNED_DURATION = re.compile(
     "P" + "".join(map(PART.format, "YMWD")) + "(?:T" + "".join(map(PART.format, "HMS")) + ")?", re.ASCII
 )
-REFUSED = (msgspec.ValidationError, UnicodeEncodeError)
+PARSE_ERRORS = (msgspec.ValidationError, UnicodeEncodeError)
 """Errors of msgspec for a text that it cannot parse."""
-SIGNED_UNITS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
-"""Seconds of each group of `SIGNED`."""
+SIGNED_SECONDS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
+"""Seconds of each group of `SIGNED_DURATION`."""
 
 
 def parse_timestamp(value: str | float | None) -> float | None:
@@ -121,7 +121,7 @@ def _parse_time_text(text: str) -> float | None:
     # msgspec parses only the usual format, but ten times as fast as other parsers.
     try:
         return _timestamp(msgspec.convert(text, dt.datetime))
-    except REFUSED:
+    except PARSE_ERRORS:
         text = text.strip()[:MAX_TEXT].upper()
     if EPOCH_TEXT.fullmatch(text):
         return epoch_seconds(float(text))
@@ -180,7 +180,7 @@ def _parse_duration_text(text: str) -> float | None:
     # msgspec parses the usual formats fast.
     try:
         return msgspec.convert(text, dt.timedelta).total_seconds()
-    except REFUSED:
+    except PARSE_ERRORS:
         return _parse_unusual_duration(text.strip()[:MAX_TEXT].upper().replace(",", "."))
 
 
@@ -218,7 +218,7 @@ def _seconds(duration: dt.timedelta | isodate.Duration) -> float:
 
 
 def _sum_of_signed_parts(text: str) -> float | None:
-    match = SIGNED.fullmatch(text)
+    match = SIGNED_DURATION.fullmatch(text)
     if match is None:
         return None
-    return sum(float(part) * factor for part, factor in zip(match.groups(default="0"), SIGNED_UNITS, strict=True))
+    return sum(float(part) * factor for part, factor in zip(match.groups(default="0"), SIGNED_SECONDS, strict=True))

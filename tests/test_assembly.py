@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.assembly import Assembly, Clocks, NoPublisher
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
@@ -32,7 +32,7 @@ def assembled():
 
     def make(*sources, before=None, **settings):
         config = loads(yaml.safe_dump({"sources": copy.deepcopy(list(sources)), **settings}), {}, KNOWN_NAMES)
-        made.append(Assembly(config, ledger, metrics, NoPages(), clocks, before=before))
+        made.append(Assembly(config, ledger, metrics, NoPublisher(), clocks, before=before))
         return made[-1]
 
     yield make
@@ -60,7 +60,7 @@ def test_a_configured_credential_expiry_is_exposed_if_the_vendor_has_none(given,
     for expires in (given, "2030-01-01", given):
         source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}, "credential_expires": expires}
         config = loads(yaml.safe_dump({"sources": [source]}), {}, KNOWN_NAMES)
-        Assembly(config, ledger, metrics, NoPages(), clocks).close()
+        Assembly(config, ledger, metrics, NoPublisher(), clocks).close()
     assert metrics.source("s").expiry == timestamp
 
 

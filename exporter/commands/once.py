@@ -11,7 +11,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter import logs
-from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.assembly import Assembly, Clocks, NoPublisher
 from exporter.commands.table import aligned
 from exporter.config import Config, load
 from exporter.counting.records import JobState
@@ -52,7 +52,7 @@ def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
 def in_memory(config: Config, clocks: Clocks) -> tuple[Ledger, Assembly]:
     """Return a ledger whose state is in memory, and the sources of a config, which use this ledger."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), clocks.clock))
-    return ledger, Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
+    return ledger, Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPublisher(), clocks)
 
 
 def _rows(ledger: Ledger, source: str, jobs: Iterable[JobState]) -> list[tuple[str, ...]]:

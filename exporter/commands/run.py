@@ -15,7 +15,7 @@ import structlog
 
 from exporter import logs
 from exporter.assembly import Clocks
-from exporter.commands.warnings import warnings
+from exporter.commands.config_warnings import config_warnings
 from exporter.config import Config, load
 from exporter.daemon import Daemon
 from exporter.signals import Signals
@@ -53,7 +53,7 @@ def run(  # noqa: PLR0913  # dependencies are arguments, so that tests can repla
 def load_with_warnings(config_file: Path, environ: Mapping[str, str]) -> Config:
     """Return the config, and log its warnings. Raises ConfigError."""
     config = load(config_file, environ, KNOWN_NAMES)
-    for warning in warnings(config, time.time()):
+    for warning in config_warnings(config, time.time()):
         structlog.get_logger().warning("config may be wrong", key=warning.path, problem=warning.message)
     log_unused_proxies(config, environ)
     return config

@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 
 from exporter.config.document import parse
-from exporter.config.problems import ConfigError, ConfigProblem, invalid, suggestion, validated
+from exporter.config.problems import ConfigError, ConfigProblem, suggestion, validated, validation_error
 from exporter.config.secret import Secret
 from exporter.config.section import Section, as_mapping
 from exporter.config.source import SourceSettings
@@ -92,11 +92,11 @@ class Objective(Section):
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
         """Yield an error for both schedule and interval, and for a time zone without a schedule."""
         if values.get("schedule") and values.get("every"):
-            yield invalid("give either schedule or every, not both", "every")
+            yield validation_error("give either schedule or every, not both", "every")
         if values.get("timezone") and "schedule" in values and not values["schedule"]:
-            yield invalid("needs a schedule", "timezone")
+            yield validation_error("needs a schedule", "timezone")
         elif values.get("timezone") and "TZ=" in str(values.get("schedule")):
-            yield invalid("give either timezone or TZ= in the schedule, not both", "timezone")
+            yield validation_error("give either timezone or TZ= in the schedule, not both", "timezone")
 
 
 DATABASE_PASSWORDS = re.compile(r"://[^:@/]*:([^@/]*)@|[?&](?:ssl)?password=([^&]*)")
@@ -121,7 +121,7 @@ class StateSettings(Section):
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
         """Yield an error for a file together with a database."""
         if values.get("url") is not None and values.get("path") not in (None, cls.model_fields["path"].default):
-            yield invalid("give either path or url, not both", "url")
+            yield validation_error("give either path or url, not both", "url")
 
 
 class WebSettings(Section):
@@ -221,9 +221,9 @@ def _model(known: KnownNames, types: Collection[str]) -> type[Config]:
     def check_type(given: object) -> object:
         name = as_mapping(given).get("type")
         if not isinstance(name, str):
-            raise invalid(f"must have a type: one of {', '.join(sources)}", "type")
+            raise validation_error(f"must have a type: one of {', '.join(sources)}", "type")
         if name not in sources:
-            raise invalid(f"unknown type; {suggestion(name.casefold(), sources)}", "type")
+            raise validation_error(f"unknown type; {suggestion(name.casefold(), sources)}", "type")
         return given
 
     names = [name for name in sources if name in types] or sources

@@ -48,7 +48,7 @@ def suggestion(name: str, known: Collection[str], otherwise: str = "") -> str:
     return f"did you mean {near[0]}?" if near else otherwise or f"known are {', '.join(sorted(known))}"
 
 
-def invalid(message: str, *keys: str | int) -> PydanticCustomError:
+def validation_error(message: str, *keys: str | int) -> PydanticCustomError:
     """Return the error that a validator raises. `keys`: path of the invalid part within the value."""
     return PydanticCustomError("problem", "{message}", {"message": message, "keys": keys})
 

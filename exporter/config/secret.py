@@ -11,7 +11,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from exporter.config.problems import invalid
+from exporter.config.problems import validation_error
 from exporter.errors import AuthError
 
 MASK = "**********"
@@ -92,10 +92,10 @@ class Secret:
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):
-            raise invalid("must be text; put it in quotes")
+            raise validation_error("must be text; put it in quotes")
         secret = cls(value)
         if reason := _text_problem(secret._text):
-            raise invalid(reason)
+            raise validation_error(reason)
         return secret
 
     @classmethod

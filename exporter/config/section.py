@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from exporter.config.problems import invalid, suggestion
+from exporter.config.problems import suggestion, validation_error
 from exporter.config.secret import Secret, SecretError
 from exporter.config.values import SWITCHES
 from exporter.duration import format_duration
@@ -83,7 +83,7 @@ class Section(BaseModel):
         if isinstance(data, cls):
             return handler(data)
         if not isinstance(data, Mapping):
-            raise invalid("must be a mapping of keys to values")
+            raise validation_error("must be a mapping of keys to values")
         given = dict(data)
         problems = list(cls._replace_secret_files(given))
         try:
@@ -96,7 +96,9 @@ class Section(BaseModel):
         if problems:
             # pydantic adds the path of this section only to `loc`, so the keys move there.
             details = [
-                InitErrorDetails(type=invalid(each.message()), loc=(each.context or {}).get("keys", ()), input=None)
+                InitErrorDetails(
+                    type=validation_error(each.message()), loc=(each.context or {}).get("keys", ()), input=None
+                )
                 for each in problems
             ]
             raise ValidationError.from_exception_data(cls.__name__, details, hide_input=True) from None
@@ -119,16 +121,16 @@ class Section(BaseModel):
                 continue
             path = given.pop(key)
             if name in given:
-                yield invalid(f"give either {name} or {key}, not both", key)
+                yield validation_error(f"give either {name} or {key}, not both", key)
                 continue
             secret = given[name] = Secret(file=Path(str(path)))
             if not isinstance(path, str) or not path:
-                yield invalid("must be the path of a file", key)
+                yield validation_error("must be the path of a file", key)
                 continue
             try:
                 secret.reveal()
             except SecretError as error:
-                yield invalid(str(error), key)
+                yield validation_error(str(error), key)
 
     @classmethod
     def _translated(cls, detail: ErrorDetails) -> PydanticCustomError:
@@ -143,7 +145,7 @@ class Section(BaseModel):
             message = MESSAGES.get(kind) or re.sub(r"^(Input|String) should", "must", detail["msg"])
         if kind == "missing" and keys[-1] in cls.secret_names():
             message += f" (or {keys[-1]}_file)"
-        return invalid(message, *keys)
+        return validation_error(message, *keys)
 
     @classmethod
     def _unknown_key_message(cls, key: str) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from exporter.config.problems import invalid
+from exporter.config.problems import validation_error
 from exporter.config.section import Section
 from exporter.config.values import (
     BaseUrl,
@@ -78,14 +78,14 @@ class Tls(Section):
         """Yield an error for a certificate without its key, and for a file that has no certificate."""
         if {"cert_file", "key_file"} <= values.keys() and bool(values["cert_file"]) != bool(values["key_file"]):
             missing = "key_file" if values["cert_file"] else "cert_file"
-            yield invalid("is required: cert_file and key_file need each other", missing)
+            yield validation_error("is required: cert_file and key_file need each other", missing)
             return
         context = ssl.create_default_context()
         ca, certificate, key = (values.get(name) for name in ("ca_file", "cert_file", "key_file"))
         if ca and not _can_load(context.load_verify_locations, ca):
-            yield invalid("has no certificates in PEM", "ca_file")
+            yield validation_error("has no certificates in PEM", "ca_file")
         if certificate and key and not _can_load(context.load_cert_chain, certificate, key, ""):
-            yield invalid("must be a certificate in PEM, and key_file its unencrypted key in PEM", "cert_file")
+            yield validation_error("must be a certificate in PEM, and key_file its unencrypted key in PEM", "cert_file")
 
 
 def _can_load(load: Callable[..., None], *files: str) -> bool:
@@ -98,7 +98,7 @@ def _can_load(load: Callable[..., None], *files: str) -> bool:
 
 def _meaning(name: object) -> Result | State:
     if not isinstance(name, str) or name not in MEANINGS:
-        raise invalid(f"must be one of {', '.join(MEANINGS)}")
+        raise validation_error(f"must be one of {', '.join(MEANINGS)}")
     return MEANINGS[name]
 
 
@@ -106,7 +106,7 @@ def _in_lower_case(statuses: dict[str, Result | State]) -> dict[str, Result | St
     lower: dict[str, Result | State] = {}
     for status, meaning in statuses.items():
         if status.casefold() in lower:
-            raise invalid("is given twice: letter case is ignored", status)
+            raise validation_error("is given twice: letter case is ignored", status)
         lower[status.casefold()] = meaning
     return lower
 
@@ -177,11 +177,13 @@ class SourceSettings(Section):
         for path, length in (*lengths.items(), ("sweep.window", sweep.window if sweep else 0)):
             if length > lookback:
                 text = f"{format_duration(length)} is longer than lookback, {format_duration(lookback)}"
-                yield invalid(text, *path.split("."))
+                yield validation_error(text, *path.split("."))
         if sweep and cls.model_fields["sweep"].default is None:
-            yield invalid("this type of source has no sweep", "sweep")
+            yield validation_error("this type of source has no sweep", "sweep")
         if cls.api_path and str(values.get("base_url", "")).endswith(cls.api_path):
-            yield invalid(f"must not end with the API's path {cls.api_path}: the exporter appends it", "base_url")
+            yield validation_error(
+                f"must not end with the API's path {cls.api_path}: the exporter appends it", "base_url"
+            )
 
     def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
         """Return the link to a run at the vendor; "" if unknown. Values are percent-encoded."""

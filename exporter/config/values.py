@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from exporter.config.problems import invalid
+from exporter.config.problems import validation_error
 from exporter.config.secret import open_regular
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
@@ -67,7 +67,7 @@ def _regex(value: object) -> Pattern:
     if isinstance(value, Pattern):
         return value
     if not isinstance(value, str):
-        raise invalid("must be text; put it in quotes")
+        raise validation_error("must be text; put it in quotes")
     return Pattern(value)
 
 
@@ -85,7 +85,7 @@ def _increase(bounds: tuple[float, ...]) -> bool:
 
 def _not_boolean(value: object) -> object:
     if isinstance(value, bool):
-        raise invalid("must be a number")
+        raise validation_error("must be a number")
     return value
 
 
@@ -277,11 +277,13 @@ SCRAPE_LABELS = frozenset({"env", "environment", "service", "stage", "type"})
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     for name in labels:
         if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
-            raise invalid("is not a label name: use letters, digits and _, and begin with neither a digit nor __", name)
+            raise validation_error(
+                "is not a label name: use letters, digits and _, and begin with neither a digit nor __", name
+            )
         if name in RESERVED_LABELS:
-            raise invalid("is already in use; choose another name", name)
+            raise validation_error("is already in use; choose another name", name)
         if name in SCRAPE_LABELS:
-            raise invalid(f"is often a label of scrape targets; choose another name, such as job_{name}", name)
+            raise validation_error(f"is often a label of scrape targets; choose another name, such as job_{name}", name)
     return labels
 
 

@@ -84,7 +84,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a job's series are served: those of a newly included job from the next poll on."""
         return job.shown and (job.overflow or self.includes(label_of(job.job)))
 
-    def series_used(self, job: JobState, *, step_histograms: bool) -> int:
+    def series_needed(self, job: JobState, *, step_histograms: bool) -> int:
         """Return how many series of a job count against `max_series`; 0 for an overflow or unserved job."""
         return self.series_of(job, step_histograms) if self.serves(job) and not job.overflow else 0
 

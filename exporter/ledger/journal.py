@@ -19,7 +19,7 @@ from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState, as_open
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import seed_source
-from exporter.ledger.transaction import SourceMemory, Transaction, fork, joined
+from exporter.ledger.transaction import SourceMemory, Transaction, fork, merge_changes
 from exporter.metrics.families import COLD_STARTS, POLLS
 from exporter.state.opening import OpenedState
 from exporter.state.sql import LoadedState, SqlStore
@@ -225,7 +225,7 @@ class Journal:
         """Return how many series of a job count against `max_series`."""
         rules, step_histograms = self.rules.get(job.source), self.counting.step_histograms
         if rules is not None:
-            return rules.series_used(job, step_histograms=step_histograms)
+            return rules.series_needed(job, step_histograms=step_histograms)
         # The series of a removed source still count: otherwise the page would exceed its limit when the source returns.
         # The source's rules are unknown, but those of any other source give about the same number.
         another = next(iter(self.rules.values()), None)
@@ -338,7 +338,7 @@ class Journal:
 
     def put_source(self, state: SourceState) -> None:
         """Replace a source's record in memory by a changed copy. The copy must be written before."""
-        state.scopes, state.checkpoints = joined(state.scopes), joined(state.checkpoints)
+        state.scopes, state.checkpoints = merge_changes(state.scopes), merge_changes(state.checkpoints)
         self.committed.sources[state.name] = state
 
     def _show_unwritten_status(self, source: str) -> None:

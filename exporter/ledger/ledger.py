@@ -147,18 +147,18 @@ class Ledger(Journal):
             memory.has_commits = True
             return writer.stats
 
-    def expire_open_runs(self, source: str, poll_context: PollContext, *, failed: bool = False) -> BatchStats:
+    def expire_open_runs(self, source: str, poll_context: PollContext, *, grace: float = 0.0) -> BatchStats:
         """Expire the active runs that are older than `max_run_age`. Call it after a poll has read everything.
 
         Args:
             source: The source's name.
             poll_context: The time of the poll.
-            failed: Whether something could not be read. Runs are then kept for another EXPIRY_GRACE.
+            grace: Seconds for which runs are kept after they are due to expire.
         """
         with self.lock:
             stats = self.apply_waiting_rows(source, poll_context.now)
             old = _old_runs(self, source, poll_context.now)
-            old = self.committed.open_runs.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
+            old = self.committed.open_runs.due_for(grace, source, old, poll_context.now)
             if old:
                 with self._committing(source, poll_context) as transaction:
                     writer = BatchWriter(transaction, {})
@@ -258,12 +258,12 @@ class Ledger(Journal):
         with self._committing(source, poll_context) as transaction:
             count_steps(transaction, SeriesRoom(transaction), row, steps)
 
-    def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
+    def record_missing_steps(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that the API does not have a run's steps (404)."""
         with self._committing(source, poll_context) as transaction:
             lose_steps(transaction, row)
 
-    def steps_failed(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
+    def record_failed_steps(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that a request for a run's steps failed."""
         with self._committing(source, poll_context) as transaction:
             retry_later(transaction, row)

@@ -150,12 +150,12 @@ class OpenRuns:
             self._ordered[source] = tuple(self.of(source))
         return self._ordered[source]
 
-    def overdue(self, source: str, due: Iterable[str], now: float, grace: float) -> list[str]:
-        """Return the IDs of runs that have been due to expire for `grace` seconds. `due`: IDs due now."""
+    def due_for(self, seconds: float, source: str, due: Iterable[str], now: float) -> list[str]:
+        """Return the IDs of runs that have been due to expire for this long. `due`: IDs due now."""
         before = self._due_since.get(source, {})
         # If the clock is set back, the grace period starts again.
         self._due_since[source] = {run_id: min(before.get(run_id, now), now) for run_id in due}
-        return [run_id for run_id, since in self._due_since[source].items() if now - since >= grace]
+        return [run_id for run_id, since in self._due_since[source].items() if now - since >= seconds]
 
     def is_busy(self, job: int) -> bool:
         """Return whether a job has active runs."""

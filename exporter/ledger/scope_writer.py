@@ -83,7 +83,7 @@ class ScopeWriter:
         state = self._transaction.peek(key)
         # An active run must still be counted when it completes.
         if not (self._rules.has_objective(state) or self._transaction.is_busy(key)):
-            self._room.series -= self._room.series_used(state)
+            self._room.series -= self._room.series_needed(state)
             self._transaction.job(key).retire(self._poll.now)
 
     def move_watermark(self, batch: Batch, scope: ScopeState) -> None:
@@ -176,7 +176,7 @@ class ScopeWriter:
         if _schedule_of(job) != _schedule_of(state.job):
             state.expected_since = self._poll.now
         if state.shown:
-            self._room.series -= self._room.series_used(state)  # the new series are added below
+            self._room.series -= self._room.series_needed(state)  # the new series are added below
         state.job, state.excluded = job, not self._rules.includes(label_of(job))
         state.gone, state.gone_since, state.missing_since = False, None, None
         if renamed or returns:
@@ -190,7 +190,7 @@ class ScopeWriter:
             self._set_labels(state, keep=not renamed)
             self._room.seed_or_fold(state)
         else:
-            self._room.series += self._room.series_used(state)
+            self._room.series += self._room.series_needed(state)
 
     def _set_labels(self, state: JobState, *, keep: bool = False) -> None:
         """Set a job's labels. If another job has them, append the ID. `keep`: keep the current labels if possible."""

@@ -36,15 +36,15 @@ class SeriesRoom:
         self._counting = transaction.counting
         self._steps: dict[int, set[str]] = {}
 
-    def series_used(self, state: JobState) -> int:
+    def series_needed(self, state: JobState) -> int:
         """Return how many series of a job count against `max_series`."""
-        return self._rules.series_used(state, step_histograms=self._counting.step_histograms)
+        return self._rules.series_needed(state, step_histograms=self._counting.step_histograms)
 
     def seed_or_fold(self, state: JobState) -> None:
         """Create a job's first series at 0. If they would exceed the limit, fold the job."""
         seed(state, self._rules.results, has_attempts=self._rules.has_attempts)
-        was_folded, state.folded = state.folded, False  # `series_used` is 0 for a folded job
-        state.folded = not self._reserve(self.series_used(state))
+        was_folded, state.folded = state.folded, False  # `series_needed` is 0 for a folded job
+        state.folded = not self._reserve(self.series_needed(state))
         if state.folded:
             state.counts, state.distributions = {}, {}
             if not was_folded:

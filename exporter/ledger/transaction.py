@@ -236,7 +236,7 @@ def fork(source: SourceState) -> SourceState:
     )
 
 
-def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
+def merge_changes(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
     """Merge the changes of a forked table into the committed one. Return it, or a copy if keys were added."""
     # Another thread may iterate over the committed table now. A replaced value does not disturb it. An added or removed
     # key would make its iteration fail, so the table is then copied.

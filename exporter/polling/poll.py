@@ -45,7 +45,7 @@ MAX_STEP_ERRORS = 3
 """Consecutive failed requests after which the other steps wait for the next poll. If the poll failed, one is enough."""
 
 
-class Pages(Protocol):
+class RecordPublisher(Protocol):
     """Publishes committed records."""
 
     def publish(self) -> None:
@@ -86,7 +86,7 @@ class Poller:
         api_clock: Client,
         monotonic: Callable[[], float],
         sweep_interval: float | None,
-        pages: Pages,
+        publisher: RecordPublisher,
         auth_backoff: float = 0.0,
     ) -> None:
         self._rules = rules
@@ -96,7 +96,7 @@ class Poller:
         self._clock = api_clock
         self._monotonic = monotonic
         self._sweep_interval = sweep_interval
-        self._pages = pages
+        self._publisher = publisher
         self._auth_backoff = auth_backoff
         self._log = structlog.get_logger().bind(source=rules.name)
         self.polled = False
@@ -138,7 +138,7 @@ class Poller:
             if result.outcome != "error":
                 # The committed batches are published now, because fetching steps may take long.
                 self._ledger.record_up(self._rules.name, self._clock.now(), read=not result.scope_failed)
-                (self._pages.publish_throttled if self.polled else self._pages.publish)()
+                (self._publisher.publish_throttled if self.polled else self._publisher.publish)()
                 self.polled = True
             if steps and not isinstance(error, AuthError | RateLimitedError):
                 self._fetch_steps(begun, result)
@@ -147,7 +147,7 @@ class Poller:
         except Exception as error:  # noqa: BLE001  # a bug must neither end the daemon nor look like a success
             self._record_error(result, error)
         with contextlib.suppress(StateError):
-            self._check_clock_skew(result)
+            self._adopt_clock_skew(result)
         self._finish(result, self._monotonic() - begun)
         return result.outcome
 
@@ -182,7 +182,7 @@ class Poller:
         """Commit the number of polls that came due while a long one still runs."""
         if skips := self._take_skips():
             self._ledger.skip_polls(self._rules.name, skips, self._clock.now())
-            self._pages.publish_throttled()
+            self._publisher.publish_throttled()
 
     def report_long_first_poll(self) -> None:
         """If the first poll takes too long, report the source as down, so that readiness does not wait for it."""
@@ -192,7 +192,7 @@ class Poller:
         self.polled = True
         self._log.warning("first poll still running", duration=round(self._monotonic() - self._poll_started))
         self._ledger.record_up(self._rules.name, self._clock.now(), read=False)
-        self._pages.publish()
+        self._publisher.publish()
 
     def _read(self, begun: float, result: PollResult) -> Exception | None:
         """Read everything, expire runs and complete the poll. Return the error of the source, if any."""
@@ -215,9 +215,10 @@ class Poller:
         error = self._commit_all(view, result)
         with contextlib.suppress(StateError):
             self._follow_clock()
-        keep_old_runs = error is not None or self._monotonic() - self._clock_jumped_at < EXPIRY_GRACE
+        # Runs that could not be read, or whose times the clock made wrong, may still be active.
+        is_unsure = error is not None or self._monotonic() - self._clock_jumped_at < EXPIRY_GRACE
         context = result.context(self._clock.now())
-        self._add_stats(result, self._ledger.expire_open_runs(name, context, failed=keep_old_runs))
+        self._add_stats(result, self._ledger.expire_open_runs(name, context, grace=EXPIRY_GRACE if is_unsure else 0.0))
         if error is None or isinstance(error, PartialError):
             self._ledger.complete_poll(name, result.context(self._clock.now()), swept=sweep)
         if error is not None:
@@ -242,17 +243,17 @@ class Poller:
     def _commit_batches(self, view: View, result: PollResult, *, accept_skew: bool = False) -> bool:
         """Read and commit batches. Return False as soon as the clock skew changes, unless `accept_skew` is set."""
         for batch in self._source.fetch(view):
-            if self._check_clock_skew(result) and not accept_skew:
+            if self._adopt_clock_skew(result) and not accept_skew:
                 return False
             self._add_stats(result, self._ledger.commit(self._rules.name, batch, result.context(self._clock.now())))
             if batch.invalid and not self._logged_invalid:
                 self._logged_invalid = True
                 self._log.warning("rows without a readable ID are not counted", rows=batch.invalid)
             result.batches += 1
-            self._pages.publish_throttled()
+            self._publisher.publish_throttled()
         return True
 
-    def _check_clock_skew(self, result: PollResult) -> bool:
+    def _adopt_clock_skew(self, result: PollResult) -> bool:
         """Return whether a response has shown another clock skew than assumed. If so, use the new one from now on."""
         change = self._clock.skew - result.skew
         if abs(change) < MAX_CLOCK_SKEW:
@@ -288,7 +289,7 @@ class Poller:
                     return
                 errors = 0 if self._fetch_steps_of(row, result) else errors + 1
                 result.steps += 1
-            self._pages.publish_throttled()
+            self._publisher.publish_throttled()
 
     def _fetch_steps_of(self, row: StoredRun, result: PollResult) -> bool:
         """Fetch the steps of one run. Return False if the request failed and must be repeated."""
@@ -296,11 +297,11 @@ class Poller:
         try:
             self._ledger.commit_steps(name, row, self._source.steps(row.run), context)
         except NotFoundError:
-            self._ledger.steps_missing(name, row, context)
+            self._ledger.record_missing_steps(name, row, context)
         except (Stopped, StateError):
             raise
         except Exception as caught:  # malformed steps of one run must not delay others
-            self._ledger.steps_failed(name, row, context)
+            self._ledger.record_failed_steps(name, row, context)
             if isinstance(caught, AuthError | RateLimitedError):
                 raise
             reason, error = describe(caught)
@@ -323,12 +324,12 @@ class Poller:
                 result.interval = self._next_interval(result)
             self._ledger.keep_poll(name, result)
         self._log_result(result)
-        self._pages.publish()
+        self._publisher.publish()
         self.polled = True
 
     def _next_interval(self, result: PollResult) -> float:
         failures = self.failures + 1 if result.outcome == "error" else 0
-        return max(self._wait_after(failures, result.reason), self._source.round_seconds())
+        return max(self._wait_after(failures, result.reason), self._source.seconds_per_round())
 
     def _log_result(self, result: PollResult) -> None:
         log = self._log.warning if result.error else self._log.info

@@ -60,7 +60,7 @@ class Source(ABC):
     def probe(self) -> str:
         """Sign in and send a request. Return a sentence about the result."""
 
-    def round_seconds(self) -> float:
+    def seconds_per_round(self) -> float:
         """Return the seconds that it takes to read everything once; 0 if every poll reads everything."""
         return 0.0
 

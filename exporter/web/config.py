@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from exporter.config.config import read_text
 from exporter.config.document import parse
-from exporter.config.problems import ConfigError, ConfigProblem, invalid, validated
+from exporter.config.problems import ConfigError, ConfigProblem, validated, validation_error
 from exporter.config.secret import Secret
 from exporter.config.section import Section
 from exporter.config.values import ReadableFile, RequiredFile, Text
@@ -76,7 +76,9 @@ class _WebSection(Section):
 
 def _verifying(client_auth_type: object) -> object:
     if client_auth_type in UNVERIFIED:
-        raise invalid("is not supported: it accepts any certificate unverified; use RequireAndVerifyClientCert")
+        raise validation_error(
+            "is not supported: it accepts any certificate unverified; use RequireAndVerifyClientCert"
+        )
     return client_auth_type
 
 
@@ -111,25 +113,25 @@ class TlsServer(_WebSection):
         """Yield an error for client certificates without a CA, and for impossible versions and cipher suites."""
         yield from _client_conflicts(values)
         if values.get("min_version") == "TLS13" and values.get("max_version") == "TLS12":
-            yield invalid("is older than min_version", "max_version")
+            yield validation_error("is older than min_version", "max_version")
         suites = values.get("cipher_suites", ())
         for index, suite in enumerate(suites):
             if suite not in CIPHER_SUITES:
-                yield invalid(f"must be one of {', '.join(CIPHER_SUITES)}", "cipher_suites", index)
+                yield validation_error(f"must be one of {', '.join(CIPHER_SUITES)}", "cipher_suites", index)
         if suites and values.get("min_version") == "TLS12" and not any(map(CIPHER_SUITES.get, suites)):
-            yield invalid("has no cipher suite of TLS 1.2; add one or set min_version: TLS13", "cipher_suites")
+            yield validation_error("has no cipher suite of TLS 1.2; add one or set min_version: TLS13", "cipher_suites")
 
 
 def _client_conflicts(values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
     kind, ca_file, names = (values.get(key) for key in ("client_auth_type", "client_ca_file", "client_allowed_sans"))
     if kind == "NoClientCert" and ca_file:
-        yield invalid("needs client_auth_type: RequireAndVerifyClientCert", "client_ca_file")
+        yield validation_error("needs client_auth_type: RequireAndVerifyClientCert", "client_ca_file")
     if kind not in (None, "NoClientCert") and ca_file == "":
-        yield invalid(f"is required with client_auth_type: {kind}", "client_ca_file")
+        yield validation_error(f"is required with client_auth_type: {kind}", "client_ca_file")
     if kind not in (None, "RequireAndVerifyClientCert") and names is not None:
-        yield invalid("needs client_auth_type: RequireAndVerifyClientCert", "client_allowed_sans")
+        yield validation_error("needs client_auth_type: RequireAndVerifyClientCert", "client_allowed_sans")
     if names == ():
-        yield invalid("must not be empty: no client could connect", "client_allowed_sans")
+        yield validation_error("must not be empty: no client could connect", "client_allowed_sans")
 
 
 class HttpServer(_WebSection):
@@ -144,23 +146,23 @@ class HttpServer(_WebSection):
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[PydanticCustomError]:
         """Yield an error for HTTP/2, for a header that cannot be set, and for a value that it cannot have."""
         if values.get("http2"):
-            yield invalid("is not supported: set false or omit it", "http2")
+            yield validation_error("is not supported: set false or omit it", "http2")
         for name, value in values.get("headers", {}).items():
             allowed = HEADERS.get(name, ())
             if name not in HEADERS:
-                yield invalid(f"cannot be set; allowed: {', '.join(HEADERS)}", "headers", name)
+                yield validation_error(f"cannot be set; allowed: {', '.join(HEADERS)}", "headers", name)
             elif allowed and value and value not in allowed:
-                yield invalid(f"must be {' or '.join(allowed)}", "headers", name)
+                yield validation_error(f"must be {' or '.join(allowed)}", "headers", name)
             elif not value.isascii() or (value and not value.isprintable()):
-                yield invalid("must be printable ASCII on one line", "headers", name)
+                yield validation_error("must be printable ASCII on one line", "headers", name)
 
 
 def _bcrypt_hash(secret: Secret) -> Secret:
     match = _BCRYPT.fullmatch(secret.reveal())
     if match is None or not _accepted_by_bcrypt(match):
-        raise invalid("must be a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it after the colon")
+        raise validation_error("must be a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it after the colon")
     if not 4 <= int(match[1]) <= MAX_COST:
-        raise invalid(f"must have a cost from 4 to {MAX_COST}")
+        raise validation_error(f"must have a cost from 4 to {MAX_COST}")
     return secret
 
 
@@ -188,7 +190,7 @@ class WebConfig(_WebSection):
         """Yield an error for a user's name that clients cannot send."""
         for name in values.get("basic_auth_users", {}):
             if not name or ":" in name or not name.isprintable():
-                yield invalid("must be printable and have no colon", "basic_auth_users", name)
+                yield validation_error("must be printable and have no colon", "basic_auth_users", name)
 
 
 def load_web(path: Path) -> WebConfig:

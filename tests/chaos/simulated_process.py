@@ -9,7 +9,7 @@ import structlog
 import yaml
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.assembly import Assembly, Clocks, NoPublisher, counting_rules
 from exporter.config import Config, loads
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
@@ -85,7 +85,7 @@ class SimulatedProcess:
         assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._clocks, before=before)
         for source in assembly.scheduled:
             # Pages are rendered only for scrapes. Rendering a page per poll would take most of the time.
-            source.poller._pages = NoPages()
+            source.poller._publisher = NoPublisher()
         return assembly
 
     def _apply(self, config: Config) -> None:

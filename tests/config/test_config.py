@@ -8,8 +8,8 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
+from exporter.commands.config_warnings import config_warnings
 from exporter.commands.run import load_with_warnings, log_unused_proxies
-from exporter.commands.warnings import warnings
 from exporter.config import Config, ConfigError, load, loads, schema, secrets
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
@@ -52,7 +52,7 @@ def test_the_example_has_no_problem_and_no_warning():
     config = load(EXAMPLE, ENVIRON, KNOWN_NAMES)
 
     assert [source.name for source in config.sources] == ["snowplow-prod", "embedded", "northflank", "strait"]
-    assert list(warnings(config, now=0.0)) == []
+    assert list(config_warnings(config, now=0.0)) == []
 
 
 def test_the_example_shows_the_defaults():
@@ -243,12 +243,12 @@ def test_equal_addresses_are_normalized_to_equal_texts(url, kept):
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080", "a.localhost"])
 def test_http_on_this_machine_is_no_warning(host):
-    assert list(warnings(config_of(f", base_url: 'http://{host}'"), now=0.0)) == []
+    assert list(config_warnings(config_of(f", base_url: 'http://{host}'"), now=0.0)) == []
 
 
 @pytest.mark.parametrize("host", ["console.example.com", "10.0.0.1", "localhost.example.com", "[2001:db8::1]"])
 def test_http_beyond_this_machine_is_a_warning(host):
-    (warning,) = warnings(config_of(f", base_url: 'http://{host}'"), now=0.0)
+    (warning,) = config_warnings(config_of(f", base_url: 'http://{host}'"), now=0.0)
 
     assert str(warning) == (
         "sources[0].base_url: http without TLS: the credential and the responses can be read on the network"
@@ -257,10 +257,10 @@ def test_http_beyond_this_machine_is_a_warning(host):
 
 def test_an_interval_too_short_for_the_budget_is_a_warning():
     poll_requests = SOURCES["snowplow"].poll_requests
-    (warning,) = warnings(config_of(", poll_interval: 10s, requests_per_minute: 4"), now=0.0)
+    (warning,) = config_warnings(config_of(", poll_interval: 10s, requests_per_minute: 4"), now=0.0)
 
     assert poll_requests == 1
-    assert list(warnings(config_of(", poll_interval: 10s, requests_per_minute: 6"), now=0.0)) == []
+    assert list(config_warnings(config_of(", poll_interval: 10s, requests_per_minute: 6"), now=0.0)) == []
     assert str(warning) == (
         "sources[0].poll_interval: 1 requests per poll at 4 requests_per_minute take longer: polls will come every 15s"
     )
@@ -278,7 +278,7 @@ def test_an_interval_too_short_for_the_budget_is_a_warning():
 def test_a_credential_that_has_expired_or_soon_will_is_a_warning(now, message):
     config = config_of(", credential_expires: 2026-12-28")
 
-    found = [str(warning) for warning in warnings(config, now=datetime.fromisoformat(now).timestamp())]
+    found = [str(warning) for warning in config_warnings(config, now=datetime.fromisoformat(now).timestamp())]
     assert found == ([] if message is None else [f"sources[0].credential_expires: {message}"])
 
 

@@ -19,7 +19,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.assembly import Assembly, Clocks, NoPublisher, counting_rules
 from exporter.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
@@ -196,7 +196,7 @@ class Bench:
         self.publisher.publish()
         self.poller = self.assembly.scheduled[0].poller
         # Pages are rendered only when a test reads one. Rendering one per poll would take most of the time.
-        self.poller._pages = NoPages()
+        self.poller._publisher = NoPublisher()
         if self.build is not None:
             source: Any = self.assembly.sources["one"]
             self.poller._source = self.build(source._settings, source._client)

@@ -11,7 +11,7 @@ from exporter.counting.counters import CountingRules
 from exporter.counting.records import SourceState
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
-from exporter.ledger.ledger import Ledger
+from exporter.ledger.ledger import EXPIRY_GRACE, Ledger
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.model import Batch, Job, Result, Run
@@ -159,7 +159,7 @@ class LedgerHarness:
         """A poll that reads these batches; return what was recorded. `failed`: some requests failed."""
         self.begin()
         stats = [self.ledger.commit("s", batch, self.poll_context) for batch in batches]
-        stats.append(self.ledger.expire_open_runs("s", self.poll_context, failed=failed))
+        stats.append(self.ledger.expire_open_runs("s", self.poll_context, grace=EXPIRY_GRACE if failed else 0.0))
         self.ledger.complete_poll("s", self.poll_context, swept=swept)
         self.ledger.finish_poll("s", success(self.now))
         self.now += advance

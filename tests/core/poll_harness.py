@@ -70,7 +70,7 @@ class FakeSource:
             raise answer
         return answer
 
-    def round_seconds(self):
+    def seconds_per_round(self):
         return 42.0
 
 
@@ -100,8 +100,8 @@ class FakeLedger:
         self._do("commit", source, batch, poll_context)
         return self.stats
 
-    def expire_open_runs(self, source, poll_context, *, failed):
-        self._do("expire_open_runs", source, poll_context, failed)
+    def expire_open_runs(self, source, poll_context, *, grace):
+        self._do("expire_open_runs", source, poll_context, grace)
         return self.given_up
 
     def complete_poll(self, source, poll_context, *, swept):
@@ -118,12 +118,12 @@ class FakeLedger:
         self._do("commit_steps", source, row.run.run_id, steps, poll_context)
         self.queue.remove(row)
 
-    def steps_missing(self, source, row, poll_context):
-        self._do("steps_missing", source, row.run.run_id, poll_context)
+    def record_missing_steps(self, source, row, poll_context):
+        self._do("record_missing_steps", source, row.run.run_id, poll_context)
         self.queue.remove(row)
 
-    def steps_failed(self, source, row, poll_context):
-        self._do("steps_failed", source, row.run.run_id, poll_context)
+    def record_failed_steps(self, source, row, poll_context):
+        self._do("record_failed_steps", source, row.run.run_id, poll_context)
         self.queue.remove(row)
 
     def record_up(self, source, _now, *, read):
@@ -174,7 +174,7 @@ class PollHarness:
             api_clock=self.clock,  # type: ignore[arg-type]  # a clock that tests set
             monotonic=lambda: self.clock.monotonic,
             sweep_interval=sweep_interval,
-            pages=PollResult(self.events, "pages"),
+            publisher=PollResult(self.events, "publisher"),
         )
 
     def poll(self, *script, **how):

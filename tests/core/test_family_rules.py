@@ -41,7 +41,7 @@ def test_counters_of_jobs_and_of_what_was_lost_survive_a_restart(harness):
     )
     row = harness.ledger.pending_steps("s", harness.now, 9)[0]
     for _ in range(4):
-        harness.ledger.steps_missing("s", row, harness.poll_context)
+        harness.ledger.record_missing_steps("s", row, harness.poll_context)
         row = harness.row(row.run.run_id)
     before = sums(harness)
     assert [name for name, series in before.items() if not any(series.values())] == []

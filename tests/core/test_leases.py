@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.assembly import Assembly, Clocks, NoPublisher
 from exporter.client.budget import Stopped
 from exporter.config import loads
 from exporter.counting.records import copy
@@ -215,7 +215,7 @@ def test_no_request_is_sent_without_a_lease_whatever_the_database_does(replica):
     source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}}
     config = loads(yaml.safe_dump({"sources": [source]}), {}, KNOWN_NAMES)
     metrics = RequestMetrics(CollectorRegistry())
-    assembly = Assembly(config, one.ledger, metrics, NoPages(), Clocks(transport=httpx.MockTransport(answer)))
+    assembly = Assembly(config, one.ledger, metrics, NoPublisher(), Clocks(transport=httpx.MockTransport(answer)))
     with closing(assembly):
         client = assembly.clients["s"]
         with pytest.raises(Stopped):

@@ -47,18 +47,18 @@ def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(ha
     assert harness.events == [
         ("ledger.start_poll", "s", STARTED),
         ("ledger.commit", "s", BATCH, harness.poll_context(7)),
-        ("pages.publish_throttled",),
+        ("publisher.publish_throttled",),
         ("source.continues", BATCH),
         ("ledger.commit", "s", ANOTHER, harness.poll_context(14)),
-        ("pages.publish_throttled",),
+        ("publisher.publish_throttled",),
         ("source.continues", ANOTHER),
-        ("ledger.expire_open_runs", "s", harness.poll_context(14), False),
+        ("ledger.expire_open_runs", "s", harness.poll_context(14), 0.0),
         ("ledger.complete_poll", "s", harness.poll_context(14), False),
         ("ledger.record_up", "s", True),
-        ("pages.publish",),
+        ("publisher.publish",),
         ("ledger.pending_steps", "s", STARTED + 14, 100),
         ("ledger.finish_poll", "s"),
-        ("pages.publish",),
+        ("publisher.publish",),
     ]
     assert (harness.report.outcome, harness.report.ended, harness.report.duration) == ("success", STARTED + 14, 14.0)
 
@@ -87,9 +87,9 @@ def test_polls_that_came_due_meanwhile_are_recorded_while_a_long_one_runs_and_at
         harness.poller.skip()
     assert [line["event"] for line in lines] == ["poll skipped: previous poll still running"]
     harness.poller.report_skipped_polls()
-    assert harness.result("ledger.skip_polls", "pages.publish_throttled") == [
+    assert harness.result("ledger.skip_polls", "publisher.publish_throttled") == [
         ("ledger.skip_polls", "s", 2),
-        ("pages.publish_throttled",),
+        ("publisher.publish_throttled",),
     ]
     with capture_logs() as lines:
         harness.poll(lambda _view: harness.poller.skip())
@@ -142,7 +142,7 @@ def test_an_error_ends_the_poll_and_is_reported_with_its_reason(error, reason, f
     report, status = harness.report, harness.status
     assert (report.outcome, report.ended, report.duration, report.reasons) == ("error", STARTED + 3, 3.0, [reason])
     assert (status.up, status.last_success) == (False, None)
-    assert len(harness.result("pages.publish")) == 1
+    assert len(harness.result("publisher.publish")) == 1
     assert [(line["log_level"], line["outcome"], line["reason"], line["error"]) for line in lines] == [
         ("warning", "error", reason, failure)
     ]
@@ -185,7 +185,7 @@ def test_unreadable_parts_do_not_affect_others():
         waiting(harness, "x")
         assert harness.poll(BATCH, PartialError(parts)) == "partial"
     assert harness.result("ledger.expire_open_runs", "ledger.complete_poll", "ledger.commit_steps") == [
-        ("ledger.expire_open_runs", "s", harness.poll_context(), True),
+        ("ledger.expire_open_runs", "s", harness.poll_context(), 900.0),
         ("ledger.complete_poll", "s", harness.poll_context(), False),
         ("ledger.commit_steps", "s", "x", (), harness.poll_context()),
     ]
@@ -225,7 +225,7 @@ def test_steps_that_raise_an_internal_error_do_not_block_others(harness):
     answered = harness.source.steps
     harness.source.steps = lambda run: int("odd") if run.run_id == "a" else answered(run)
     assert harness.poll() == "success"
-    assert [event[2] for event in harness.result("ledger.steps_failed", "ledger.commit_steps")] == ["a", "b"]
+    assert [event[2] for event in harness.result("ledger.record_failed_steps", "ledger.commit_steps")] == ["a", "b"]
     assert harness.report.reasons == ["internal"]
 
 
@@ -254,7 +254,7 @@ def test_failures_are_counted_until_a_poll_succeeds(harness):
 def test_a_shutdown_during_a_poll_records_no_poll_and_is_raised_again(harness):
     with pytest.raises(Stopped):
         harness.poll(BATCH, Stopped())
-    assert harness.result("ledger.finish_poll", "ledger.record_up", "pages.publish", "ledger.complete_poll") == []
+    assert harness.result("ledger.finish_poll", "ledger.record_up", "publisher.publish", "ledger.complete_poll") == []
     assert not harness.poller.polled
 
 
@@ -348,7 +348,7 @@ def test_a_clock_skew_of_the_first_poll_that_proves_wrong_is_undone(harness):
     harness.poller.poll()
     shifts = [event[2] for event in harness.result("ledger.shift_baseline")]
     assert shifts == [900.0, -900.0]
-    assert harness.result("ledger.expire_open_runs")[0][-1] is True
+    assert harness.result("ledger.expire_open_runs")[0][-1] == 900.0
 
 
 def test_a_small_clock_skew_is_ignored(harness):
@@ -366,7 +366,7 @@ def test_a_state_that_cannot_be_written_does_not_hide_the_first_error(harness):
     harness.ledger.refused = {"shift_baseline": StateError("disk full")}
     assert harness.poll(lambda _view: skew(harness, 60.0), AuthError("refused")) == "error"
     assert harness.status.reason == "auth"
-    assert harness.result("pages.publish") == [("pages.publish",)]
+    assert harness.result("publisher.publish") == [("publisher.publish",)]
 
 
 def test_the_first_poll_is_served_at_once_and_later_ones_shortly_after(harness):
@@ -377,12 +377,12 @@ def test_the_first_poll_is_served_at_once_and_later_ones_shortly_after(harness):
         waiting(harness, "x")
         harness.poll()
         served.append(
-            [event[0] for event in harness.result("pages.publish", "pages.publish_throttled", "source.steps")]
+            [event[0] for event in harness.result("publisher.publish", "publisher.publish_throttled", "source.steps")]
         )
         assert harness.result("polled") == [("polled", True)]
     assert served == [
-        ["pages.publish", "source.steps", "pages.publish_throttled", "pages.publish"],
-        ["pages.publish_throttled", "source.steps", "pages.publish_throttled", "pages.publish"],
+        ["publisher.publish", "source.steps", "publisher.publish_throttled", "publisher.publish"],
+        ["publisher.publish_throttled", "source.steps", "publisher.publish_throttled", "publisher.publish"],
     ]
 
 
@@ -390,9 +390,9 @@ def test_a_failed_first_poll_counts_as_a_first_poll(harness):
     harness.poll(AuthError("refused"))
     assert harness.poller.polled
     harness.poll()
-    assert harness.result("pages.publish", "pages.publish_throttled") == [
-        ("pages.publish_throttled",),
-        ("pages.publish",),
+    assert harness.result("publisher.publish", "publisher.publish_throttled") == [
+        ("publisher.publish_throttled",),
+        ("publisher.publish",),
     ]
 
 
@@ -409,7 +409,7 @@ def test_steps_are_fetched_in_batches_until_none_wait(harness):
         ("ledger.commit_steps", "s", "r1", (), harness.poll_context(0.125)),
     ]
     assert [event[3] for event in harness.result("ledger.pending_steps")] == [100, 100, 100]
-    assert harness.result("pages.publish_throttled") == [("pages.publish_throttled",)] * 2
+    assert harness.result("publisher.publish_throttled") == [("publisher.publish_throttled",)] * 2
 
 
 def test_a_poll_without_steps_leaves_them_to_the_next(harness):
@@ -440,8 +440,13 @@ def test_steps_wait_for_the_next_poll_after_three_consecutive_errors():
         harness.source.answers = {run_id: SchemaError("odd") for run_id in "abdefg"}
         assert harness.poll() == "success"
     assert [event[1] for event in harness.result("source.steps")] == list("abcdef")
-    assert harness.result("ledger.steps_failed")[0] == ("ledger.steps_failed", "s", "a", harness.poll_context())
-    assert [event[2] for event in harness.result("ledger.steps_failed")] == list("abdef")
+    assert harness.result("ledger.record_failed_steps")[0] == (
+        "ledger.record_failed_steps",
+        "s",
+        "a",
+        harness.poll_context(),
+    )
+    assert [event[2] for event in harness.result("ledger.record_failed_steps")] == list("abdef")
     assert harness.report.reasons == ["schema"] * 5
     assert lines[0] == {
         "event": "fetching steps failed",
@@ -457,8 +462,8 @@ def test_steps_that_the_api_does_not_have_are_not_an_error(harness):
     waiting(harness, *"abcde")
     harness.source.answers = {run_id: NotFoundError("404", 404) for run_id in "abcd"}
     assert harness.poll() == "success"
-    missing = [("ledger.steps_missing", "s", run_id, harness.poll_context()) for run_id in "abcd"]
-    assert harness.result("ledger.steps_missing") == missing
+    missing = [("ledger.record_missing_steps", "s", run_id, harness.poll_context()) for run_id in "abcd"]
+    assert harness.result("ledger.record_missing_steps") == missing
     assert [event[2] for event in harness.result("ledger.commit_steps")] == ["e"]
     assert harness.report.reasons == []
 
@@ -468,9 +473,9 @@ def test_a_rate_limiting_api_gets_no_requests_for_steps(harness, error, reason):
     waiting(harness, *"abc")
     harness.source.answers = {"b": error}
     assert harness.poll(BATCH) == "error"
-    assert harness.result("ledger.commit_steps", "ledger.steps_failed") == [
+    assert harness.result("ledger.commit_steps", "ledger.record_failed_steps") == [
         ("ledger.commit_steps", "s", "a", (), harness.poll_context()),
-        ("ledger.steps_failed", "s", "b", harness.poll_context()),
+        ("ledger.record_failed_steps", "s", "b", harness.poll_context()),
     ]
     assert harness.report.reasons == [reason]
     assert harness.result("ledger.record_up") == [("ledger.record_up", "s", True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.assembly import Assembly, Clocks, NoPublisher
 from exporter.commands.backfill.cutoff import Cutoff
 from exporter.commands.backfill.replay import Past, without_counters
 from exporter.config import Config
@@ -77,7 +77,7 @@ class PastReader:
         loaded = LoadedState(jobs=[without_counters(job) for job in cutoff.jobs])
         self._ledger = Ledger(lambda: OpenedState(store=self._store, loaded=loaded))
         self._ledger.load()
-        self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
+        self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPublisher(), clocks)
         self._rules = {name: each.rules for name, each in self.assembly.configured.items()}
         cutoff.check(self._rules)
         self.assembly.configure()

@@ -121,7 +121,7 @@ def ordered(requests: Iterable[ScheduledRequest]) -> Iterator[ScheduledRequest]:
     yield from (request for request in every if request.retry and not request.due)
 
 
-def round_seconds(tiers: Iterable[PollTier], poll_interval: float, requests_per_minute: float) -> float:
+def seconds_per_round(tiers: Iterable[PollTier], poll_interval: float, requests_per_minute: float) -> float:
     """Return the seconds that it takes to read every job once within the budget."""
     spacings = [spacing(tier, poll_interval) for tier in tiers]
     supply = max(1.0, TIME_SHARE * requests_per_minute * poll_interval / 60)

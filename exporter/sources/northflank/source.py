@@ -28,7 +28,7 @@ from exporter.sources.northflank.request_queue import (
     ScheduledRequest,
     is_due,
     ordered,
-    round_seconds,
+    seconds_per_round,
     spacing,
 )
 from exporter.sources.northflank.requests import NorthflankApi
@@ -62,7 +62,7 @@ class NorthflankSource(Source):
         self._projects: dict[str, Project] = {}
         self._projects_due = 0.0
         self._listing: Listing | None = None
-        self._round_seconds = 0.0
+        self._seconds_per_round = 0.0
 
     # --- one poll ---
 
@@ -133,7 +133,7 @@ class NorthflankSource(Source):
             tiers += [PollTier.FAST] * len(job.unlisted_open_runs)
             tiers.append(self._reader.tier(job, active, view.now))
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
-        self._round_seconds = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
+        self._seconds_per_round = max(self._lists_spacing(), seconds_per_round(tiers, interval, rate)) if tiers else 0.0
         return requests
 
     # --- lists ---
@@ -219,9 +219,9 @@ class NorthflankSource(Source):
         """List the projects."""
         return f"signed in, {len(self._api.list(PROJECTS, 'projects'))} projects"
 
-    def round_seconds(self) -> float:
+    def seconds_per_round(self) -> float:
         """Return the seconds that it takes to read every job once within the budget."""
-        return self._round_seconds
+        return self._seconds_per_round
 
 
 def _access(settings: NorthflankSettings) -> Access:

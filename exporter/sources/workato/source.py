@@ -37,7 +37,7 @@ class WorkatoSource(Source):
         self._requested: dict[str, float] = {}
         self._refused: set[str] = set()
         self._unfinished: set[str] = set()
-        self._round_seconds = 0.0
+        self._seconds_per_round = 0.0
 
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read the recipes and jobs of each customer, busy customers first, until the poll's time is up.
@@ -68,7 +68,7 @@ class WorkatoSource(Source):
             failed += 1
             if any_read and self._failing.is_overdue(part, view.now):
                 yield self._unreadable(customer)
-        self._round_seconds = self._waited(began, view.now)
+        self._seconds_per_round = self._waited(began, view.now)
         # If no customer could be read, the source as a whole is unreadable.
         if self._failing.errors and not any_read:
             raise next(reversed(self._failing.errors.values()))
@@ -146,9 +146,9 @@ class WorkatoSource(Source):
             return f"signed in, {len(self._customers.read_page()[0])} managed users on the first page"
         return f"signed in, {len(self._api.recipes('')[0])} recipes"
 
-    def round_seconds(self) -> float:
+    def seconds_per_round(self) -> float:
         """Return the seconds that it takes to read every customer once; 0 while every poll reads all customers."""
-        return self._round_seconds
+        return self._seconds_per_round
 
 
 def part_of(customer: Customer) -> str:

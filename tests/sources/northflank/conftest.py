@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import NoPages, counting_rules, rules_of
+from exporter.assembly import NoPublisher, counting_rules, rules_of
 from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment
 from exporter.config import Config
@@ -60,7 +60,7 @@ class Exporter:
             api_clock=self.client,
             monotonic=self.clock,
             sweep_interval=None,
-            pages=NoPages(),
+            publisher=NoPublisher(),
         )
 
     def sleep(self, seconds: float) -> bool:

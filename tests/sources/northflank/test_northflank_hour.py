@@ -71,7 +71,7 @@ def test_an_hour_of_100_jobs_counts_every_completion(exporter, project, simulato
     truth = simulator.truth(NOW, until)
     counted = sum(exporter.counted().values())
     assert len(truth.endings) <= counted <= len(simulator.truth(NOW).endings)
-    assert until > clock() - exporter.source.round_seconds() - 2 * 60
+    assert until > clock() - exporter.source.seconds_per_round() - 2 * 60
 
 
 def test_a_round_of_100_jobs_takes_about_8_minutes_and_each_poll_less_than_its_interval(exporter, project, clock):
@@ -79,6 +79,6 @@ def test_a_round_of_100_jobs_takes_about_8_minutes_and_each_poll_less_than_its_i
     ages = []
     exporter.live(HOUR, lambda: ages.append(clock() - (exporter.watermark() or NOW)))
     assert max(ages[-30:]) < 12 * 60
-    assert exporter.source.round_seconds() <= 600
+    assert exporter.source.seconds_per_round() <= 600
     assert max(exporter.lasted) <= 60
     assert len(exporter.lasted) == 60

@@ -12,7 +12,7 @@ from exporter.sources.northflank.request_queue import (
     is_job_due,
     ordered,
     overdue_ratio,
-    round_seconds,
+    seconds_per_round,
     spacing,
     tier_of,
 )
@@ -127,4 +127,4 @@ def test_the_most_overdue_request_comes_first_after_interrupted_ones():
     ],
 )
 def test_a_round_takes_as_long_as_a_budget_of_12_requests_per_poll_needs(tiers, seconds):
-    assert round_seconds(tiers, MINUTE, 15) == pytest.approx(seconds)
+    assert seconds_per_round(tiers, MINUTE, 15) == pytest.approx(seconds)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.assembly import Assembly, Clocks, NoPublisher, counting_rules
 from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
@@ -36,7 +36,7 @@ class InProcessExporter:
         self.ledger.load()
         # Waits take real time; skipped time passes on both clocks.
         outside = Clocks(clock=self._clock, monotonic=lambda: time.monotonic() + self._clock())
-        self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
+        self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPublisher(), outside)
         rules = {name: shown.rules for name, shown in self.assembly.configured.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         self.polled = self.assembly.scheduled[0]

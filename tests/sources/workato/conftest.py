@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import NoPages, counting_rules, rules_of
+from exporter.assembly import NoPublisher, counting_rules, rules_of
 from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config import Config, loads
@@ -65,7 +65,7 @@ class Watch:
             api_clock=client,
             monotonic=clock,
             sweep_interval=None,
-            pages=NoPages(),
+            publisher=NoPublisher(),
         )
 
     def config(self) -> Config:

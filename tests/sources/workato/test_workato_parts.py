@@ -158,7 +158,7 @@ def test_a_source_is_down_while_a_readable_customer_does_not_answer_and_not_for_
 def test_a_customer_that_does_not_answer_does_not_make_the_round_longer(four, simulator):
     simulator.disruptions.add(HARMS["500"](customer(PROJECTS[0])))
     four.poll(times=20)
-    assert four.source.round_seconds() == 0
+    assert four.source.seconds_per_round() == 0
 
 
 def test_a_recipe_that_does_not_answer_does_not_make_the_source_down(world, two, clock, simulator):

@@ -448,7 +448,7 @@ def test_a_short_budget_continues_where_it_stopped_with_open_jobs_first(world, w
     for _ in range(3):
         watch.poll()
         assert watch.requests()["jobs"] == 1
-    assert 60 < watch.source.round_seconds() < 600
+    assert 60 < watch.source.seconds_per_round() < 600
     assert watch.watermark() > clock() - 600
 
 

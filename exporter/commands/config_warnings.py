@@ -18,7 +18,7 @@ _VARIABLE_IN_TEXT = re.compile(r"(?<!\$)\$[A-Z][A-Z0-9_]{2,}")
 _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Z][A-Z0-9_]*=[^=\s]")
 
 
-def warnings(config: Config, now: float) -> Iterator[ConfigProblem]:
+def config_warnings(config: Config, now: float) -> Iterator[ConfigProblem]:
     """Yield the warnings about a config. `now`: Unix seconds."""
     for index, source in enumerate(config.sources):
         for key, message in _source_warnings(source, now):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.commands.warnings import warnings
+from exporter.commands.config_warnings import config_warnings
 from exporter.config import ConfigError, loads
 from exporter.sources import KNOWN_NAMES
 
@@ -24,7 +24,7 @@ def token(config):
 
 
 def warned(config):
-    return [str(warning) for warning in warnings(config, now=0.0)]
+    return [str(warning) for warning in config_warnings(config, now=0.0)]
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n"])
