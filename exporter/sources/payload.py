@@ -110,15 +110,13 @@ def decode_rows(body: bytes, envelopes: Sequence[str], *, nested: bool = True) -
     try:
         return decode(body, ROWS)
     except SchemaError:
-        fields = decode(body, OBJECT)
-    for key in envelopes:
-        if key in fields:
-            with suppress(SchemaError):
-                return decode(bytes(fields[key]), ROWS)
-    for key in envelopes if nested else ():
-        if key in fields:
-            with suppress(SchemaError):
-                return decode_rows(bytes(fields[key]), envelopes, nested=False)
+        fields = Fields.of_body(body)
+    rows = fields.rows(*envelopes)
+    if rows is not None:
+        return rows
+    for raw in fields.raws(*envelopes) if nested else ():
+        with suppress(SchemaError):
+            return decode_rows(bytes(raw), envelopes, nested=False)
     raise SchemaError("the response is an object without the expected list")
 
 
@@ -144,12 +142,14 @@ def usable(
 
 
 def scalar(*values: msgspec.Raw) -> Scalar:
-    """Return the first of these values that is a text or a number; None if there is none."""
+    """Return the first number or text of these values; an empty text only if no other value is one. None if none is."""
+    empty: Scalar = None
     for raw in values:
         value = decoded(raw, SCALAR)
-        if value is not None:
+        if value is not None and value != "":
             return value
-    return None
+        empty = value if empty is None else empty
+    return empty
 
 
 def text(*values: msgspec.Raw) -> str:

@@ -83,9 +83,9 @@ class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="c
     end_time: Scalar = None
 
     @property
-    def has_times(self) -> bool:
-        """Return whether the row has the times of a started run. If not, its fields may have other names."""
-        return self.start_time is not None and (self.duration is not None or self.end_time is not None)
+    def is_usual(self) -> bool:
+        """Return whether the usual fields of a started run have values. If not, the values may have other names."""
+        return bool(self.job_name.strip() and self.state and self.start_time and (self.duration or self.end_time))
 
 
 TYPED_ROW: msgspec.json.Decoder[SnowplowRun] = msgspec.json.Decoder(SnowplowRun)
@@ -152,7 +152,7 @@ def _parse_row(row_text: bytes) -> SnowplowRun | None:
     """Return the run of a row; None if it has no ID."""
     raw = msgspec.Raw(row_text)
     row = decoded(raw, TYPED_ROW)
-    return row if row is not None and row.has_times else _from_fields(Fields.of(raw))
+    return row if row is not None and row.is_usual else _from_fields(Fields.of(raw))
 
 
 def _from_fields(fields: Fields) -> SnowplowRun | None:

@@ -77,10 +77,26 @@ def test_a_wrapper_without_a_run_is_an_error(body):
 
 
 @pytest.mark.parametrize(
-    "wrapped", [{"content": [ROW]}, {"data": {"runs": [ROW]}}, {"data": {"items": []}, "runs": [ROW]}]
+    "wrapped",
+    [{"content": [ROW]}, {"job_runs": [ROW]}, {"data": {"Runs": [ROW]}}, {"data": {"items": []}, "runs": [ROW]}],
 )
 def test_a_list_may_be_under_content_or_wrapped_twice(wrapped):
     assert [row.run_id for row in parse_rows(json.dumps(wrapped).encode(), {}).fresh] == ["r1"]
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("runId", "id"),
+        ("jobName", "name"),
+        ("state", "status"),
+        ("startTime", "startedAt"),
+        ("duration", "runDuration"),
+    ],
+)
+@pytest.mark.parametrize("empty", ["", None])
+def test_another_name_of_a_field_is_used_if_the_usual_one_is_empty(field, other, empty):
+    assert row_of(**{field: empty, other: ROW[field]}) == row_of()
 
 
 @pytest.mark.parametrize("wrapped", [{"data": {"data": {"runs": [ROW]}}}, {"data": {"message": "x"}}, {"list": [ROW]}])
