@@ -5,8 +5,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
+import msgspec
+
 from exporter.client.client import Client
 from exporter.config.source import DAY, HOUR, MINUTE
+from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.rest import OpenRunQueue, ProblemLog, is_gone, path, root_of, status_table
@@ -183,21 +186,24 @@ class SnowplowSource(Source):
         missing = {run.run_id: run for run in view.open_runs() if run.run_id not in shown}
         for run_id in self._open_runs.ordered(missing, view):
             with self._failing.read(f"run {run_id}", view):
-                batch = self._read_run(run_id, view.now)
+                batch = self._read_run(missing[run_id], view.now)
                 if batch is not None:
                     yield batch
                 elif is_gone(missing[run_id], view.now, REACH):
                     yield Batch(gone=[run_id])
 
-    def _read_run(self, run_id: str, now: float) -> Batch | None:
-        """Return the batch of a run; None if the API does not have the run."""
+    def _read_run(self, known: OpenRun, now: float) -> Batch | None:
+        """Return the batch of an active run; None if the API does not have the run."""
         try:
-            body = self._get(RUN, runId=run_id)
+            body = self._get(RUN, runId=known.run_id)
         except NotFoundError:
             return None
-        row, steps = parse_run(body, self._statuses, run_id)
-        runs = self._to_runs([row], now, all_rows=[])
-        return Batch(jobs=[to_job(row)], runs=runs, steps={run_id: steps} if steps else {})
+        row, steps = parse_run(body, self._statuses, known.run_id)
+        (run,) = self._to_runs([row], now, all_rows=[])
+        jobs = [to_job(row)]
+        if not (row.job_name and row.environment):  # this response may lack what the list shows
+            jobs, run = [], msgspec.structs.replace(run, job_id=known.job_id)
+        return Batch(jobs=jobs, runs=[run], steps={run.run_id: steps} if steps else {})
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """Return the steps of a completed run."""

@@ -2,6 +2,8 @@
 
 import pytest
 
+from exporter.simulators.snowplow import SnowplowOptions
+from exporter.simulators.snowplow_rows import SnowplowShape
 from tests.contract.harness import DAY, HOUR, MINUTE, Bench
 
 
@@ -70,6 +72,16 @@ def test_a_completion_seen_by_id_includes_its_steps(bench):
     bench.poll()
     assert "steps" not in requested(bench, lambda: bench.run(10 * MINUTE))
     assert bench.value("jobrun_steps_total", step_name="load", result="success") == 1
+
+
+@pytest.mark.parametrize("lacking", ["jobName", "environment"])
+def test_a_run_by_id_keeps_its_job_if_the_response_lacks_a_part_of_it(bench, lacking):
+    bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=5 * HOUR + 5 * MINUTE, steps=["load"])
+    bench.poll()
+    bench.simulator.options = SnowplowOptions(rows=SnowplowShape(omit=frozenset({lacking})))
+    bench.run(10 * MINUTE)
+    assert bench.counted() == {("prod", "long", "success"): 1}
+    assert bench.value("jobrun_source_jobs") == 1
 
 
 def test_an_hourly_sweep_needs_no_request_of_its_own(bench):
