@@ -278,11 +278,11 @@ class RunReader:
     def _note_committed(self, rows: Sequence[StraitRun], view: View) -> None:
         self._committed.update((row.id, row) for row in rows)
         self._dead_letters.update((row.id, row.created) for row in rows if row.status == DEAD_LETTER)
-        # A failed workflow run may start to compensate. If the server has no list of such runs, it is read by ID.
+        # A run that has just failed may start to compensate. If the server has no list of such runs, it is read by ID.
         if self._by_status.refuses(COMPENSATING):
             for row in rows:
                 if row.status in ("failed", "timed_out"):
-                    self._may_compensate.setdefault(row.id, view.now + PATIENCE)
+                    self._may_compensate[row.id] = (row.run.end or view.now) + PATIENCE
 
     # --- single runs ---
 

@@ -160,3 +160,15 @@ def test_a_compensation_is_followed_although_its_list_is_refused(world, clock, o
         exporter.poll(60)
     assert exporter.open() == {}
     assert exporter.completed("booking") == {"failure": 1}
+
+
+def test_runs_that_failed_long_ago_are_not_read_for_a_compensation(world, clock, option, exporter, simulator):
+    option(unknown_words=frozenset({"compensating"}))
+    for minute in range(250):
+        world.run("flow", created=clock() - 6 * HOUR + minute * 60, duration=1.0, result="failure", steps=["a"])
+    exporter.poll()
+    exporter.poll(HOUR)  # this poll sweeps
+    simulator.log.clear()
+    for _ in range(3):
+        exporter.poll(60)
+    assert ("workflow_run", 200) not in simulator.log.counts()
