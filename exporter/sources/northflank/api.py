@@ -80,7 +80,8 @@ def parse_page(body: bytes, key: str) -> NorthflankPage:
     if rows is None:
         raise SchemaError("the response is an object without the expected list")
     pagination = fields.object("pagination")
-    return NorthflankPage(rows=rows, more=pagination.flag("hasNextPage") is True, cursor=pagination.text("cursor"))
+    cursor, more = pagination.text("cursor"), pagination.flag("hasNextPage")
+    return NorthflankPage(rows=rows, more=bool(cursor) if more is None else more, cursor=cursor)
 
 
 def parse_project(raw: msgspec.Raw) -> str:

@@ -159,7 +159,10 @@ def test_a_body_that_is_not_json_is_a_decode_error(body):
     [
         ({"hasNextPage": True, "cursor": "c", "count": 1}, True, "c"),
         ({"hasNextPage": True}, True, ""),
+        ({"hasNextPage": False, "cursor": "c"}, False, "c"),
         ({"hasNextPage": "yes", "cursor": None}, False, ""),
+        ({"hasNextPage": "yes", "cursor": "c"}, True, "c"),
+        ({"cursor": "c"}, True, "c"),
         (None, False, ""),
     ],
 )
