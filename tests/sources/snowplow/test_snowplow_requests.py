@@ -94,3 +94,10 @@ def test_a_possibly_truncated_response_costs_one_request(bench):
         bench.world.run("frequent", start=bench.clock() - 3 * DAY + number * 600, duration=60, steps=["load"])
     assert requested(bench, bench.poll)["runs"] == 3
     assert bench.value("jobrun_source_truncated_responses_total") == 0
+
+
+@pytest.mark.parametrize("wrong", [-DAY, -3, 3, DAY])
+def test_the_probe_works_with_a_wrong_local_clock(bench, wrong):
+    bench.world.run("daily", start=bench.clock() - 600, duration=60)
+    bench.local.wrong = wrong
+    assert bench.assembly.sources["one"].probe() == "signed in, 1 runs in the last hour"
