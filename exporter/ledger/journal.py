@@ -174,6 +174,7 @@ class Journal:
         self.committed.first_keys = self.store().first_keys()
         for name in names & self.rules.keys():
             self._apply_rules(name, self.rules[name])
+        self._limit_step_histograms()
 
     def _put_loaded(self, loaded: LoadedState) -> None:
         for source in loaded.sources:
@@ -187,7 +188,8 @@ class Journal:
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
         """Apply a configuration. If it raises IdentityError, nothing has changed.
 
-        `step_histograms`: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
+        `step_histograms`: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known. With replicas they are
+        on again as soon as fewer are known.
         """
         with self.lock:
             self.check(rules)
@@ -232,9 +234,11 @@ class Journal:
         return another.series_of(job, step_histograms) if another is not None and job.shown else 0
 
     def _limit_step_histograms(self) -> None:
-        if self._may_limit_steps and self.committed.steps_total > MANY_STEPS:
-            self._may_limit_steps = False
-            self.counting = msgspec.structs.replace(self.counting, step_histograms=False)
+        wanted = self.committed.steps_total <= MANY_STEPS
+        if self._may_limit_steps and self.counting.step_histograms is not wanted:
+            # Once off, they stay off. But replicas must show the same page, no matter when each of them started.
+            self._may_limit_steps = self._store is not None and bool(self._store.first_keys())
+            self.counting = msgspec.structs.replace(self.counting, step_histograms=wanted)
             self.everything_changed = True
             for job in list(self.committed.jobs.values()):
                 self.committed.put_job(job, self._series(job))
@@ -300,13 +304,13 @@ class Journal:
             for job, series in jobs_with_series:
                 self.committed.put_job(job, series)
             self.changed_jobs |= transaction.jobs.keys() | self.committed.open_runs.update(name, followed)
-            self._limit_step_histograms()
 
     @contextmanager
     def updating_memory(self, *sources: str) -> Iterator[None]:
         """Update memory after a commit. If that fails, these sources are loaded from the state again."""
         self._sources_to_reload.update(sources)
         yield
+        self._limit_step_histograms()
         self._sources_to_reload.difference_update(sources)  # `writing` has raised if one was in it before
 
     def replace(self, records: Collection[Record]) -> None:

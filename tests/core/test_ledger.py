@@ -647,10 +647,13 @@ def test_no_job_can_use_the_name_of_the_overflow_job(harness):
     assert names(harness) == {"1": f"{OTHER} #1"}
 
 
-def test_a_rename_begins_at_0_and_keeps_the_gauges(harness):
+@pytest.mark.parametrize("labels", [("", "new"), ("new", "j"), ("new", "new")])
+def test_a_job_with_another_name_or_project_begins_at_0_and_keeps_its_gauges(harness, labels):
+    project, name = labels
     harness.read(ended("a", result=Result.FAILURE))
-    harness.read(ended("b", BASELINE + 200, result=Result.FAILURE), jobs=[Job(job_id="j", name="new")])
-    assert (harness.counts(), harness.job().name, harness.job().streak) == ({"failure": 1}, "new", 2)
+    harness.read(ended("b", BASELINE + 200, result=Result.FAILURE), jobs=[Job(job_id="j", project=project, name=name)])
+    assert (harness.counts(), harness.job().streak) == ({"failure": 1}, 2)
+    assert (harness.job().project, harness.job().name) == labels
 
 
 def test_a_job_that_is_no_longer_listed_expires_after_a_while_and_returns_at_0(harness):

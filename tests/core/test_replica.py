@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from exporter.counting.names import STEPS
 from exporter.errors import StateError
 from exporter.ledger.exposing import expose
+from exporter.ledger.housekeeping import expire_jobs
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS
@@ -161,6 +162,26 @@ def test_the_count_of_lost_commits_survives_a_loss_of_its_own_commit(member, adm
     first.ledger.count_cold_start("rewound")
     second.ledger.reload(["s"])
     assert [each.ledger.committed.exporter.counts[COLD_STARTS]["rewound"].value for each in (first, second)] == [2, 2]
+
+
+def test_all_replicas_have_step_histograms_or_none_no_matter_when_they_started_and_what_they_poll(member):
+    def histograms(*members):
+        return [each.ledger.drain().step_histograms for each in members]
+
+    owner, idle = member("a", steps="all"), member("b", steps="all")
+    owner.parts.poll("1")
+    (row,) = owner.ledger.pending_steps("s", 1e9, 10)
+    steps = [Step(name=f"step {number}", result=Result.SUCCESS) for number in range(2001)]
+    owner.ledger.commit_steps("s", row, steps, PollContext(now=1000.0, started=1000.0))
+    idle.tick()
+    assert not idle.leases.held
+    later = member("c", steps="all")
+    assert histograms(owner, idle, later) == [False, False, False]
+
+    expire_jobs(owner.ledger, 1000.0, job_expiry=100.0)
+    for each in (idle, later):
+        each.tick()
+    assert histograms(owner, idle, later, member("d", steps="all")) == [True, True, True, True]
 
 
 def test_all_replicas_show_the_same_size_and_time_of_the_last_commit(member):
