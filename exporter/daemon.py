@@ -4,6 +4,7 @@ import platform
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -334,8 +335,9 @@ class Daemon:
             return
         self._housekeeping_done, now = self._clocks.monotonic(), self._clocks.clock()
         try:
-            expire_jobs(self._ledger, now, self._config.metrics.job_expiry)
-            prune(self._ledger, now, self._config.state.retention)
+            with self._shared.replica.removed_sources() if self._shared else nullcontext():
+                expire_jobs(self._ledger, now, self._config.metrics.job_expiry)
+                prune(self._ledger, now, self._config.state.retention)
         except StateError as error:
             self._log.warning("state could not be pruned", error=str(error))
 

@@ -1,8 +1,8 @@
 """One of many replicas: takes leases, loads the commits of other replicas, and reports whether its page is current."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from math import ceil
 
@@ -315,6 +315,20 @@ class Replica:
         self._handlers.end_polls(given)
         with self._ledger.lock:
             self._leases.hand_back(given, self._handlers.request_ages)
+
+    @contextmanager
+    def removed_sources(self) -> Iterator[None]:
+        """Hold the leases of sources that are no longer in the config, so that their old runs can be pruned."""
+        removed = self._ledger.committed.sources.keys() - set(self._handlers.identities())
+        try:
+            for name in sorted(removed):
+                with self._ledger.lock:
+                    if self._leases.take([name]) is not None:
+                        self._ledger.reload([name])
+            yield
+        finally:
+            with suppress(StateError):  # the leases then end by themselves
+                self._leases.hand_back(removed, self._handlers.request_ages)
 
     def leave(self) -> None:
         """Hand all sources back, and stop being a replica."""

@@ -131,6 +131,16 @@ def test_a_job_included_later_counts_from_that_time(harness):
     assert harness.counts("other") == {"success": 1}
 
 
+def test_a_job_that_is_first_seen_after_it_was_included_counts_from_that_time_too(harness):
+    harness.configure(exclude=("j",))
+    harness.read(ended("x", job_id="other"))
+    harness.configure(exclude=())
+    harness.now = BASELINE + 500
+    harness.read(ended("x", job_id="other"))
+    harness.read(ended("b", BASELINE + 400), ended("c", BASELINE + 600))
+    assert harness.counts() == {"success": 1}
+
+
 def test_a_job_excluded_for_a_while_does_not_count_runs_completed_meanwhile(harness):
     harness.read(ended("a"), opened("o"), opened("p"))
     harness.configure(exclude=("j",))

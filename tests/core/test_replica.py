@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 
 from exporter.counting.names import STEPS
 from exporter.errors import StateError
+from exporter.learning.cadence import DAY
 from exporter.ledger.exposing import expose
-from exporter.ledger.housekeeping import expire_jobs
+from exporter.ledger.housekeeping import expire_jobs, prune
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS
@@ -182,6 +183,31 @@ def test_all_replicas_have_step_histograms_or_none_no_matter_when_they_started_a
     for each in (idle, later):
         each.tick()
     assert histograms(owner, idle, later, member("d", steps="all")) == [True, True, True, True]
+
+
+def test_runs_and_jobs_of_a_source_that_no_config_has_any_more_are_pruned(member):
+    before = member("a")
+    before.parts.poll("1")
+    before.replica.leave()
+    after = member("b", sources=("other",), groups=("other",))
+    after.parts.poll(source="other", now=40 * DAY)
+    with after.replica.removed_sources():
+        expire_jobs(after.ledger, 40 * DAY, job_expiry=30 * DAY)
+        assert prune(after.ledger, 40 * DAY, retention=30 * DAY) == 1
+    assert after.ledger.committed.jobs[after.ledger.committed.by_id["s", "j"]].gone
+
+    returned = member("c")
+    assert returned.leases.held == {"s"}
+    returned.parts.poll("1", now=40 * DAY)
+    assert returned.parts.successes() == 0
+
+
+def test_sources_that_another_replica_polls_are_not_taken_as_removed(member):
+    owner, other = member("a"), member("b", sources=("other",), groups=("other",))
+    with other.replica.removed_sources():
+        assert other.leases.held == {"other"}
+    owner.tick()
+    assert owner.leases.held == {"s"}
 
 
 def test_all_replicas_show_the_same_size_and_time_of_the_last_commit(member):
