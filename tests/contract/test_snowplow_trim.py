@@ -7,6 +7,7 @@ from exporter.simulators.disruptions import Drop
 from exporter.simulators.snowplow import SnowplowOptions
 from exporter.sources.snowplow.source import SnowplowSource
 from tests.contract.harness import DAY, HOUR, MINUTE, UNOBSERVED, Bench
+from tests.fuzz.corrupting_transport import CorruptingTransport
 
 LIMIT = 300
 TRUNCATED = "jobrun_source_truncated_responses_total"
@@ -50,6 +51,21 @@ def test_a_burst_during_a_downtime_is_counted_completely(bench, after, number, s
     assert bench.value(TRUNCATED) >= 1
     assert bench.value(UNOBSERVED) == 0
     assert requested(bench) - before < 2 * number
+
+
+def test_a_few_runs_of_many_steps_are_counted_completely(tmp_path):
+    bench = Bench("snowplow", tmp_path, wire=CorruptingTransport)
+    steps = [f"step-{number}" for number in range(400)]
+    bench.poll()
+    bench.world.run("wide", start=bench.clock() + 10, duration=30, steps=steps)
+    bench.run(10 * MINUTE)
+    for number in range(40):
+        bench.world.run("wide", start=bench.clock() + number * MINUTE, duration=30, steps=steps)
+    bench.restart(down=2 * HOUR)
+    bench.poll()
+    assert bench.total() == 41
+    assert bench.value(TRUNCATED) >= 1
+    bench.close()
 
 
 def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_once(bench):

@@ -226,9 +226,10 @@ def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, li
     """Return whether the API may have trimmed a response. The response itself does not say so."""
     # A run has about 3 state-change events, and two more per step. Each row has at least one event, so if rows exceed
     # the limit, the API does not trim.
-    if len(rows) > limit or len(rows) * (3 + 2 * ASSUMED_STEPS) < SURELY_COMPLETE * limit:
-        return False
     counts = view.step_counts()
+    most = 3 + 2 * max((ASSUMED_STEPS, *counts.values()))
+    if len(rows) > limit or len(rows) * most < SURELY_COMPLETE * limit:
+        return False
     per_job = Counter(map(job_id_of, rows))
     events = sum(number * (3 + 2 * (counts.get(job_id) or ASSUMED_STEPS)) for job_id, number in per_job.items())
     if events < SURELY_COMPLETE * limit:
