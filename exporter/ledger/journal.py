@@ -19,7 +19,7 @@ from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState, as_open
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import seed_source
-from exporter.ledger.transaction import SourceMemory, Transaction, fork, merge_changes
+from exporter.ledger.transaction import Sighting, SourceMemory, Transaction, fork, merge_changes
 from exporter.metrics.families import COLD_STARTS, POLLS
 from exporter.state.opening import OpenedState
 from exporter.state.sql import LoadedState, SqlStore
@@ -162,7 +162,8 @@ class Journal:
         self.starting |= names
         for name in names:
             memory = self._memory[name]
-            self._memory[name] = SourceMemory(loads=memory.loads + 1, polled=memory.polled)
+            waiting = self._unwritten_rows(name, memory)
+            self._memory[name] = SourceMemory(loads=memory.loads + 1, polled=memory.polled, sightings=waiting)
             self.unread[name] = float("inf")
         for source in loaded.sources:
             known = self.committed.sources.get(source.name)
@@ -175,6 +176,12 @@ class Journal:
         for name in names & self.rules.keys():
             self._apply_rules(name, self.rules[name])
         self._limit_step_histograms()
+
+    def _unwritten_rows(self, source: str, memory: SourceMemory) -> dict[str, Sighting]:
+        """Return the rows that waited for the end of a poll and are not in the state. Their source omits them now."""
+        waiting = {run_id: sighting for run_id, sighting in memory.sightings.items() if sighting.waiting}
+        rows = self.store().runs(source, waiting) if waiting else {}
+        return {run_id: sighting for run_id, sighting in waiting.items() if rows.get(run_id) == sighting.before}
 
     def _put_loaded(self, loaded: LoadedState) -> None:
         for source in loaded.sources:

@@ -24,11 +24,13 @@ FAMILY = "jobrun_runs_total"
 
 
 class LosingPool(Pool):
-    """Connections that may lose the response to a COMMIT."""
+    """Connections that may refuse a COMMIT, or lose its response."""
 
-    loses = False
+    fails = loses = False
 
     def _commit(self, connection):
+        if self.fails:
+            raise StateError("refused")
         super()._commit(connection)
         if self.loses:
             raise StateError("no answer")

@@ -13,14 +13,17 @@ from exporter.client.budget import Stopped
 from exporter.config import loads
 from exporter.counting.records import copy
 from exporter.errors import StateError
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.requests import RequestMetrics
+from exporter.model import Batch, Result
 from exporter.sources import KNOWN_NAMES
 from exporter.state.connections import Pool
 from exporter.state.lease_statements import LONGEST_SILENCE
 from exporter.state.leases import LeaseLostError
 from exporter.state.postgres import migrate
 from exporter.state.postgres_schema import MIGRATIONS
+from tests.core.ledger_harness import run
 from tests.core.replica_harness import ReplicaLedger, expire, rewind, saved
 
 
@@ -262,3 +265,21 @@ def test_counts_of_the_exporter_from_several_replicas_add_up(replica):
         each.ledger.replace([exporter])
     second.ledger.reload(["s"])
     assert second.ledger.committed.exporter.counts["family"]["label"].value == 3
+
+
+@pytest.mark.parametrize("failure", ["fails", "loses"])
+def test_a_row_that_waits_for_the_end_of_a_poll_is_counted_once_even_if_its_commit_fails(replica, failure):
+    only = replica("a")
+    only.take("s")
+    only.poll("1", result=None, end=None)
+    only.poll("2", started=1.0, now=1001.0)
+    poll = PollContext(now=1002.0, started=1002.0, load=only.ledger.start_poll("s", 1002.0))
+    only.ledger.commit("s", Batch(runs=[run("1", start=10.0, result=Result.SUCCESS)]), poll)
+    setattr(only.pool, failure, True)
+    with pytest.raises(StateError):
+        only.ledger.expire_open_runs("s", poll)
+    setattr(only.pool, failure, False)
+    only.ledger.start_poll("s", 1003.0)  # the source does not show a committed row again
+    only.ledger.start_poll("s", 1004.0)
+    assert only.successes() == 2
+    assert only.ledger.open_runs("s") == []
