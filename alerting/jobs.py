@@ -89,7 +89,9 @@ PREREQUISITES = (
 
 STUCK = f"""{since("jobrun_oldest_active_run_start_timestamp_seconds")}
 > on ({JOB}) group_left ()
-{RUN_LIMIT}"""
+{RUN_LIMIT}
+unless on ({SERVED_JOB}, state)
+label_replace(jobrun_job_enabled == 0, "state", "pending", "", "")"""
 
 LEARNED = 'jobrun_job_expectation_learned{expectation="freshness"}'
 CAPPED_INFO = f"""(
@@ -363,7 +365,11 @@ unless on ({SERVED_JOB}) (
 )
 
 DURATIONS = (
-    Record(held("run_stuck"), condition("run_stuck", of_job(STUCK, "state"))),
+    Record(
+        held("run_stuck"),
+        condition("run_stuck", of_job(STUCK, "state")),
+        "Runs of a disabled or paused job wait until it is enabled again, so they are not stuck.",
+    ),
     Alert(
         name="JobrunRunStuck",
         expression=held("run_stuck"),

@@ -127,6 +127,14 @@ def hourly(_minute):
     return JobView(state=state(), active={State.PENDING: (1, 60.0)}, next_expected=3660.0)
 
 
+def paused(minute):
+    """Waits since 1, and executes from 140 on; is disabled until 100."""
+    active = {State.PENDING if minute < 140 else State.EXECUTING: (1, 60.0)}
+    known = state()
+    known.job = msgspec.structs.replace(known.job, enabled=minute >= 100)
+    return JobView(state=known, active=active, duration_budget=1200.0)
+
+
 def slow(minute):
     """Takes long at 30; takes longer but fails at 60; is quick from 90 on."""
     run = (
@@ -242,7 +250,7 @@ def configured(minute):
 
 
 WORLDS = {
-    **dict.fromkeys((failing, quickly, patient, old, late, hourly, slow, together, one_by_one), 1),
+    **dict.fromkeys((failing, quickly, patient, old, late, hourly, paused, slow, together, one_by_one), 1),
     **dict.fromkeys((unreadable, access, configured), 1),
     losses: 15,
     keys: 60,
