@@ -796,6 +796,16 @@ def test_steps_and_error_types_over_the_limit_fold_into_their_job(harness):
 # --- steps ---
 
 
+@pytest.mark.parametrize(
+    ("steps", "requested"),
+    [("all", {*Result}), ("failed", {Result.FAILURE, Result.ERROR, Result.TIMEOUT}), ("off", set())],
+)
+def test_the_config_decides_of_which_completed_runs_the_steps_are_requested(harness, steps, requested):
+    harness.configure(steps=steps)
+    harness.read(*(ended(result.value, result=result) for result in Result))
+    assert {row.run.result for row in harness.ledger.pending_steps("s", harness.now, 100)} == requested
+
+
 def test_steps_are_requested_until_complete_and_then_counted_as_unknown(harness):
     harness.read(ended())
     half = [Step(name="s", result=Result.SUCCESS), Step(name="t", state=State.EXECUTING)]
@@ -860,6 +870,17 @@ def test_only_the_last_completed_and_last_failed_baseline_runs_get_their_steps(h
         harness.ledger.commit_steps("s", row, [Step(name="s", result=row.run.result)], harness.poll_context)
     assert harness.counts(family=STEPS) == {}
     assert (harness.job().last_failure.failed_step, harness.job().last_steps.run_id) == ("s", "1")
+
+
+@pytest.mark.parametrize(("steps", "requested"), [("failed", {"failure"}), ("off", set())])
+def test_the_config_also_decides_about_the_steps_of_baseline_runs(harness, steps, requested):
+    harness.configure(steps=steps)
+    harness.read(
+        ended("success", BASELINE - 10),
+        ended("failure", BASELINE - 20, result=Result.FAILURE),
+        ended("before", BASELINE - 30),
+    )
+    assert {row.run.run_id for row in harness.ledger.pending_steps("s", harness.now, 100)} == requested
 
 
 # --- what was not seen ---
