@@ -132,6 +132,7 @@ class Assembly:
     Args:
         before: The assembly that this one replaces. Sources with an unchanged config are kept, with their sign-in,
             budget and cached rows. Sources with TLS files are not, because the files may have changed.
+        replicas: Returns how many replicas share the sources.
 
     Attributes:
         configured: What snapshots need to know about each source, by name.
@@ -147,8 +148,10 @@ class Assembly:
         clocks: Clocks,
         *,
         before: "Assembly | None" = None,
+        replicas: Callable[[], int] = lambda: 1,
     ) -> None:
         self.config = config
+        self._replicas = replicas
         self._ledger, self._metrics, self._publisher, self._clocks = ledger, metrics, publisher, clocks
         by_credential: dict[str, list[SourceSettings]] = {}
         for settings in config.sources:
@@ -178,6 +181,7 @@ class Assembly:
             sleep=self._clocks.sleep or stopping.wait,
             # A replica may notice late that it has lost a lease, for example while its database does not respond.
             stopping=lambda: stopping.is_set() or not all(self._ledger.owns(each.name) for each in settings),
+            processes=self._replicas,
             before=before.budget if before else None,
         )
         budget.add_requests(request_ages)

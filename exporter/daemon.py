@@ -107,7 +107,7 @@ class Daemon:
         )
         self._reloading = threading.Lock()
         self._housekeeping_done = clocks.monotonic()
-        self._assembly = Assembly(config, self._ledger, self._metrics, self._publisher, clocks)
+        self._assembly = self._assemble(config)
         self._schedule = PollSchedule(clocks.clock, clocks.monotonic)
         self._heartbeat = Heartbeat(
             (
@@ -149,6 +149,17 @@ class Daemon:
                 api.route(reporter, self._pool, lambda: openapi.document(__version__, self._config.web.external_url)),
                 *Site(reporter, self._pool, lambda: assets.read("docs/runbooks.md"), version=__version__).routes,
             ],
+        )
+
+    def _assemble(self, config: Config, before: Assembly | None = None) -> Assembly:
+        return Assembly(
+            config,
+            self._ledger,
+            self._metrics,
+            self._publisher,
+            self._clocks,
+            before=before,
+            replicas=lambda: self._shared.replica.replicas if self._shared else 1,
         )
 
     @property
@@ -266,7 +277,7 @@ class Daemon:
         logs.mask(secrets(config))
         before = self._assembly
         try:
-            assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._clocks, before=before)
+            assembly = self._assemble(config, before)
             if self._web_file is not None:
                 self._web_file.reload()
             self._switch(assembly)

@@ -10,7 +10,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Clocks, NoPublisher
+from exporter.client.budget import for_page
 from exporter.config import loads
+from exporter.errors import RateLimitedError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.sources import KNOWN_NAMES
@@ -30,9 +32,9 @@ def assembled():
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     made = []
 
-    def make(*sources, before=None, **settings):
+    def make(*sources, before=None, replicas=1, **settings):
         config = loads(yaml.safe_dump({"sources": copy.deepcopy(list(sources)), **settings}), {}, KNOWN_NAMES)
-        made.append(Assembly(config, ledger, metrics, NoPublisher(), clocks, before=before))
+        made.append(Assembly(config, ledger, metrics, NoPublisher(), clocks, before=before, replicas=lambda: replicas))
         return made[-1]
 
     yield make
@@ -126,3 +128,12 @@ def test_a_replaced_source_keeps_the_used_budget_of_its_credential(assembled):
     after = assembled({**ALPHA, "poll_interval": "2m"}, before=before)
     assert after.clients["alpha"]._budget is not before.clients["alpha"]._budget
     assert after.clients["alpha"].wait() > 90
+
+
+def test_run_pages_of_a_replica_use_only_its_part_of_their_share_of_a_budget(assembled):
+    budget = assembled({**ALPHA, "requests_per_minute": 60}, replicas=3).clients["alpha"]._budget
+    with for_page():
+        for _ in range(5):
+            budget.acquire(deadline=0.0)
+        with pytest.raises(RateLimitedError, match="share"):
+            budget.acquire(deadline=0.0)

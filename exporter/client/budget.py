@@ -87,11 +87,15 @@ class Pace:
             free = max(free, min(self._taken[-1] + self._spacing, self._spaced_until))
         return free
 
-    def earliest_for_page(self, now: float) -> float:
-        """Return the first time, `now` or later, at which a request for a page may be sent if no poll waits."""
+    def earliest_for_page(self, now: float, processes: int = 1) -> float:
+        """Return the first time, `now` or later, at which a request for a page may be sent if no poll waits.
+
+        `processes`: number of processes that share the credential, and so the requests for pages.
+        """
         free = max(self.earliest(now), self._blocked_until)
-        if len(self._page_times) == self._page_times.maxlen:
-            free = max(free, self._page_times[0] + self.period)
+        share = max(1, self.size // REQUESTS_PER_PAGE_REQUEST // processes)
+        if len(self._page_times) >= share:
+            free = max(free, self._page_times[-share] + self.period)
         if self._page_times:
             free = max(free, min(self._page_times[-1] + REQUESTS_PER_PAGE_REQUEST * self._spacing, self._spaced_until))
         return free
@@ -137,16 +141,18 @@ class Budget:
     Args:
         sleep: Sleeps for some seconds. Returns True if the process is shutting down.
         stopping: Returns whether polls must stop sending requests.
+        processes: Returns how many processes send requests for pages with this credential.
         before: The budget that this one replaces: its requests and blocks are kept.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
         self,
         requests_per_minute: float,
         *,
         monotonic: Callable[[], float],
         sleep: Callable[[float], bool | None],
         stopping: Callable[[], bool] = lambda: False,
+        processes: Callable[[], int] = lambda: 1,
         before: "Budget | None" = None,
     ) -> None:
         self._lock = threading.Lock()
@@ -157,6 +163,7 @@ class Budget:
         self._monotonic = monotonic
         self._sleep = sleep
         self._stopping = stopping
+        self._processes = processes
         self._polls_waiting = 0
 
     @property
@@ -243,7 +250,9 @@ class Budget:
             now = self._monotonic()
             if page_request and self._polls_waiting:
                 raise RateLimitedError("no request is sent for a page now: a poll waits for the request budget")
-            free = self._pace.earliest_for_page(now) if page_request else self._pace.earliest(now)
+            free = self._pace.earliest(now)
+            if page_request:
+                free = self._pace.earliest_for_page(now, self._processes())
             if free <= now:
                 self._pace.take(now, page_request=page_request)
                 return 0.0

@@ -28,9 +28,15 @@ def run(number):
 
 
 @pytest.fixture
-def client(moved):
+def replicas():
+    """Number of replicas, which a test may change."""
+    return [1]
+
+
+@pytest.fixture
+def client(moved, replicas):
     environment = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
-    budget = Budget(60.0, monotonic=moved.monotonic, sleep=moved.sleep)
+    budget = Budget(60.0, monotonic=moved.monotonic, sleep=moved.sleep, processes=lambda: replicas[0])
     transport = httpx.MockTransport(lambda _: httpx.Response(200))
     return Client("https://api.example.com", httpx.Auth(), budget, environment=environment, transport=transport)
 
@@ -62,6 +68,13 @@ def test_a_crawler_of_run_pages_gets_a_quarter_of_the_budget_and_polls_do_not_wa
     for _ in range(45):
         client.get("/runs", endpoint="/runs")
     assert moved.slept == []
+
+
+def test_replicas_divide_the_quarter_of_the_budget_among_them(moved, asking, client, replicas):
+    for number, most in ((2, 7), (3, 5), (100, 1), (1, 15)):
+        replicas[0] = number
+        assert opened(asking, client, range(1000 * number, 1000 * number + 100))[0] == most
+        moved.sleep(60.0)
 
 
 def test_a_page_opened_again_sends_no_request(asking, client):
