@@ -320,15 +320,18 @@ class Replica:
     def removed_sources(self) -> Iterator[None]:
         """Hold the leases of sources that are no longer in the config, so that their old runs can be pruned."""
         removed = self._ledger.committed.sources.keys() - set(self._handlers.identities())
+        taken: dict[str, Sequence[float]] = {}  # another config may still have them, so their budgets are kept
         try:
             for name in sorted(removed):
                 with self._ledger.lock:
-                    if self._leases.take([name]) is not None:
+                    request_ages = self._leases.take([name])
+                    if request_ages is not None:
+                        taken[name] = request_ages
                         self._ledger.reload([name])
             yield
         finally:
             with suppress(StateError):  # the leases then end by themselves
-                self._leases.hand_back(removed, self._handlers.request_ages)
+                self._leases.hand_back(taken, taken.__getitem__)
 
     def leave(self) -> None:
         """Hand all sources back, and stop being a replica."""

@@ -202,6 +202,15 @@ def test_runs_and_jobs_of_a_source_that_no_config_has_any_more_are_pruned(member
     assert returned.parts.successes() == 0
 
 
+def test_housekeeping_keeps_the_recorded_requests_of_a_source_that_only_another_config_has(member):
+    owner, other = member("a"), member("b", sources=("other",), groups=("other",))
+    owner.leases.hand_back(["s"], lambda _name: [7.0, 2.0])
+    with other.replica.removed_sources():
+        assert other.leases.held == {"other", "s"}
+    later = owner.leases.take(["s"])
+    assert later == [pytest.approx(7.0, abs=5.0), pytest.approx(2.0, abs=5.0)]
+
+
 def test_sources_that_another_replica_polls_are_not_taken_as_removed(member):
     owner, other = member("a"), member("b", sources=("other",), groups=("other",))
     with other.replica.removed_sources():
