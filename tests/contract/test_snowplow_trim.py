@@ -1,9 +1,12 @@
 """Snowplow silently truncates responses to the latest state changes: no run may be lost by that."""
 
+import json
+
 import pytest
 
 from exporter.model import Window
 from exporter.simulators.disruptions import Drop
+from exporter.simulators.message import json_response
 from exporter.simulators.snowplow import SnowplowOptions
 from exporter.sources.snowplow.source import SnowplowSource
 from tests.contract.harness import DAY, HOUR, MINUTE, UNOBSERVED, Bench
@@ -66,6 +69,25 @@ def test_a_few_runs_of_many_steps_are_counted_completely(tmp_path):
     assert bench.total() == 41
     assert bench.value(TRUNCATED) >= 1
     bench.close()
+
+
+def test_one_run_with_wrong_times_does_not_hide_a_truncation(bench):
+    add_burst(bench, bench.clock() - HOUR, 1, 1)
+    bench.poll()
+    add_burst(bench, bench.clock() + HOUR, 400, HOUR)
+    bench.restart(down=DAY)
+    original = bench.simulator.answer
+
+    def answer(request, route):
+        response = original(request, route)
+        if request.endpoint != "runs":
+            return response
+        wrong = {"runId": "w", "jobName": "w", "environment": "prod", "state": "FAILED", "duration": "PT1S"}
+        return json_response([*json.loads(response.body), {**wrong, "startTime": "2020-01-01T00:00:00Z"}])
+
+    bench.simulator.answer = answer
+    bench.poll()
+    assert bench.counted() == bench.truth()
 
 
 def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_once(bench):

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -62,6 +62,10 @@ END_TOLERANCE = 60
 SURELY_COMPLETE, PROBABLY_TRIMMED = 0.5, 0.9
 
 
+WRONG_TIMES = 0.1
+"""Fraction of a response's runs that may have wrong times."""
+
+
 class SnowplowSource(Source):
     """Reads the runs of one organization.
 
@@ -114,7 +118,7 @@ class SnowplowSource(Source):
             response = self._read_window(window)
             doubtful = filters and may_be_trimmed(response.by_text.values(), window, view, self._event_limit)
             runs = [to_run(row, self._statuses) for row in response.by_id.values()] if doubtful else []
-            filters = filters and not _any_outside(runs, window)
+            filters = filters and not _ignores_bounds(runs, window)
             doubtful = doubtful and filters and not self._is_proven_complete(response, runs, window, view)
             parts = halves(window)
             if doubtful and parts and halvings < MIN_HALVINGS + len(shown):
@@ -130,14 +134,15 @@ class SnowplowSource(Source):
             yield window, response, truncated + (uncertain is not None), uncertain
 
     def _is_proven_complete(self, response: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
-        """Request the part of the window before the first end. Return whether that proves the response complete."""
+        """Request the part of the window before the first ends. Return whether that proves the response complete."""
         # A trimmed response lacks runs whose events are all older than the oldest event that was kept. These runs ended
         # before any run in the response. So if the part of the window before the first end is complete and has no other
-        # runs, the response lacks nothing.
-        ends = [run.end for run in runs if run.end is not None]
+        # runs, the response lacks nothing. A longer part proves the same, and is not cut short by a wrong time.
+        ends = sorted(run.end for run in runs if run.end is not None)
         if not ends:
             return False
-        early = Window(window.start, math.ceil(max(min(ends), window.start)) + END_TOLERANCE)
+        first = ends[int(WRONG_TIMES * len(ends))]
+        early = Window(window.start, math.ceil(max(first, window.start)) + END_TOLERANCE)
         if early.length > window.length / 2:
             return False
         part = self._read_window(early)
@@ -242,9 +247,10 @@ def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, li
     return empty_early_part or bool(known - {row.run_id for row in rows})
 
 
-def _any_outside(runs: Iterable[Run], window: Window) -> bool:
-    """Return whether a run started after the window or ended before it. Then the API ignores `from` and `to`."""
-    return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
+def _ignores_bounds(runs: Collection[Run], window: Window) -> bool:
+    """Return whether the API ignores `from` and `to`: many runs started after the window or ended before it."""
+    outside = sum((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
+    return outside > WRONG_TIMES * len(runs)
 
 
 def _pop_trimmed(doubted: dict[Window, frozenset[str]], rows: Collection[SnowplowRun]) -> int:

@@ -32,6 +32,11 @@ def test_the_first_poll_signs_in_and_reads_seven_days_in_two_windows(bench):
     assert requested(bench, bench.poll) == {"token_v3": 1, "runs": 2, "steps": 1}
 
 
+def test_the_oldest_window_is_not_refused_if_its_request_arrives_minutes_later(bench):
+    bench.simulator.options = SnowplowOptions(reach=7 * DAY - 9 * MINUTE)
+    assert bench.poll() == "success"
+
+
 def test_an_idle_poll_is_one_request(bench):
     bench.busy(30 * MINUTE)
     bench.run(HOUR)
