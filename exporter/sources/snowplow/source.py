@@ -41,8 +41,9 @@ from exporter.sources.windows import halves, plan_poll
 from exporter.times import is_number
 
 REACH = 7 * DAY
-# The oldest time must still be within reach when the request arrives.
+# The oldest time must still be within reach when the request arrives, even if it waits for a sign-in and the budget.
 MARGIN = 10 * MINUTE
+MARGIN_REQUESTS = 3
 MAX_WINDOW = 96 * HOUR
 
 # The API returns only the runs of the latest state-change events. This is the maximum number of events.
@@ -86,7 +87,8 @@ class SnowplowSource(Source):
 
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read this poll's windows, oldest first, then the active runs that no window has shown."""
-        plan = plan_poll(view, self._settings, api=REACH - MARGIN, maximum=MAX_WINDOW)
+        margin = min(max(MARGIN, MARGIN_REQUESTS * MINUTE / self._settings.requests_per_minute), REACH / 2)
+        plan = plan_poll(view, self._settings, api=REACH - margin, maximum=MAX_WINDOW)
         shown: set[str] = set()
         self._failing.start_poll()
         for window, response, truncated, uncertain in self._complete_responses(plan.windows, view):

@@ -37,6 +37,12 @@ def test_the_oldest_window_is_not_refused_if_its_request_arrives_minutes_later(b
     assert bench.poll() == "success"
 
 
+def test_the_smallest_budget_does_not_make_the_oldest_window_too_old(tmp_path):
+    bench = Bench("snowplow", tmp_path, requests_per_minute=0.02)
+    assert [bench.poll(), bench.poll()] == ["success", "success"]
+    bench.close()
+
+
 def test_an_idle_poll_is_one_request(bench):
     bench.busy(30 * MINUTE)
     bench.run(HOUR)
