@@ -176,10 +176,13 @@ class Exposition:
 
     def _update(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View], *, everything: bool) -> None:
         """Replace the blocks of changed views, or of all views."""
-        # Blocks of removed jobs are removed first, because a new job may have the same labels.
-        for key in before.keys() - now.keys():
-            for blocks in self._levels[level]:
-                self._replace(blocks, before[key].owner, EMPTY)
+        # Blocks of removed jobs are removed first, because a new job may have the same labels. Those of a renamed job
+        # too: its series are pending again.
+        for key, view in before.items():
+            kept = now.get(key)
+            if kept is None or (kept is not view and kept.common_labels != view.common_labels):
+                for blocks in self._levels[level]:
+                    self._replace(blocks, view.owner, EMPTY)
         for key, view in now.items():
             # Views are frozen, and an unchanged view is the same object.
             if everything or before.get(key) is not view:

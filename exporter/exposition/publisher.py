@@ -14,8 +14,9 @@ from exporter.ledger.exposing import expose, may_expose
 from exporter.ledger.learning import due_to_learn, learn_from
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import UNOBSERVED
-from exporter.metrics.zero_first import Series, ZeroFirst
+from exporter.metrics.zero_first import Owner, Series, ZeroFirst
 from exporter.snapshot.builder import ConfiguredSource, SnapshotBuilder, ViewBuilder
+from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import Build, ExporterView, Ownership, Reload, Snapshot
 
 REFRESH = 5.0
@@ -164,11 +165,16 @@ class Publisher:
         """Commit that due series are exposed. Return whether there were any. If the commit fails, they stay at 0."""
         if self._monotonic() < self._next_attempt:
             return False
+        shown = self.snapshot.jobs  # taken first: a page that is published meanwhile starts a new wait
         due = self._zero_first.due(lambda owner: may_expose(self._ledger, owner))
         if not due:
             return False
         try:
-            expose(self._ledger, due)
+            with self._ledger.lock:
+                # The new name of a renamed job must show 0 first.
+                renamed = self._renamed_since(shown)
+                due = [each for each in due if each[0] not in renamed]
+                expose(self._ledger, due)
         except StateError as error:
             self._next_attempt = self._monotonic() + EXPOSE_RETRY
             self._log.warning("could not commit zero-first release; series still exposed as 0", error=str(error))
@@ -177,3 +183,12 @@ class Publisher:
         with self._lock:  # unobserved seconds that were found in the meantime keep waiting
             self._pending_unobserved -= set(due)
         return True
+
+    def _renamed_since(self, shown: Mapping[int, JobView]) -> set[Owner]:
+        """Return the jobs that were renamed since the page of these views. It shows their old names."""
+        jobs = self._ledger.committed.jobs
+        return {
+            view.owner
+            for key, view in shown.items()
+            if key in jobs and (jobs[key].project, jobs[key].name) != (view.state.project, view.state.name)
+        }

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from exporter.counting.records import copy
 from exporter.errors import StateError
 from exporter.metrics.families import UNOBSERVED
-from exporter.model import Batch, Window
+from exporter.model import Batch, Job, Window
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing, ended
 from tests.core.page_harness import PageHarness
 
@@ -73,6 +73,22 @@ def test_a_restart_makes_a_pending_series_wait_again_and_never_hides_an_exposed_
     harness.reopen()
     harness.read()
     assert shown(harness) == 1
+
+
+@pytest.mark.parametrize("seconds", [60, 120])
+def test_a_job_renamed_while_its_series_are_pending_shows_0_under_its_new_name(harness, seconds):
+    harness.read(ended("a"), jobs=[Job(job_id="j", name="old")])
+    assert harness.scrape(RUNS, "job_name", "result")["old", "success"] == 0
+    harness.now += seconds
+    harness.begin()
+    batch = Batch(jobs=[Job(job_id="j", name="new")], runs=[ended("b", harness.now)], through=harness.now - 60)
+    harness.ledger.commit("s", batch, harness.poll_context)
+    harness.publisher.tick()  # the last page still has the old name
+    assert harness.scrape(RUNS, "job_name", "result")["new", "success"] == 0
+    harness.now += 119
+    assert harness.scrape(RUNS, "job_name", "result")["new", "success"] == 0
+    harness.now += 1
+    assert harness.scrape(RUNS, "job_name", "result")["new", "success"] == 1
 
 
 def test_a_value_is_not_served_if_its_exposure_cannot_be_committed(harness):
