@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -284,12 +285,20 @@ def timeline(life: Life, rows: Sequence[Mapping[str, object]], shape: StraitShap
     run = workflow_run_row(life, shape)
     head: dict[str, object] = {name: run[name] for name in ("status", "started_at", "finished_at") if name in run}
     total = 0.0 if life.run.end is None else life.run.end - life.run.start
-    steps = [_timed(row, step) for row, step in zip(rows, life.run.steps, strict=True)]
+    steps = [_timed(row, step, life.run.steps) for row, step in zip(rows, life.run.steps, strict=True)]
     return {"workflow_run_id": life.run.run_id, **head, "total_ms": round(1000 * total), "steps": steps}
 
 
-def _timed(row: Mapping[str, object], step: SimStep) -> dict[str, object]:
+def _timed(row: Mapping[str, object], step: SimStep, steps: Sequence[SimStep]) -> dict[str, object]:
     seconds = 0.0 if step.start is None or step.end is None or "finished_at" not in row else step.end - step.start
     shown = {name: row[name] for name in ("step_ref", "status", "started_at", "finished_at") if name in row}
     extra = {"duration_ms": round(1000 * seconds), "on_critical_path": True, "wait_ms": 0}
-    return {"step_run_id": row["id"], **shown, **extra}
+    parallel = [other.name for other in steps if other is not step and _overlap(other, step)]
+    return {"step_run_id": row["id"], **shown, **extra, **({"parallel_with": parallel} if parallel else {})}
+
+
+def _overlap(one: SimStep, other: SimStep) -> bool:
+    """Return whether two steps that have started execute at the same time."""
+    starts = [step.start for step in (one, other) if step.start is not None]
+    ends = [math.inf if step.end is None else step.end for step in (one, other)]
+    return len(starts) == 2 and max(starts) < min(ends)

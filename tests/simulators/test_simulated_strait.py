@@ -115,6 +115,13 @@ def test_steps_and_timeline_have_the_fields_of_real_ones(http):
     assert all(step.keys() >= TIMED for step in timeline["steps"])
 
 
+def test_a_timeline_names_the_steps_that_execute_at_the_same_time(world, http):
+    steps = [{"name": "a", "duration": 5}, *({"name": name, "duration": 4, "dependencies": ["a"]} for name in "bc")]
+    world.run("flow", run_id="parallel", project="prod", start=NOW - 60, steps=steps)
+    shown = http.get("/v1/workflow-runs/parallel/timeline").json()["steps"]
+    assert {step["step_ref"]: step.get("parallel_with") for step in shown} == {"a": None, "b": ["c"], "c": ["b"]}
+
+
 def test_a_job_is_found_by_the_id_of_its_runs(http):
     (run,) = http.get("/v1/runs").json()["data"]
     assert http.get(f"/v1/jobs/{run['job_id']}").json()["slug"] == "daily"

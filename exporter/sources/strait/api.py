@@ -35,7 +35,7 @@ EXPIRED, COMPENSATING = "expired", "compensating"
 MILLISECOND = timedelta(milliseconds=1)
 # A larger number of attempts is ignored. The state cannot store all numbers that JSON allows.
 MAX_ATTEMPTS = 2**31
-# Pause reasons that may become labels. Other texts may contain customer data.
+# Error classes and pause reasons that may become labels. Other texts may contain customer data.
 PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 
@@ -168,7 +168,6 @@ def parse_job(fields: Fields, *, scope: str, workflow: bool) -> StraitJob | None
     row_id, paused = fields.identity("id"), fields.flag("paused") is True
     if not row_id:
         return None
-    reason = fields.text("pause_reason").strip() if paused else ""
     job = Job(
         job_id=(WORKFLOW if workflow else "") + row_id,
         name=fields.name("slug", "name") or row_id,
@@ -178,7 +177,7 @@ def parse_job(fields: Fields, *, scope: str, workflow: bool) -> StraitJob | None
         timezone=fields.text("timezone") or fields.text("cron_timezone"),
         # A paused job stays `enabled`.
         enabled=False if paused else fields.flag("enabled"),
-        stop_cause=reason if PLAIN_WORD.fullmatch(reason) else "",
+        stop_cause=_plain_word(fields.text("pause_reason")) if paused else "",
         has_steps=workflow,
         reopens=not workflow,
     )
@@ -204,7 +203,7 @@ def parse_run(fields: Fields, statuses: StatusTable) -> StraitRun | None:
     result, state, unmapped = look_up(status, statuses, ended=end is not None)
     attempts = fields.scalar("attempt")
     attempts = attempts if type(attempts) is int and 0 < attempts < MAX_ATTEMPTS else 1
-    error_type = fields.text("error_class") if result in FAILING else ""
+    error_type = _plain_word(fields.text("error_class")) if result in FAILING else ""
     # A run that expired while it waited for another attempt is a failure. A run that never ran is a skip.
     if status.strip().casefold() == EXPIRED and result is Result.SKIP and attempts > 1:
         result, error_type = Result.FAILURE, EXPIRED
@@ -229,6 +228,11 @@ def parse_run(fields: Fields, statuses: StatusTable) -> StraitRun | None:
         after_end=status.strip().casefold() == COMPENSATING and not ended,
     )
     return StraitRun(run_id, exact_time(fields.scalar("created_at")), fields.text("project_id"), status, run)
+
+
+def _plain_word(text: str) -> str:
+    """Return a text that may become a label; "" if it may contain customer data."""
+    return text.strip() if PLAIN_WORD.fullmatch(text.strip()) else ""
 
 
 def _named_step(fields: Fields) -> Fields | None:

@@ -155,6 +155,11 @@ def test_a_success_has_no_error_class_of_an_earlier_attempt():
     assert run_of(attempt=2, error_class="transient").error_type == ""
 
 
+@pytest.mark.parametrize("error_class", ["order 4711 of Jane failed", "jane@example.com", "x" * 41, {"a": 1}, None])
+def test_an_error_class_that_is_no_plain_word_is_not_an_error_type(error_class):
+    assert run_of(status="failed", error_class=error_class).error_type == ""
+
+
 def test_waiting_time_comes_from_the_first_attempt_and_excludes_a_planned_delay():
     assert run_of(attempt=2).queue_duration is None
     assert run_of(scheduled_at="2024-01-01T00:00:02.0Z").queue_duration == 0.25
