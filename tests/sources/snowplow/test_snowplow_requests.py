@@ -78,6 +78,17 @@ def test_a_run_open_for_longer_than_the_overlap_costs_one_more_request_per_poll(
     assert requested(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "run": 10}
 
 
+def test_a_run_that_the_api_forgot_expires_before_max_run_age(tmp_path):
+    bench = Bench("snowplow", tmp_path, max_run_age="20d")
+    bench.world.run("long", start=bench.clock() - HOUR, duration=400 * DAY)
+    bench.poll()
+    bench.run(7 * DAY - 2 * HOUR, every=6 * HOUR)
+    assert bench.counted() == {}
+    bench.run(2 * HOUR, every=HOUR)
+    assert bench.counted() == {("prod", "long", "unknown"): 1}
+    bench.close()
+
+
 def test_a_completion_seen_by_id_includes_its_steps(bench):
     bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=5 * HOUR + 5 * MINUTE, steps=["load"])
     bench.poll()
