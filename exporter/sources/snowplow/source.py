@@ -81,7 +81,6 @@ class SnowplowSource(Source):
         self._statuses = status_table(STATUSES, settings.status_map)
         self._open_runs = OpenRunQueue(self._failing)
         self._committed: SnowplowRuns | None = None
-        self._reported_windows: set[Window] = set()
         self._problems = ProblemLog(settings.name)
         self._milliseconds = False
 
@@ -130,10 +129,7 @@ class SnowplowSource(Source):
                 waiting += reversed(parts)
                 continue
             truncated = _pop_trimmed(doubted, response.by_text.values())
-            uncertain = window if doubtful and window not in self._reported_windows else None
-            if uncertain:
-                self._reported_windows.add(window)
-            yield window, response, truncated + (uncertain is not None), uncertain
+            yield window, response, truncated + doubtful, window if doubtful else None
 
     def _is_proven_complete(self, response: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
         """Request the part of the window before the first ends. Return whether that proves the response complete."""
