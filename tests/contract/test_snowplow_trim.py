@@ -71,6 +71,18 @@ def test_a_few_runs_of_many_steps_are_counted_completely(tmp_path):
     bench.close()
 
 
+def test_a_missing_known_run_proves_a_truncation_if_runs_have_more_steps_than_known(bench):
+    bench.world.run("many", start=bench.clock() - 20 * MINUTE, duration=30, steps=["load"])
+    bench.poll()
+    for number in range(40):
+        start = bench.clock() + 5 * MINUTE + number * 260
+        bench.world.run("many", start=start, duration=30, steps=["load", "test", "model"])
+    bench.restart(down=3 * HOUR)
+    bench.poll()
+    assert bench.total() == 40
+    assert bench.value(TRUNCATED) >= 1
+
+
 def test_one_run_with_wrong_times_does_not_hide_a_truncation(bench):
     add_burst(bench, bench.clock() - HOUR, 1, 1)
     bench.poll()

@@ -110,23 +110,27 @@ class SnowplowSource(Source):
         again if its response may be trimmed but the window cannot be halved. If the API ignores `from` and `to`, no
         window is read again.
         """
-        waiting, halvings = list(reversed(windows)), 0
+        waiting: list[tuple[Window, frozenset[str]]] = [(window, frozenset()) for window in reversed(windows)]
+        halvings = 0
         doubted: dict[Window, frozenset[str]] = {}  # IDs of the runs that a response had, by its window
         shown: set[str] = set()
         filters = True  # whether the API respects `from` and `to`
         while waiting:
-            window = waiting.pop()
-            response = self._read_window(window)
-            doubtful = filters and may_be_trimmed(response.by_text.values(), window, view, self._event_limit)
+            window, ids_of_whole = waiting.pop()
+            response, parts = self._read_window(window), halves(window)
+            # A half with all runs of the whole is trimmed if the whole was.
+            like_whole = parts is not None and bool(ids_of_whole) and ids_of_whole <= response.by_id.keys()
+            doubtful = filters and (
+                like_whole or may_be_trimmed(response.by_text.values(), window, view, self._event_limit)
+            )
             runs = [to_run(row, self._statuses) for row in response.by_id.values()] if doubtful else []
             filters = filters and not _ignores_bounds(runs, window)
             doubtful = doubtful and filters and not self._is_proven_complete(response, runs, window, view)
-            parts = halves(window)
             if doubtful and parts and halvings < MIN_HALVINGS + len(shown):
                 halvings += 1
                 doubted[window] = frozenset(response.by_id)
                 shown |= response.by_id.keys()
-                waiting += reversed(parts)
+                waiting += [(part, doubted[window]) for part in reversed(parts)]
                 continue
             truncated = _pop_trimmed(doubted, response.by_text.values())
             yield window, response, truncated + doubtful, window if doubtful else None
