@@ -252,6 +252,16 @@ def test_while_a_poll_waits_no_user_gets_a_request_and_the_poll_waits_one_spacin
     assert set(granted) == {0}
 
 
+def test_no_user_takes_the_request_that_a_poll_has_waited_for(moved):
+    def sleep(seconds):
+        moved.sleep(seconds)
+        assert as_people(budget, 1) == 0
+
+    budget = Budget(1.0, monotonic=moved.monotonic, sleep=sleep)
+    budget.acquire(EVER)
+    assert budget.acquire(EVER) == 60.0
+
+
 def test_a_refused_user_gets_the_reason(moved):
     budget = make_budget(moved)
     as_people(budget, 15)
