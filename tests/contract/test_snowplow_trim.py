@@ -71,8 +71,15 @@ def test_a_few_runs_of_many_steps_are_counted_completely(tmp_path):
     bench.close()
 
 
-def test_a_missing_known_run_proves_a_truncation_if_runs_have_more_steps_than_known(bench):
-    bench.world.run("many", start=bench.clock() - 20 * MINUTE, duration=30, steps=["load"])
+@pytest.mark.parametrize(
+    ("settings", "known_at"),
+    [({"sweep": "off"}, -20 * MINUTE), ({}, -2 * DAY)],
+    ids=["a known run is missing", "the first half is empty"],
+)
+def test_a_truncation_is_noticed_even_if_runs_have_more_steps_than_known(tmp_path, settings, known_at):
+    bench = Bench("snowplow", tmp_path, build=sharp, **settings)
+    bench.simulator.options = SnowplowOptions(event_limit=LIMIT)
+    bench.world.run("many", start=bench.clock() + known_at, duration=30, steps=["load"])
     bench.poll()
     for number in range(40):
         start = bench.clock() + 5 * MINUTE + number * 260
@@ -81,6 +88,7 @@ def test_a_missing_known_run_proves_a_truncation_if_runs_have_more_steps_than_kn
     bench.poll()
     assert bench.total() == 40
     assert bench.value(TRUNCATED) >= 1
+    bench.close()
 
 
 def test_one_run_with_wrong_times_does_not_hide_a_truncation(bench):
