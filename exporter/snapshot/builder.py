@@ -216,7 +216,10 @@ class SnapshotBuilder:
         counts = tuple(found[place] for place in range(len(config.objectives)))
         unmatched = self.latest.exporter.unmatched if self.latest.sources.keys() == sources.keys() else ()
         # Before all sources are read, the job of an objective may not have been seen yet.
-        if not committed.starting & sources.keys():
+        unread = committed.starting & sources.keys()
+        if committed.exporter.ownership is not None:  # other replicas read most sources
+            unread = {name for name in sources if name not in committed.sources or not committed.sources[name].complete}
+        if not unread:
             unmatched = tuple(place for place, count in enumerate(counts) if not count)
             for place in () if self._reported_unmatched else unmatched:
                 self._log.warning("objective matches no job", objective=place, jobs=len(jobs))

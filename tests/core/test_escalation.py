@@ -4,6 +4,7 @@ import pytest
 import structlog
 
 from exporter.model import Job
+from exporter.snapshot.snapshot import Ownership
 from tests.core.page_harness import PageHarness
 
 INFO = "jobrun_job_info"
@@ -104,6 +105,16 @@ def test_each_objective_exposes_its_number_of_jobs_and_one_without_jobs_is_logge
             assert page.scrape(COUNTED, "objective") == {("0",): 1, ("1",): 0, ("2",): 0}
     said = [line for line in lines if line["event"] == "objective matches no job"]
     assert [(line["objective"], line["jobs"]) for line in said] == [(1, 2), (2, 2)]
+    assert page.publisher.snapshot.exporter.unmatched == (1, 2)
+
+
+def test_a_replica_finds_objectives_that_match_no_job_also_of_sources_that_others_poll(page_of):
+    page = page_of(LOAD, SYNC, more=TWO)
+    page.reopen()  # from now on another replica polls
+    page.publisher.ownership = lambda: Ownership(
+        replica="a", replicas=2, sources=frozenset(), taken={}, lost=0, last_commit=None
+    )
+    page.publisher.publish()
     assert page.publisher.snapshot.exporter.unmatched == (1, 2)
 
 
