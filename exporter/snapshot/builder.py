@@ -218,7 +218,8 @@ class SnapshotBuilder:
         # Before all sources are read, the job of an objective may not have been seen yet.
         unread = committed.starting & sources.keys()
         if committed.exporter.ownership is not None:  # other replicas read most sources
-            unread = {name for name in sources if name not in committed.sources or not committed.sources[name].complete}
+            complete = {name for name, state in committed.sources.items() if state.complete}
+            unread = frozenset(sources) - complete
         if not unread:
             unmatched = tuple(place for place, count in enumerate(counts) if not count)
             for place in () if self._reported_unmatched else unmatched:
