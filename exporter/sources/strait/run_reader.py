@@ -162,16 +162,25 @@ class RunReader:
         return decode_bursts(self.kind.scope, view.checkpoints)
 
     def _read_bursts(self, view: View) -> Iterator[Batch]:
-        """Read the bursts of the pages read since the last call. Each poll tries unreadable bursts again."""
+        """Read the bursts of the pages read since the last call. Polls try unreadable bursts again."""
         known = self._known_bursts(view)
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
-            if burst.read and not self._has_grown(time, view):
+            # The server may never answer: after a while, only sweeps try again.
+            given_up = not burst.read and burst.truncated and not view.sweep_due
+            if given_up or (burst.read and not self._has_grown(time, view)):
                 continue
             part = f"runs created at {time.isoformat()}"
-            with self._failing.read(part, view):
-                yield from self._read_burst(time, burst, view)
+            try:
+                with self._failing.read(part, view):
+                    yield from self._read_burst(time, burst, view)
+            except RateLimitedError as error:
+                # The export may have a limit of its own. If not, the next request is refused, too.
+                self._failing.failed(part, error, began=view.now, now=view.now)
             if part in self._failing.errors:
+                if time not in known:
+                    with self._failing.read(f"{part} by status", view):
+                        self._read_by_status(time)
                 yield self._burst_batch(time, burst, missing=int(burst.is_overdue(view.now)))
         self._burst_times = set()
 

@@ -164,6 +164,27 @@ def test_an_export_that_fails_for_a_while_loses_nothing(world, clock, exporter, 
     assert truncated(exporter) == 0
 
 
+@pytest.mark.parametrize("code", [429, 500])
+def test_an_export_that_always_fails_hides_only_what_no_list_shows(world, clock, exporter, simulator, code):
+    exporter.poll()
+    created = clock() + 1
+    for result in ("success", "failure"):
+        burst(world, created, 120, result=result)
+    simulator.disruptions.set([Status(code=code, endpoint="export")])
+    assert exporter.poll(60) == "partial"
+    assert exporter.completed("bulk") == {"success": 100, "failure": 100}
+    exporter.poll(16 * MINUTE)
+    assert truncated(exporter) == 1
+
+    simulator.log.clear()
+    assert exporter.poll(60) == "success"
+    assert not simulator.log.lines("export"), "from now on only sweeps request it"
+    simulator.disruptions.clear()
+    exporter.poll(HOUR)
+    exporter.poll(60)
+    assert exporter.completed("bulk") == {"success": 120, "failure": 120}
+
+
 def test_two_bursts_are_two_exports(world, clock, exporter, simulator):
     exporter.poll()
     burst(world, clock() + 1, 150)
