@@ -28,7 +28,14 @@ SPAN = re.compile(r"`([^`\n]+)`")
 OTHERS_FLAGS = {"--enable-feature", "--cluster.peer", "--expires-in-days"}
 """Flags of other programs that pages name by themselves."""
 
-OTHERS_WORDS = {"_created", "scrape_duration_seconds", "scrape_protocols", "grafana_url", "sample_limit"}
+OTHERS_WORDS = {
+    "_created",
+    "scrape_duration_seconds",
+    "scrape_protocols",
+    "grafana_url",
+    "sample_limit",
+    "label_value_length_limit",
+}
 """Words with an underscore that pages name in code, and that are Prometheus'."""
 
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.assembly import counting_rules
-from exporter.counting.labels import OTHER
+from exporter.counting.labels import MAX_LABEL, MAX_URL, OTHER
 from exporter.exposition.exposition import LIMITED
 from exporter.ledger.housekeeping import expire_jobs
 from exporter.ledger.journal import MANY_STEPS
 from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Level
-from exporter.model import Batch, Job, Result, Step
+from exporter.model import Batch, Job, Result, Run, Step
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended, success
 from tests.core.page_harness import PageHarness
 
@@ -403,4 +403,26 @@ def test_the_page_keeps_its_limit_including_all_series_of_other(tmp_path):
     lines = [line for line in text.splitlines() if "job_name=" in line]
     assert sum(OTHER in line for line in lines) > 75
     assert len(lines) <= 400
+    harness.close()
+
+
+def test_no_text_of_a_vendor_makes_a_label_longer_than_documented(tmp_path):
+    long = "x" * 5000
+    harness = PageHarness(tmp_path / "state.db", source=f", run_url: 'https://one.example.com/{long[:900]}/{{run_id}}'")
+    url = f"https://one.example.com/{long}"
+    job = Job(job_id=long, name=long, project=long, schedule=long, timezone=long, url=url, stop_cause=long)
+    failed = ended(long, job_id=long, result=Result.FAILURE, error_type=long)
+    harness.read(failed, Run(run_id="r", job_id=long, unmapped=long, start=BASELINE), jobs=[job])
+    for row in harness.ledger.pending_steps("s", harness.now, 1):
+        harness.ledger.commit_steps("s", row, [Step(name=long, result=Result.FAILURE)], harness.poll_context)
+    harness.publisher.publish()
+    page: Any = harness.exposition.page
+    longest = Counter[str]()
+    for metric in text_string_to_metric_families(bytes(page.text).decode()):
+        for sample in metric.samples:
+            for name, value in sample.labels.items():
+                longest[name] = max(longest[name], len(value))
+    urls = {name: longest.pop(name) for name in ("url", "run_url", "api_url")}
+    assert max(longest.values()) == MAX_LABEL
+    assert max(urls.values()) <= MAX_URL
     harness.close()
