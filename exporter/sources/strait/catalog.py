@@ -48,9 +48,13 @@ class JobCatalog:
     def read(self, view: View) -> Iterator[Batch]:
         """Read the list. If that fails, the last list stays."""
         with self._failing.read(self._kind.jobs, view, raising=REFUSALS):
-            self._jobs = {row.job.job_id: row.job for page in self._list.pages() for row in page.rows}
+            pages = list(self._list.pages())
+            # If more jobs were created at one time than the list can show, a missing job may still exist.
+            complete = all(page.burst is None for page in pages)
+            jobs = {row.job.job_id: row.job for page in pages for row in page.rows}
+            self._jobs = jobs if complete else self._jobs | jobs
             self._unlisted, self._age = set(), 1
-            yield Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=True)
+            yield Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=complete)
 
     def look_up(self, job_ids: Collection[str], view: View) -> Iterator[Batch]:
         """Read the list again if it lacks one of these jobs. A job that it still lacks was deleted."""
