@@ -196,6 +196,14 @@ def test_an_open_run_behind_many_completed_ones_is_found_after_the_first_poll(ex
     assert requested().count("runs") < 10, "it is looked for once"
 
 
+def test_runs_that_started_more_than_a_day_before_the_first_poll_are_not_searched(exporter, world, requested):
+    for number in range(600):
+        world.run("a", start=NOW - HOUR - number * 10 * MINUTE, duration=60.0)
+    exporter.live(9 * MINUTE)
+    # 24 hours are on two pages. The others are polls of an idle job.
+    assert requested().count("runs") <= 5
+
+
 def test_the_search_for_open_runs_survives_a_kill(exporter, world):
     late = world.run("a", start=NOW - 20 * HOUR, duration=40 * HOUR)
     ended_runs(world, "a", 900, until=NOW - HOUR)
