@@ -7,6 +7,7 @@ import time
 import httpx
 import pytest
 
+from exporter import logs
 from exporter.assembly import Clocks
 from exporter.config import loads
 from exporter.daemon import Daemon
@@ -140,3 +141,20 @@ def test_a_reload_applies_excluded_metrics_also_to_those_of_the_process(harness)
     assert [name for name in excluded if name in page] == []
     assert "process_cpu_seconds_total" in page
     assert "jobrun_source_api_retries_total" in page
+
+
+def test_a_reload_changes_how_long_new_series_are_pending(harness):
+    harness.more = "metrics: {zero_first: 17s}"
+    assert harness.daemon.reload() == (True, "reloaded")
+    assert harness.daemon._pending_series.zero_first == 17.0
+
+
+def test_a_reload_cannot_move_the_state(harness, tmp_path):
+    harness.folder = tmp_path / "elsewhere"
+    assert harness.daemon.reload() == (False, "state.path: cannot change by a reload; restart the exporter")
+
+
+def test_secrets_are_masked_in_logs_from_the_start_and_after_a_reload(harness):
+    harness.sources = [SOURCE.replace(KEY, "another-key") % ("one", "one")]
+    harness.daemon.reload()
+    assert logs._REDACTOR(None, "info", {"event": f"{KEY} another-key"}) == {"event": f"{logs.MASK} {logs.MASK}"}
