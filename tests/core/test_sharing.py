@@ -1,12 +1,22 @@
 """The threads of a replica."""
 
+import math
 import threading
+from typing import Any
 
+import httpx
+
+from exporter.assembly import Clocks
+from exporter.config import loads
+from exporter.daemon import Daemon
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.replica import Handlers
 from exporter.sharing import Shared
+from exporter.sources import KNOWN_NAMES
 from exporter.state.lease_statements import LONGEST_SILENCE
+from exporter.web.address import Address
+from tests.core.replica_harness import Member
 from tests.e2e.processes import eventually
 
 
@@ -48,3 +58,29 @@ def test_leases_are_renewed_while_a_page_takes_long(url, admin):
     assert replica.owned == {"s"}
     assert replica.lost == 0
     ledger.close()
+
+
+def test_a_daemon_holds_removed_sources_to_prune_them_and_divides_pages_among_replicas(url, admin):
+    member = Member(url, "before")
+    member.replica.leave()
+    member.ledger.close()
+    text = f"sources: [{{name: other, type: strait, auth: {{api_key: k}}}}]\nstate: {{url: '{url}'}}\n"
+    clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    daemon = Daemon(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), clocks=clocks)
+
+    def lease():
+        return admin.execute("SELECT fence, holder FROM leases WHERE source = 's'").fetchone()
+
+    fence, _ = lease()
+    daemon.start()
+    try:
+        assert eventually(lambda: daemon.ready()[0])
+        daemon._housekeeping_done = -math.inf
+        daemon._do_housekeeping()
+        assert lease() == (fence + 1, "")
+        shared: Any = daemon._shared
+        shared.stop(5.0)
+        shared.replica.replicas = 3
+        assert daemon._assembly._replicas() == 3
+    finally:
+        daemon.stop()
