@@ -10,6 +10,7 @@ import pytest
 from exporter import logs
 from exporter.assembly import Clocks
 from exporter.config import loads
+from exporter.config.secret import MASK
 from exporter.daemon import Daemon
 from exporter.sources import KNOWN_NAMES
 from exporter.web.address import Address
@@ -157,4 +158,4 @@ def test_a_reload_cannot_move_the_state(harness, tmp_path):
 def test_secrets_are_masked_in_logs_from_the_start_and_after_a_reload(harness):
     harness.sources = [SOURCE.replace(KEY, "another-key") % ("one", "one")]
     harness.daemon.reload()
-    assert logs._REDACTOR(None, "info", {"event": f"{KEY} another-key"}) == {"event": f"{logs.MASK} {logs.MASK}"}
+    assert logs._REDACTOR(None, "info", {"event": f"{KEY} another-key"}) == {"event": f"{MASK} {MASK}"}
