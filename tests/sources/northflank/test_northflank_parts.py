@@ -161,6 +161,20 @@ def test_an_api_without_any_valid_response_is_an_error_of_the_whole_source(expor
     assert exporter_with_bad_job.poller.status.error == "GET /projects: 500"
 
 
+@pytest.mark.parametrize(("endpoint", "most"), [("runs", 10), (None, 4)], ids=["no job responds", "nothing responds"])
+def test_a_poll_ends_after_a_few_failures(exporting, world, simulator, endpoint, most):
+    simulator.options = NorthflankOptions(requests_per_hour=10**6)
+    exporter = exporting(requests_per_minute=10**5)
+    for number in range(40):
+        world.run(f"job-{number}", start=NOW - HOUR)
+    exporter.poll()
+    exporter.clock.advance(11 * MINUTE)
+    simulator.disruptions.set([Status(code=500, endpoint=endpoint)])
+    simulator.log.clear()
+    exporter.poll()
+    assert len(simulator.log.lines(endpoint)) == 3 * most, "each is tried three times"
+
+
 def test_a_job_missing_in_the_list_is_read_as_long_as_it_responds(exporter_with_bad_job, world, simulator):
     original = simulator.answer
 
