@@ -42,7 +42,7 @@ class NetworkError(SourceError):
 
 
 class ProxyRefusedError(NetworkError):
-    """The proxy refused the request. It is not retried, because a retry could lock the account."""
+    """The proxy refused the request. Neither it nor another one is sent, because a retry could lock the account."""
 
 
 class RedirectError(SourceError):

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
 from exporter.simulators.disruptions import Drop, Garbage, Reset, Status
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW
+from tests.fuzz.corrupting_transport import CorruptingTransport
 
 HARMS: dict[str, Any] = {
     "500": lambda **where: Status(code=500, **where),
@@ -52,3 +54,34 @@ def test_an_open_run_unreadable_by_id_expires_and_affects_no_other(make, harm):
         bench.run(HOUR, every=20 * MINUTE)
     assert bench.counted() == {("prod", "job-0", "success"): 36, ("prod", "stuck", "unknown"): 1}
     assert bench.value("jobrun_source_up") == 1
+
+
+class RefusingProxy(CorruptingTransport):
+    """A proxy that refuses the password from some time on."""
+
+    refuses = False
+    requests = 0
+
+    def handle_request(self, request):
+        if not self.refuses:
+            return super().handle_request(request)
+        self.requests += 1
+        raise httpx.ProxyError("407 Proxy Authentication Required")
+
+
+def test_a_proxy_that_refuses_the_password_gets_one_request_per_poll(make):
+    bench = make(wire=RefusingProxy, steps="all")
+    bench.world.run("stuck", start=NOW - 60, duration=DAY)
+    bench.poll()
+    bench.busy(HOUR, steps=("load", "model"))
+    bench.run(30 * MINUTE)
+    bench.wire.refuses = True
+    polls = 12
+    for _ in range(polls):
+        bench.clock.advance(MINUTE)
+        assert bench.poll() == "error"
+    assert bench.wire.requests <= polls
+    bench.wire.refuses = False
+    bench.clock.set(NOW + HOUR + 30 * MINUTE)
+    bench.settle(40)
+    assert bench.counted() == bench.truth()

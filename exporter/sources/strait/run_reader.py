@@ -13,6 +13,7 @@ from exporter.config.source import DAY
 from exporter.errors import (
     AuthError,
     NotFoundError,
+    ProxyRefusedError,
     RateLimitedError,
     SourceError,
 )
@@ -94,7 +95,7 @@ class RunReader:
             # At the first poll, active runs must be known before the watermark is set.
             self._read_active(view)
             yield from self._read_newest(view)
-        except (AuthError, RateLimitedError, *REFUSALS):
+        except (AuthError, RateLimitedError, ProxyRefusedError, *REFUSALS):
             raise
         except SourceError as error:
             failure = error

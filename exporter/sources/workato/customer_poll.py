@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequen
 
 from exporter.config.source import DAY
 from exporter.counting.records import OpenRun
-from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
+from exporter.errors import AuthError, ForbiddenError, NotFoundError, ProxyRefusedError, RateLimitedError, SourceError
 from exporter.model import Batch, Listing, Window
 from exporter.sources.failing import PATIENCE
 from exporter.sources.rest import path
@@ -146,7 +146,7 @@ class CustomerPoll:
         self._requested[job_id] = began
         try:
             yield self._read_recipe(key)
-        except RateLimitedError:
+        except (RateLimitedError, ProxyRefusedError):
             raise
         except SourceError as error:
             self._failing.failed(part, error, began=began, now=self._view.now)
