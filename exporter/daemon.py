@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from exporter.sharing import Shared
     from exporter.web.file import WebFile
 
-HOUSEKEEPING_INTERVAL = 3600.0
-"""Seconds between two rounds of housekeeping."""
+FIRST_HOUSEKEEPING, HOUSEKEEPING_INTERVAL = 300.0, 3600.0
+"""Seconds from the start to the first housekeeping, and between two."""
 
 GRACE_PERIOD = 1.5
 """Seconds that polls and responses in progress get to end."""
@@ -106,7 +106,7 @@ class Daemon:
             self._ledger, self._exposition, self._pending_series, monotonic=clocks.monotonic, build=build
         )
         self._reloading = threading.Lock()
-        self._housekeeping_done = clocks.monotonic()
+        self._housekeeping_due = clocks.monotonic() + FIRST_HOUSEKEEPING
         self._assembly = self._assemble(config)
         self._schedule = PollSchedule(clocks.clock, clocks.monotonic)
         self._heartbeat = Heartbeat(
@@ -342,9 +342,9 @@ class Daemon:
         return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
     def _do_housekeeping(self) -> None:
-        if self._clocks.monotonic() - self._housekeeping_done < HOUSEKEEPING_INTERVAL:
+        if self._clocks.monotonic() < self._housekeeping_due:
             return
-        self._housekeeping_done, now = self._clocks.monotonic(), self._clocks.clock()
+        self._housekeeping_due, now = self._clocks.monotonic() + HOUSEKEEPING_INTERVAL, self._clocks.clock()
         try:
             with self._shared.replica.removed_sources() if self._shared else nullcontext():
                 expire_jobs(self._ledger, now, self._config.metrics.job_expiry)
