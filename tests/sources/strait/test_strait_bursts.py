@@ -185,6 +185,16 @@ def test_an_export_that_always_fails_hides_only_what_no_list_shows(world, clock,
     assert exporter.completed("bulk") == {"success": 120, "failure": 120}
 
 
+def test_bursts_that_polls_no_longer_read_are_forgotten(world, clock, exporter):
+    exporter.poll()
+    burst(world, clock() + 1, 150)
+    exporter.poll(60)
+    assert exporter.ledger.source("strait").checkpoints
+    for _ in range(9):
+        exporter.poll(24 * HOUR)
+    assert not exporter.ledger.source("strait").checkpoints
+
+
 def test_two_bursts_are_two_exports(world, clock, exporter, simulator):
     exporter.poll()
     burst(world, clock() + 1, 150)

@@ -175,6 +175,13 @@ def test_a_server_too_old_for_a_status_is_not_queried_for_it_again(option, expor
     exporter.poll(60)
     assert requested() == {"runs": 6, "workflow_runs": 3}
 
+    option()  # the server is upgraded
+    for _ in range(10):
+        exporter.poll(60)
+    requested()
+    exporter.poll(60)
+    assert requested() == {"runs": 9, "workflow_runs": 5}
+
 
 def test_a_refused_page_is_caught_up_later(world, clock, simulator, exporter):
     exporter.poll()

@@ -1,7 +1,12 @@
 """The number of requests of a poll: the fewest that keep the promises."""
 
+import json
+from types import SimpleNamespace
+from typing import Any
+
 from exporter.simulators.disruptions import Status
 from exporter.simulators.world import SimJob
+from exporter.sources.workato.customers import CustomerList
 
 MINUTE = 60.0
 
@@ -37,6 +42,30 @@ def test_customers_are_listed_every_tenth_poll_also_if_polls_are_frequent(world,
         lists.append(watch.requests().get("users", 0))
     assert sum(lists) == 4
     assert [place for place, requests in enumerate(lists) if requests] == [0, 10, 20, 30]
+
+
+class ManyCustomers:
+    """Lists 50 full pages of managed users."""
+
+    def __init__(self):
+        self.pages = []
+
+    def get(self, _path, *, endpoint, params):
+        assert endpoint == "/managed_users"
+        self.pages.append(params["page"])
+        first = 100 * (params["page"] - 1)
+        return json.dumps({"result": [{"id": first + row} for row in range(100 if first < 5000 else 0)]}).encode()
+
+
+def test_managed_users_are_listed_at_most_36_times_per_minute():
+    client: Any = ManyCustomers()
+    settings: Any = SimpleNamespace(poll_interval=60.0, mode="embedded")
+    customers = CustomerList(settings, client)
+    assert not customers.refresh(1000.0)
+    assert not customers.refresh(1059.0)
+    assert client.pages == list(range(1, 37))
+    assert customers.refresh(1060.0)
+    assert (client.pages, len(customers.known)) == (list(range(1, 52)), 5000)
 
 
 def test_recipes_are_listed_100_per_page(world, watch):
