@@ -239,14 +239,11 @@ class Replica:
         """Load the commits of other replicas."""
         with self._ledger.lock:
             foreign = rows.keys() & self._configured - self._leases.held
-            changed = {name for name in foreign if rows[name].content != self._seen(name)}
-            self._went_back |= {name for name in changed if rows[name].version < self._seen(name)[0]}
+            seen = {name: row.content for name, row in self._leases.seen.items()}
+            changed = {name for name in foreign if rows[name].content != seen.get(name)}
+            self._went_back |= {name for name in changed if name in seen and rows[name].version < seen[name][0]}
             if changed:
                 self._ledger.reload(changed)
-
-    def _seen(self, name: str) -> tuple[int, int]:
-        row = self._leases.seen.get(name)
-        return (-1, 0) if row is None else row.content
 
     def _mark_rewound(self) -> None:
         """Record sources whose commits the database lost, so that all replicas withhold their counters."""

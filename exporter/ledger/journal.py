@@ -162,7 +162,7 @@ class Journal:
         self.starting |= names
         for name in names:
             memory = self._memory[name]
-            waiting = self._unwritten_rows(name, memory)
+            waiting = _unwritten_rows(self.store(), name, memory)
             self._memory[name] = SourceMemory(loads=memory.loads + 1, polled=memory.polled, sightings=waiting)
             self.unread[name] = float("inf")
         for source in loaded.sources:
@@ -176,12 +176,6 @@ class Journal:
         for name in names & self.rules.keys():
             self._apply_rules(name, self.rules[name])
         self._limit_step_histograms()
-
-    def _unwritten_rows(self, source: str, memory: SourceMemory) -> dict[str, Sighting]:
-        """Return the rows that waited for the end of a poll and are not in the state. Their source omits them now."""
-        waiting = {run_id: sighting for run_id, sighting in memory.sightings.items() if sighting.waiting}
-        rows = self.store().runs(source, waiting) if waiting else {}
-        return {run_id: sighting for run_id, sighting in waiting.items() if rows.get(run_id) == sighting.before}
 
     def _put_loaded(self, loaded: LoadedState) -> None:
         for source in loaded.sources:
@@ -372,3 +366,10 @@ def _check_identities(sources: Iterable[SourceState], rules: Mapping[str, Source
                 f"source {known.name}: the state has the runs of {known.identity}, but the configuration names "
                 f"{wanted.identity}; give the source a new name, or the exporter a new state"
             )
+
+
+def _unwritten_rows(store: SqlStore, source: str, memory: SourceMemory) -> dict[str, Sighting]:
+    """Return the rows that wait for the end of a poll and are not in the state. Their source omits them now."""
+    waiting = {run_id: sighting for run_id, sighting in memory.sightings.items() if sighting.waiting}
+    rows = store.runs(source, waiting) if waiting else {}
+    return {run_id: sighting for run_id, sighting in waiting.items() if rows.get(run_id) == sighting.before}
