@@ -19,13 +19,17 @@ class SourceError(JobrunError):
     reason = "network"
 
 
-class AuthError(SourceError):
+class BlockedError(SourceError):
+    """No request to this source can succeed now. It ends the poll."""
+
+
+class AuthError(BlockedError):
     """The API refused the credential, or the credential is not available."""
 
     reason = "auth"
 
 
-class RateLimitedError(SourceError):
+class RateLimitedError(BlockedError):
     """The budget or the API allows no request now, and waiting would take too long."""
 
     reason = "rate_limited"
@@ -41,8 +45,8 @@ class NetworkError(SourceError):
     """The connection could not be made, or broke."""
 
 
-class ProxyRefusedError(NetworkError):
-    """The proxy refused the request. Neither it nor another one is sent, because a retry could lock the account."""
+class ProxyRefusedError(BlockedError):
+    """The proxy refused the request. It is not retried, because a retry could lock the account."""
 
 
 class RedirectError(SourceError):

@@ -23,7 +23,6 @@ from exporter.errors import (
     ForbiddenError,
     NetworkError,
     NotFoundError,
-    ProxyRefusedError,
     RateLimitedError,
     RedirectError,
     SchemaError,
@@ -202,9 +201,7 @@ class Client:
 
 def is_retryable(outcome: Outcome) -> bool:
     """Return whether a retry may succeed."""
-    if isinstance(outcome, SourceError):
-        return not isinstance(outcome, ProxyRefusedError)
-    return outcome.status_code in RETRYABLE_STATUSES
+    return isinstance(outcome, SourceError) or outcome.status_code in RETRYABLE_STATUSES
 
 
 def body_of(response: httpx.Response) -> bytes:

@@ -15,15 +15,7 @@ from exporter.client.budget import Stopped
 from exporter.client.client import Client
 from exporter.counting.records import SourceStatus
 from exporter.counting.rules import SourceRules
-from exporter.errors import (
-    AuthError,
-    JobrunError,
-    NotFoundError,
-    PartialError,
-    ProxyRefusedError,
-    RateLimitedError,
-    StateError,
-)
+from exporter.errors import AuthError, BlockedError, JobrunError, NotFoundError, PartialError, StateError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import EXPIRY_GRACE, Ledger
 from exporter.metrics.requests import SourceRequests
@@ -148,7 +140,7 @@ class Poller:
                 self._ledger.record_up(self._rules.name, self._clock.now(), read=not result.scope_failed)
                 (self._publisher.publish_throttled if self.polled else self._publisher.publish)()
                 self.polled = True
-            if steps and not isinstance(error, AuthError | RateLimitedError | ProxyRefusedError):
+            if steps and not isinstance(error, BlockedError):
                 self._fetch_steps(begun, result)
         except Stopped:
             raise
@@ -310,7 +302,7 @@ class Poller:
             raise
         except Exception as caught:  # malformed steps of one run must not delay others
             self._ledger.record_failed_steps(name, row, context)
-            if isinstance(caught, AuthError | RateLimitedError | ProxyRefusedError):
+            if isinstance(caught, BlockedError):
                 raise
             reason, error = describe(caught)
             result.reasons.append(reason)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from exporter.errors import AuthError, PartialError, ProxyRefusedError, RateLimitedError, SourceError
+from exporter.errors import BlockedError, PartialError, SourceError
 from exporter.sources.view import View
 
 # Seconds for which the watermark of a source waits for a failing part.
@@ -46,13 +46,13 @@ class FailingParts:
     def read(self, part: str, view: View, *, raising: tuple[type[SourceError], ...] = ()) -> Iterator[None]:
         """Read a part in a `with` block, and record its error.
 
-        AuthError, RateLimitedError, ProxyRefusedError and the errors in `raising` are raised instead.
+        BlockedError and the errors in `raising` are raised instead.
         """
         began = view.now
         try:
             yield
         except SourceError as error:
-            if isinstance(error, (AuthError, RateLimitedError, ProxyRefusedError, *raising)):
+            if isinstance(error, (BlockedError, *raising)):
                 raise
             self.failed(part, error, began=began, now=view.now)
         else:

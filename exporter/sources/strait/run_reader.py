@@ -10,13 +10,7 @@ import structlog
 
 from exporter.client.client import Client
 from exporter.config.source import DAY
-from exporter.errors import (
-    AuthError,
-    NotFoundError,
-    ProxyRefusedError,
-    RateLimitedError,
-    SourceError,
-)
+from exporter.errors import BlockedError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Run, Window
 from exporter.sources.failing import PATIENCE, FailingParts
 from exporter.sources.rest import REFUSALS, OpenRunQueue, is_gone, status_table
@@ -95,7 +89,7 @@ class RunReader:
             # At the first poll, active runs must be known before the watermark is set.
             self._read_active(view)
             yield from self._read_newest(view)
-        except (AuthError, RateLimitedError, ProxyRefusedError, *REFUSALS):
+        except (BlockedError, *REFUSALS):
             raise
         except SourceError as error:
             failure = error
