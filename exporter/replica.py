@@ -238,7 +238,8 @@ class Replica:
     def _load_changes(self, rows: Mapping[str, LeaseRow]) -> None:
         """Load the commits of other replicas."""
         with self._ledger.lock:
-            foreign = rows.keys() & self._configured - self._leases.held
+            # Also those of removed sources: their jobs count for `max_series` and `step_histograms: auto`.
+            foreign = rows.keys() - self._leases.held
             seen = {name: row.content for name, row in self._leases.seen.items()}
             changed = {name for name in foreign if rows[name].content != seen.get(name)}
             self._went_back |= {name for name in changed if name in seen and rows[name].version < seen[name][0]}

@@ -38,7 +38,8 @@ def prune(ledger: Ledger, now: float, retention: float) -> int:
 
 def _owned(ledger: Ledger) -> list[str]:
     """Return the names of the known sources, configured or not, whose records this process may write."""
-    return [name for name in ledger.committed.sources if ledger.owns(name)]
+    # A copy, because the thread of a replica may add sources.
+    return [name for name in list(ledger.committed.sources) if ledger.owns(name)]
 
 
 def _read_through(ledger: Ledger, name: str, now: float) -> float | None:

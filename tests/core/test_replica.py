@@ -202,6 +202,23 @@ def test_runs_and_jobs_of_a_source_that_no_config_has_any_more_are_pruned(member
     assert returned.parts.successes() == 0
 
 
+def test_all_replicas_see_that_a_removed_source_was_pruned(member):
+    before = member("a", steps="all")
+    before.parts.poll("1")
+    (row,) = before.ledger.pending_steps("s", 1e9, 10)
+    steps = [Step(name=f"step {number}", result=Result.SUCCESS) for number in range(2001)]
+    before.ledger.commit_steps("s", row, steps, PollContext(now=1000.0, started=1000.0))
+    before.replica.leave()
+    pruning, idle = (member(name, sources=("other",), groups=("other",)) for name in "bc")
+    pruning.parts.poll(source="other", now=40 * DAY)
+    with pruning.replica.removed_sources():
+        expire_jobs(pruning.ledger, 40 * DAY, job_expiry=30 * DAY)
+        prune(pruning.ledger, 40 * DAY, retention=30 * DAY)
+    idle.tick()
+    assert [each.ledger.drain().step_histograms for each in (pruning, idle)] == [True, True]
+    assert idle.ledger.committed.series_total == pruning.ledger.committed.series_total
+
+
 def test_housekeeping_keeps_the_recorded_requests_of_a_source_that_only_another_config_has(member):
     owner, other = member("a"), member("b", sources=("other",), groups=("other",))
     owner.leases.hand_back(["s"], lambda _name: [7.0, 2.0])
