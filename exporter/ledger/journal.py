@@ -147,6 +147,7 @@ class Journal:
         """Load the records of sources from the state again. Raises StateError."""
         with self.lock:
             names = frozenset(sources)
+            self._sources_to_reload |= names  # if anything below raises, the next `load` tries again
             loaded = self.store().load(names)
             self._replace_sources(loaded, names)
             self._sources_to_reload -= names

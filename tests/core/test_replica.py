@@ -1,6 +1,7 @@
 """One of several replicas, tick by tick: the leases it takes, the commits it loads, the counters it withholds."""
 
 import time
+from unittest.mock import Mock
 
 import msgspec
 import psycopg
@@ -17,6 +18,7 @@ from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS
 from exporter.model import Batch, Result, Step
 from exporter.state.postgres_schema import HISTORY
+from tests.core.ledger_harness import run
 from tests.core.replica_harness import FAMILY, Member, expire, rewind, saved
 from tests.e2e.processes import eventually
 
@@ -234,6 +236,23 @@ def test_sources_that_another_replica_polls_are_not_taken_as_removed(member):
         assert other.leases.held == {"other"}
     owner.tick()
     assert owner.leases.held == {"s"}
+
+
+def test_a_reload_that_fails_halfway_is_repeated(member, monkeypatch):
+    first, second = member("a"), member("b")
+    first.parts.poll("1", result=None, end=None)
+    first.parts.poll("2", started=1.0, now=1001.0)
+    poll = PollContext(now=1002.0, started=1002.0, load=first.ledger.start_poll("s", 1002.0))
+    first.ledger.commit("s", Batch(runs=[run("1", start=10.0, result=Result.SUCCESS)]), poll)
+    first.leases.hand_back(["s"], lambda _name: ())
+    second.tick()
+    assert second.leases.held == {"s"}
+    second.parts.poll("3", started=1003.0, now=1003.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(first.parts.store, "runs", Mock(side_effect=StateError("refused")))
+        first.tick()
+    first.tick()
+    assert [each.run_id for each in first.ledger.open_runs("s")] == ["1"]
 
 
 def test_all_replicas_show_the_same_size_and_time_of_the_last_commit(member):
