@@ -369,4 +369,5 @@ class Replica:
         if content != self._rendered:
             self._handlers.publish()
             self._rendered = content
-            self.pages.add(self._handlers.generation(), versions, held.keys() & self._polled)
+            shown = {name: version for name, version in versions.items() if name in self._configured}
+            self.pages.add(self._handlers.generation(), shown)

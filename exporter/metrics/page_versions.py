@@ -1,7 +1,7 @@
 """The versions of the records on a replica's pages, and whether scrapes have read them from any replica."""
 
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from exporter.metrics.zero_first import ZeroFirst
 
@@ -20,14 +20,15 @@ class PageVersions:
         self._lock = threading.Lock()
         self._latest: tuple[int, Versions] = (-1, {})
         self._read: Versions = {}
-        # By generation: the versions of this replica's sources, for each page that no scrape is known to have read.
+        # By generation: the versions on each page that no scrape is known to have read. Those of other replicas'
+        # sources too: if this replica takes over one, it must know whether the zeros were read.
         self._unread: dict[int, Versions] = {}
 
-    def add(self, generation: int, versions: Versions, own: Collection[str]) -> None:
-        """Record the versions on a new page. `own`: the sources that this replica polls."""
+    def add(self, generation: int, versions: Versions) -> None:
+        """Record the versions on a new page."""
         with self._lock:
             self._latest = generation, versions
-        self._unread[generation] = {name: version for name, version in versions.items() if name in own}
+        self._unread[generation] = versions
         while len(self._unread) > MAX_PAGES:
             del self._unread[min(self._unread)]
 

@@ -96,8 +96,10 @@ class Member:
             generation=lambda: 0,
         )
         boottime = self.leases.now
-        zero_first = ZeroFirst(60.0, boottime)
-        self.replica = Replica(self.ledger, self.leases, zero_first=zero_first, boottime=boottime, handlers=handlers)
+        self.zero_first = ZeroFirst(60.0, boottime)
+        self.replica = Replica(
+            self.ledger, self.leases, zero_first=self.zero_first, boottime=boottime, handlers=handlers
+        )
         self.tick()
 
     def tick(self):

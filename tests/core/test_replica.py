@@ -340,6 +340,23 @@ def test_a_scrape_of_an_older_page_does_not_count_for_a_newer_one(member, admin)
     assert served() != {"s": -1, "other": -1}
 
 
+def test_after_a_takeover_a_value_still_waits_for_a_scrape_of_its_0(member):
+    owner, other = member("a"), member("b")
+    owner.parts.poll("1")
+    other.tick()
+    series = ("job", next(iter(other.ledger.committed.jobs))), FAMILY, "success"
+    other.zero_first.shown(0, [series])
+    owner.replica.leave()
+    other.parts.time += other.zero_first.zero_first
+    other.tick()
+    other.tick()
+    assert other.leases.held == {"s"}
+    assert other.zero_first.due() == []
+    other.replica.pages.scraped(0)
+    other.tick()
+    assert other.zero_first.due() == [series]
+
+
 def test_commits_lost_after_the_last_check_still_have_to_be_read_again(member, admin):
     only = member("a")
     only.parts.poll("1")
