@@ -207,7 +207,7 @@ class Daemon:
             groups=lambda: self._assembly.groups(),  # noqa: PLW0108  # a reload replaces the assembly
             identities=lambda: {name: each.rules.identity for name, each in self._assembly.configured.items()},
             request_ages=self._request_ages,
-            start_polls=lambda names, ages: self._schedule.add(self._assembly.replace_sources(names, ages)),
+            start_polls=self._start_polls,
             end_polls=self._end_polls,
             is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.scheduled),
             publish=self._publisher.publish,
@@ -219,9 +219,17 @@ class Daemon:
         client = self._assembly.clients.get(source)
         return () if client is None else client.request_ages()
 
+    def _start_polls(self, names: Collection[str], request_ages: Sequence[float]) -> None:
+        with self._reloading:  # a reload takes over sources and connections of the assembly that it replaces
+            known = [name for name in names if name in self._assembly.configured]
+            taken = self._assembly.replace_sources(known, request_ages)
+            self._schedule.keep(self._assembly.scheduled, 0.0)  # a reload may already poll the sources replaced now
+            self._schedule.add(taken)
+
     def _end_polls(self, names: Collection[str]) -> None:
-        self._assembly.interrupt_sources(names)
-        self._schedule.keep([each for each in self._assembly.scheduled if each.name not in names], 0.0)
+        with self._reloading:
+            self._assembly.interrupt_sources(names)
+            self._schedule.keep([each for each in self._assembly.scheduled if each.name not in names], 0.0)
 
     def _pollable(self, assembly: Assembly) -> list[ScheduledSource]:
         """Return the sources that this process polls. A replica polls only those whose lease it has."""

@@ -5,6 +5,8 @@ import time
 from typing import Any
 
 import httpx
+import pytest
+import yaml
 
 from exporter.assembly import Clocks
 from exporter.config import loads
@@ -85,5 +87,44 @@ def test_a_daemon_holds_removed_sources_to_prune_them_and_divides_pages_among_re
         shared.stop(5.0)
         shared.replica.replicas = 3
         assert daemon._assembly._replicas() == 3
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.parametrize("lost", ["before", "during"])
+def test_a_source_that_is_taken_over_during_a_reload_is_polled(url, admin, monkeypatch, lost):
+    s, other = ({"name": name, "type": "strait", "auth": {"api_key": name}} for name in ("s", "other"))
+    requests, text = [], yaml.safe_dump({"sources": [s, other], "state": {"url": url}})
+
+    def respond(request):
+        requests.append(request.headers["Authorization"])
+        return httpx.Response(500)
+
+    clocks = Clocks(transport=httpx.MockTransport(respond))
+    daemon = Daemon(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), clocks=clocks)
+    shared: Any = daemon._shared
+    replica, schedule, keep = shared.replica, daemon._schedule, daemon._schedule.keep
+
+    def keep_slowly(*arguments):
+        """Let the replica take a source before the new config is active."""
+        if threading.current_thread() is threading.main_thread():
+            taken = replica.taken["s"]
+            admin.execute("UPDATE leases SET holder = '', until = 'epoch' WHERE source = 's'")
+            eventually(lambda: replica.taken["s"], lambda now: now > taken, 2.0)
+        return keep(*arguments)
+
+    daemon.start()
+    try:
+        assert eventually(lambda: len(requests), lambda sent: sent >= 2) >= 2
+        if lost == "before":
+            admin.execute("UPDATE leases SET holder = 'another', until = 'infinity' WHERE source = 's'")
+            assert eventually(lambda: replica.owned, {"other"}.__eq__) == {"other"}
+        other["poll_interval"] = "2m"
+        text = yaml.safe_dump({"sources": [s, other], "state": {"url": url}})
+        monkeypatch.setattr(schedule, "keep", keep_slowly)
+        assert daemon.reload() == (True, "reloaded")
+        requests.clear()
+        assert eventually(lambda: set(requests), lambda sent: len(sent) == 2, 5.0) == {"Bearer s", "Bearer other"}
+        assert len(schedule._sources) == 2
     finally:
         daemon.stop()
