@@ -181,17 +181,16 @@ class Leases:
     def create(self, sources: Iterable[tuple[str, bytes]]) -> None:
         """Create the records and leases of sources that the database does not have. `sources`: names and records."""
         rows = list(sources)
-        names = [name for name, _ in rows]
         with self._pool.transaction() as session:
             session.execute(
                 "INSERT INTO sources (name, record) SELECT * FROM unnest(?::text[], ?::bytea[]) "
                 "AS new (name, record) ORDER BY name ON CONFLICT DO NOTHING",
-                [names, [record for _, record in rows]],
+                [[name for name, _ in rows], [record for _, record in rows]],
             )
-            session.execute(
-                f"INSERT INTO leases (source, history) SELECT name, ? || {HISTORY} "  # noqa: S608  # constants
-                "FROM unnest(?::text[]) AS name ORDER BY name ON CONFLICT DO NOTHING",
-                [NEW_IN, names],
+            session.execute(  # for all, because a copied state has no leases
+                f"INSERT INTO leases (source, history) SELECT name, ? || {HISTORY} FROM sources "  # noqa: S608  # constants
+                "ORDER BY name ON CONFLICT DO NOTHING",
+                [NEW_IN],
             )
 
     def read_all(self) -> list[LeaseRow]:

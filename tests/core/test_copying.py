@@ -17,6 +17,7 @@ from exporter.state.leases import Leases
 from exporter.state.lock import Lock
 from exporter.state.postgres import KEY_BITS, PostgresStore
 from exporter.state.store import Store
+from tests.core.replica_harness import Member
 from tests.core.test_store_contract import JOBS, SOURCES, fill, row
 from tests.e2e.processes import Command, eventually
 
@@ -79,6 +80,13 @@ def test_a_state_copied_into_a_database_and_back_is_unchanged(path, url):
     assert of_file(back) == before
     assert of_file(path) == before
     assert (there["s"].runs, there["s"].active, there["s"].counted["jobrun_runs_total"]) == (4, 1, 3)
+
+
+def test_copied_sources_that_are_not_in_the_config_can_be_pruned(path, url):
+    copy_state(str(path), url)
+    member = Member(url, "a", sources=("new",), groups=("new",))
+    with closing(member.ledger), member.replica.removed_sources():
+        assert member.leases.held == {"s", "other", "new"}
 
 
 def test_each_source_has_its_own_range_of_job_keys_in_a_database(path, url):
