@@ -368,7 +368,7 @@ DURATIONS = (
     Record(
         held("run_stuck"),
         condition("run_stuck", of_job(STUCK, "state")),
-        "Runs of a disabled or paused job wait until it is enabled again, so they are not stuck.",
+        "Pending runs of a disabled or paused job wait until it is enabled again, so they are not stuck.",
     ),
     Alert(
         name="JobrunRunStuck",

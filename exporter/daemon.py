@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from exporter.web.file import WebFile
 
 FIRST_HOUSEKEEPING, HOUSEKEEPING_INTERVAL = 300.0, 3600.0
-"""Seconds from the start to the first housekeeping, and between two."""
+"""Seconds from the start to the first housekeeping, and between two of them."""
 
 GRACE_PERIOD = 1.5
 """Seconds that polls and responses in progress get to end."""

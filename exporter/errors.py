@@ -20,7 +20,7 @@ class SourceError(JobrunError):
 
 
 class BlockedError(SourceError):
-    """No request to this source can succeed now. It ends the poll."""
+    """Other requests to this source would fail, too. Unless a vendor limits one of its endpoints, it ends the poll."""
 
 
 class AuthError(BlockedError):

@@ -48,7 +48,7 @@ def is_for_page() -> bool:
 class Pace:
     """Computes when the next request may be sent: at most `size` per `period`, and only when the server allows it.
 
-    At most a quarter of the requests are for pages, but one per period is always allowed.
+    At most a quarter of the requests are for pages, but each process may always send one per period.
     """
 
     def __init__(self, requests_per_minute: float) -> None:

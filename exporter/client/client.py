@@ -87,7 +87,7 @@ class Client:
         settings = network or NetworkSettings()
         self._clock = ServerClock(self._environment.clock)
         self._rate_limit_wait = rate_limit_wait
-        self._longest_pause = min(60.0, 2 * settings.timeout)
+        self._max_retry_after = min(60.0, 2 * settings.timeout)
         self._patience = max(60.0, 2 * budget.period)
         budgeted = BudgetedTransport(
             transport or NetworkTransport(settings, self._environment.monotonic),
@@ -124,7 +124,7 @@ class Client:
         for retry in count():
             outcome = self._try(path, endpoint, params, patience)
             wait = self._apply_retry_after(outcome)
-            if retry == RETRIES or not is_retryable(outcome) or wait > self._longest_pause:
+            if retry == RETRIES or not is_retryable(outcome) or wait > self._max_retry_after:
                 break
             self._pause(retry)
         if isinstance(outcome, SourceError):
@@ -155,8 +155,8 @@ class Client:
     def _try(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> Outcome:
         """Send a request, and send it again if the `Date` of its response is in doubt."""
         outcome, contradicts = self._send(path, endpoint, params, patience)
-        # If the `Date` of a response contradicts earlier ones, a second request confirms or refutes it. A refusal is
-        # not requested again, because a vendor may lock a credential after some refusals.
+        # If the `Date` of a response contradicts earlier ones, a second request confirms or refutes it. A refused
+        # request is not repeated, because a vendor may lock a credential after some refusals.
         if contradicts and isinstance(outcome, httpx.Response) and outcome.is_success:
             outcome, _ = self._send(path, endpoint, params, patience)
         return outcome

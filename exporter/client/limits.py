@@ -175,8 +175,8 @@ def _parsed(limit_texts: LimitTexts, now: float, ignored: list[str]) -> Limits |
     if reset is not None and not 0 <= reset <= MAX_RESET:
         ignore("reset", "is not within an hour")
         reset = None
-    is_unusable = reset is None or texts.get("limit") or texts.get("remaining")
-    if limit is None and remaining is None and is_unusable:
+    has_only_reset = reset is not None and not (texts.get("limit") or texts.get("remaining"))
+    if limit is None and remaining is None and not has_only_reset:
         return None
     return Limits(limit=limit, remaining=remaining, reset_seconds=reset)
 

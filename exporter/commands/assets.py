@@ -16,7 +16,7 @@ LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTI
 """A commented-out annotation of an alert: a link that needs an address."""
 
 COPIED_LABELS = "team, page"
-"""Labels that alerts of jobs copy from jobrun_job_info. This text is nowhere else in the rules."""
+"""Labels that alerts of jobs copy from jobrun_job_info. In the rules, this text is only in lists of these labels."""
 
 MANIFEST = ".jobrun-exporter-assets"
 """File with the digests of the files written last, in the format of `sha256sum`. It shows which files were changed."""
@@ -44,9 +44,10 @@ def contents(
 
 
 def write(files: Mapping[str, bytes], folder: Path, *, force: bool = False) -> None:
-    """Write files to a folder. `force`: overwrite files that a person has changed, too.
+    """Write files to a folder. `force`: also overwrite files that were changed by hand.
 
-    Raises AssetError if a file cannot be written, or if a changed file would be overwritten. Then nothing is written.
+    Raises AssetError if a changed file would be overwritten: then nothing is written. Also if a file cannot be written:
+    then earlier ones have been.
     """
     try:
         if folder.exists() and not folder.is_dir():

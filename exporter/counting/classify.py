@@ -122,7 +122,7 @@ def _classify_unknown(run: Run, context: Context) -> Decision:
 
 def _was_reopened(run: Run, context: Context) -> bool:
     """Return whether an unknown run completed before: it is so old that it would be known otherwise."""
-    # A run without state and result may be one of which only the ID was known until now.
+    # A row without state and result may be a run of which only the ID was known.
     is_only_id = run.state is None and run.result is None
     if is_only_id or run.created is None or not (context.reopens and context.settled):
         return False
@@ -217,8 +217,8 @@ def _contains_end(end: float | None, ends: Collection[float]) -> bool:
     )
 
 
-def counted_earlier(record: RunRecord, baseline: float) -> int:
-    """Return how many earlier completions of a run are counted. `baseline`: that of its job."""
+def count_earlier_completions(record: RunRecord, baseline: float) -> int:
+    """Return how many earlier completions of a run are counted. `baseline`: the baseline of its job."""
     return sum(end > baseline for end in record.earlier)
 
 

@@ -81,7 +81,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return included(self.filter_since(0), job_name)
 
     def serves(self, job: JobState) -> bool:
-        """Return whether a job's series are served: those of a newly included job from the next poll on."""
+        """Return whether a job's series are served. Those of a newly included job are, from the next poll on."""
         return job.shown and (job.overflow or self.includes(label_of(job.job)))
 
     def series_needed(self, job: JobState, *, step_histograms: bool) -> int:

@@ -176,8 +176,8 @@ class Exposition:
 
     def _update(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View], *, everything: bool) -> None:
         """Replace the blocks of changed views, or of all views."""
-        # Blocks of removed jobs are removed first, because a new job may have the same labels. Those of a renamed job
-        # too: its series are pending again.
+        # Blocks of removed jobs are removed first, because a new job may have the same labels. Blocks of a
+        # renamed job are removed, too, because its series are pending again.
         for key, view in before.items():
             kept = now.get(key)
             if kept is None or (kept is not view and kept.common_labels != view.common_labels):

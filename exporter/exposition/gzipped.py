@@ -1,4 +1,4 @@
-"""Builds gzip responses of separately compressed parts, so that only changed parts are compressed again."""
+"""Builds gzip responses from separately compressed parts, so that only changed parts are compressed again."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ except ImportError:  # isal has no wheels for some platforms; zlib writes the sa
     _zlib = zlib
 
 LEVEL = 1
-"""The compression level, at which isal is four times as fast as zlib, with about the same size."""
+"""Compression level. Here isal is four times as fast as zlib, with about the same size."""
 
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
 """A gzip header: deflate, no name, no time, fastest, system unknown (RFC 1952)."""

@@ -165,7 +165,7 @@ class Publisher:
         """Commit that due series are exposed. Return whether there were any. If the commit fails, they stay at 0."""
         if self._monotonic() < self._next_attempt:
             return False
-        shown = self.snapshot.jobs  # taken first: a page that is published meanwhile starts a new wait
+        shown = self.snapshot.jobs  # read before `due`: a page that is published in between restarts the wait
         due = self._zero_first.due(lambda owner: may_expose(self._ledger, owner))
         if not due:
             return False
@@ -185,7 +185,7 @@ class Publisher:
         return True
 
     def _renamed_since(self, shown: Mapping[int, JobView]) -> set[Owner]:
-        """Return the jobs that were renamed since the page of these views. It shows their old names."""
+        """Return the owners of jobs that were renamed after these views were built."""
         jobs = self._ledger.committed.jobs
         return {
             view.owner

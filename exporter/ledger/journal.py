@@ -176,7 +176,7 @@ class Journal:
         self.committed.first_keys = self.store().first_keys()
         for name in names & self.rules.keys():
             self._apply_rules(name, self.rules[name])
-        self._limit_step_histograms()
+        self._switch_step_histograms()
 
     def _put_loaded(self, loaded: LoadedState) -> None:
         for source in loaded.sources:
@@ -190,8 +190,8 @@ class Journal:
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
         """Apply a configuration. If it raises IdentityError, nothing has changed.
 
-        `step_histograms`: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known. With replicas they are
-        on again as soon as fewer are known.
+        `step_histograms`: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known. With replicas, step
+        histograms are on again as soon as fewer are known.
         """
         with self.lock:
             self.check(rules)
@@ -204,7 +204,7 @@ class Journal:
             for job in [job for job in self.committed.jobs.values() if job.source not in rules]:
                 self.committed.put_job(job, self._series(job))
             self.everything_changed = True
-            self._limit_step_histograms()
+            self._switch_step_histograms()
 
     def check(self, rules: Mapping[str, SourceRules] | None = None) -> None:
         """Raise IdentityError if a source of the state names another API. `rules`: None for the active ones."""
@@ -235,7 +235,7 @@ class Journal:
         another = next(iter(self.rules.values()), None)
         return another.series_of(job, step_histograms) if another is not None and job.shown else 0
 
-    def _limit_step_histograms(self) -> None:
+    def _switch_step_histograms(self) -> None:
         wanted = self.committed.steps_total <= MANY_STEPS
         if self._may_limit_steps and self.counting.step_histograms is not wanted:
             # Once off, they stay off. But replicas must show the same page, no matter when each of them started.
@@ -312,7 +312,7 @@ class Journal:
         """Update memory after a commit. If that fails, these sources are loaded from the state again."""
         self._sources_to_reload.update(sources)
         yield
-        self._limit_step_histograms()
+        self._switch_step_histograms()
         self._sources_to_reload.difference_update(sources)  # `writing` has raised if one was in it before
 
     def replace(self, records: Collection[Record]) -> None:
@@ -370,7 +370,8 @@ def _check_identities(sources: Iterable[SourceState], rules: Mapping[str, Source
 
 
 def _unwritten_rows(store: SqlStore, source: str, memory: SourceMemory) -> dict[str, Sighting]:
-    """Return the rows that wait for the end of a poll and are not in the state. Their source omits them now."""
+    """Return the rows that wait for the end of a poll and are not in the state."""
+    # The source does not yield an unchanged row again.
     waiting = {run_id: sighting for run_id, sighting in memory.sightings.items() if sighting.waiting}
     rows = store.runs(source, waiting) if waiting else {}
     return {run_id: sighting for run_id, sighting in waiting.items() if rows.get(run_id) == sighting.before}

@@ -263,7 +263,7 @@ class Ledger(Journal):
         with self._committing(source, poll_context) as transaction:
             lose_steps(transaction, row)
 
-    def record_failed_steps(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
+    def record_steps_error(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that a request for a run's steps failed."""
         with self._committing(source, poll_context) as transaction:
             retry_later(transaction, row)

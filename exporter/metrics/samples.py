@@ -22,7 +22,7 @@ RESULTS = tuple((result, (result.value,)) for result in Result)
 
 
 def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[Row]]:
-    """Return a function that returns the only sample of a gauge, or none while the value is None."""
+    """Return a function that returns the only row of a gauge; no row if the value is None."""
 
     def rows(view: View) -> Iterable[Row]:
         number = value(view)

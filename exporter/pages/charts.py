@@ -59,8 +59,8 @@ GAP_X, GAP_Y = 44, 14
 MARGIN = 6
 MAX_STEPS = 150
 """Maximum number of steps in a graph. Larger graphs are not readable."""
-MAX_LETTERS = 19
-"""Maximum number of letters in a box."""
+MAX_CHARACTERS = 19
+"""Maximum number of characters in a box."""
 
 
 class Box(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,13 +101,13 @@ def _columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
     # Recursion would overflow Python's stack in a long chain of dependencies.
     found: dict[str, int] = {}
     for first in by_name:
-        waiting, path = [first], set()
+        waiting, visited = [first], set()
         while waiting:
             name = waiting[-1]
             needs = [need for need in by_name[name].dependencies if need in by_name]
-            path.add(name)
-            # If a dependency is in `path`, it also depends on this step, so there is a cycle.
-            new = [need for need in needs if need not in found and need not in path]
+            visited.add(name)
+            # If a dependency was visited but has no column yet, it also depends on this step, so there is a cycle.
+            new = [need for need in needs if need not in found and need not in visited]
             if new and name not in found:
                 waiting += new
                 continue
@@ -122,7 +122,7 @@ def _boxes(by_name: Mapping[str, StepReport]) -> dict[str, Box]:
         column = columns[name]
         boxes[name] = Box(
             step=step,
-            text=name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 1]}…",
+            text=name if len(name) <= MAX_CHARACTERS else f"{name[: MAX_CHARACTERS - 1]}…",
             x=MARGIN + column * (BOX_WIDTH + GAP_X),
             y=MARGIN + rows[column] * (BOX_HEIGHT + GAP_Y),
         )

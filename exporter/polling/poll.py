@@ -215,7 +215,7 @@ class Poller:
         error = self._commit_all(view, result)
         with contextlib.suppress(StateError):
             self._follow_clock()
-        # Runs that could not be read, or whose times the clock made wrong, may still be active.
+        # Runs that could not be read may still be active, and the times of a clock that has just jumped are wrong.
         is_unsure = error is not None or self._monotonic() - self._clock_jumped_at < EXPIRY_GRACE
         context = result.context(self._clock.now())
         self._add_stats(result, self._ledger.expire_open_runs(name, context, grace=EXPIRY_GRACE if is_unsure else 0.0))
@@ -301,7 +301,7 @@ class Poller:
         except (Stopped, StateError):
             raise
         except Exception as caught:  # malformed steps of one run must not delay others
-            self._ledger.record_failed_steps(name, row, context)
+            self._ledger.record_steps_error(name, row, context)
             if isinstance(caught, BlockedError):
                 raise
             reason, error = describe(caught)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from exporter.config.source import SourceSettings
-from exporter.counting.classify import CountState, counted_earlier
+from exporter.counting.classify import CountState, count_earlier_completions
 from exporter.counting.counters import root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
@@ -42,7 +42,7 @@ def run_report(row: StoredRun, job: JobState, settings: SourceSettings, external
         project=job.project,
         job_name=job.name,
         mark=mark_of(row),
-        endings=counted_earlier(row, job.baseline) + (row.mark in {CountState.COUNTED, CountState.EXPIRED}),
+        endings=count_earlier_completions(row, job.baseline) + (row.mark in {CountState.COUNTED, CountState.EXPIRED}),
         seen=row.seen,
         url=absolute(external_url, run_path(job.source, run.run_id)),
         vendor_url=vendor_url(settings, job.job, run.run_id),

@@ -174,7 +174,7 @@ def active_for(view: JobView, watermark: float | None, state: State) -> float | 
 
 def stuck_in(view: JobView, watermark: float | None) -> tuple[State, ...]:
     """Return the states in which a run has been active for longer than its limit."""
-    # Runs of a disabled job wait until it is enabled again.
+    # Pending runs of a disabled job wait until it is enabled again.
     states = [State.EXECUTING] if view.state.job.enabled is False else State
     ages = {state: active_for(view, watermark, state) for state in states}
     return tuple(state for state, age in ages.items() if age is not None and age > run_limit(view))

@@ -31,16 +31,16 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):
-    """What this process knows as one of many replicas.
+    """This replica: its sources, and the state that the replicas share.
 
     Attributes:
         taken: How often this replica took over each source.
-        lost: Number of sources that this replica lost without having handed them back.
+        lost: How often this replica lost a source that it had not handed back.
         last_commit: When any replica last wrote the state, by the database's clock.
         state_size: Bytes of the state, as measured by one replica.
         rewound: Configured sources whose commits the database may have lost.
-        steps_rewound: Rewound sources, and sources whose runs were read again but whose steps were not yet.
-        all_rewound: Whether all sources are rewound. Then the exporter's own counters may be too low, too.
+        steps_rewound: Rewound sources, and sources whose runs, but not their steps, were read again.
+        all_rewound: Whether all sources are rewound. Then the exporter's own counters may also be too low.
     """
 
     replica: str
@@ -64,7 +64,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
         state_error: Why the state cannot be written; "" if it can.
         commit_errors: Failed writes of the state since the process started.
         objective_jobs: Number of jobs per objective, in the order of the config.
-        unmatched: Indexes of objectives in the config that match no job, once all sources have been read.
+        unmatched: Indexes of the objectives that matched no job when all sources had last been read.
         series: Number of series on `/metrics` by family, counted while it is rendered.
     """
 
@@ -90,7 +90,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
     gauged: ClassVar[bool] = True
 
     def has_series(self, _name: str) -> bool:
-        """Return whether its counters are exposed: not while commits may be missing."""
+        """Return whether its counters are served: not while all sources are rewound."""
         return self.ownership is None or not self.ownership.all_rewound
 
 
@@ -114,8 +114,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     excluded: frozenset[str] = frozenset()
 
     def waiting(self) -> tuple[str, ...]:
-        """Return the sources that have not been polled since the process started."""
-        # Readiness is about this process, so polls of an earlier process do not count.
+        """Return the sources for whose first poll the readiness of this process still waits."""
         return tuple(name for name, source in self.sources.items() if not source.polled)
 
     def watermark(self, source: str) -> float | None:

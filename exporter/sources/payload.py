@@ -142,7 +142,7 @@ def usable(
 
 
 def scalar(*values: msgspec.Raw) -> Scalar:
-    """Return the first number or text of these values; an empty text only if no other value is one. None if none is."""
+    """Return the first number or nonempty text of these values. Without one, return "" if a value is "", else None."""
     empty: Scalar = None
     for raw in values:
         value = decoded(raw, SCALAR)

@@ -1,4 +1,4 @@
-"""Checks that the settings of a database protect acknowledged commits."""
+"""Checks whether a PostgreSQL database can hold the state, and whether it protects commits."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -39,9 +39,9 @@ class Settings(NamedTuple):
 
 
 def verify(url: str) -> Iterator[tuple[bool, str]]:
-    """Connect to a database, and yield its problems. Each is a sentence, and whether it is only a warning."""
+    """Connect to a database, and yield its problems: whether each is only a warning, and a sentence."""
     try:
-        settings = _ask(url)
+        settings = _query_settings(url)
     except psycopg.Error as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         yield False, f"{describe_url(url)}: {lines[0]}"
@@ -55,21 +55,21 @@ def verify(url: str) -> Iterator[tuple[bool, str]]:
                 yield False, str(error)
 
 
-def _ask(url: str) -> Settings:
+def _query_settings(url: str) -> Settings:
     try:
-        return _ask_one(url, parameters(url))
+        return _query_settings_with(url, parameters(url))
     except psycopg.OperationalError:
         # A standby refuses the default options, with an error that does not name the reason.
-        return _ask_one(url, {**parameters(url), "target_session_attrs": "any"})
+        return _query_settings_with(url, {**parameters(url), "target_session_attrs": "any"})
 
 
-def _ask_one(url: str, options: Mapping[str, Any]) -> Settings:
+def _query_settings_with(url: str, options: Mapping[str, Any]) -> Settings:
     with psycopg.connect(url, **options) as connection:
         return Settings(*connection.execute(QUERY.encode()).fetchall()[0])
 
 
 def problems(settings: Settings) -> Iterator[tuple[bool, str]]:
-    """Yield the problems of a database's settings. Each is a sentence, and whether it is only a warning."""
+    """Yield the problems of a database's settings: whether each is only a warning, and a sentence."""
     if settings.version < OLDEST:
         yield False, f"PostgreSQL {settings.version} is too old; at least {OLDEST} is needed"
     if settings.standby:
@@ -83,9 +83,9 @@ def problems(settings: Settings) -> Iterator[tuple[bool, str]]:
         )
     if settings.may_write is None and not settings.may_create:
         place = f"SCHEMA {settings.schema}" if settings.schema else "a schema of its search_path"
-        yield False, f"the user may not create tables: GRANT CREATE ON {place} TO the user of state.url"
+        yield False, f"the user has no permission to create tables: GRANT CREATE ON {place} TO the user of state.url"
     if settings.may_write is False:
         cure = f"GRANT {', '.join(GRANTS)} ON ALL TABLES IN SCHEMA {settings.schema} TO the user of state.url"
-        yield False, f"the user may not write the tables: {cure}"
+        yield False, f"the user has no permission to write the tables: {cure}"
     if not settings.standbys:
         yield True, "no synchronous standby: a failover may lose commits; their runs are read and counted again"

@@ -122,8 +122,8 @@ class FakeLedger:
         self._do("record_missing_steps", source, row.run.run_id, poll_context)
         self.queue.remove(row)
 
-    def record_failed_steps(self, source, row, poll_context):
-        self._do("record_failed_steps", source, row.run.run_id, poll_context)
+    def record_steps_error(self, source, row, poll_context):
+        self._do("record_steps_error", source, row.run.run_id, poll_context)
         self.queue.remove(row)
 
     def record_up(self, source, _now, *, read):

@@ -827,7 +827,7 @@ def test_a_failed_fetch_is_repeated_with_the_next_poll_and_then_less_often(harne
         harness.begin()
         (row,) = harness.ledger.pending_steps("s", harness.now, 10)
         harness.now += 5  # the poll takes some time
-        harness.ledger.record_failed_steps("s", row, harness.poll_context)
+        harness.ledger.record_steps_error("s", row, harness.poll_context)
         waits.append(harness.row().due - harness.started)
         harness.now = harness.row().due
         harness.reopen()

@@ -225,7 +225,7 @@ def test_steps_that_raise_an_internal_error_do_not_block_others(harness):
     answered = harness.source.steps
     harness.source.steps = lambda run: int("odd") if run.run_id == "a" else answered(run)
     assert harness.poll() == "success"
-    assert [event[2] for event in harness.result("ledger.record_failed_steps", "ledger.commit_steps")] == ["a", "b"]
+    assert [event[2] for event in harness.result("ledger.record_steps_error", "ledger.commit_steps")] == ["a", "b"]
     assert harness.report.reasons == ["internal"]
 
 
@@ -440,13 +440,13 @@ def test_steps_wait_for_the_next_poll_after_three_consecutive_errors():
         harness.source.answers = {run_id: SchemaError("odd") for run_id in "abdefg"}
         assert harness.poll() == "success"
     assert [event[1] for event in harness.result("source.steps")] == list("abcdef")
-    assert harness.result("ledger.record_failed_steps")[0] == (
-        "ledger.record_failed_steps",
+    assert harness.result("ledger.record_steps_error")[0] == (
+        "ledger.record_steps_error",
         "s",
         "a",
         harness.poll_context(),
     )
-    assert [event[2] for event in harness.result("ledger.record_failed_steps")] == list("abdef")
+    assert [event[2] for event in harness.result("ledger.record_steps_error")] == list("abdef")
     assert harness.report.reasons == ["schema"] * 5
     assert lines[0] == {
         "event": "fetching steps failed",
@@ -473,9 +473,9 @@ def test_a_rate_limiting_api_gets_no_requests_for_steps(harness, error, reason):
     waiting(harness, *"abc")
     harness.source.answers = {"b": error}
     assert harness.poll(BATCH) == "error"
-    assert harness.result("ledger.commit_steps", "ledger.record_failed_steps") == [
+    assert harness.result("ledger.commit_steps", "ledger.record_steps_error") == [
         ("ledger.commit_steps", "s", "a", (), harness.poll_context()),
-        ("ledger.record_failed_steps", "s", "b", harness.poll_context()),
+        ("ledger.record_steps_error", "s", "b", harness.poll_context()),
     ]
     assert harness.report.reasons == [reason]
     assert harness.result("ledger.record_up") == [("ledger.record_up", "s", True)]

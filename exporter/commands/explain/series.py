@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.commands.explain.selector import Selector
 from exporter.counting import counters
-from exporter.counting.classify import CountState, counted_earlier
+from exporter.counting.classify import CountState, count_earlier_completions
 from exporter.counting.labels import OTHER, clean
 from exporter.counting.names import ERRORS
 from exporter.counting.records import Counted, JobState, LastFailure, LastRun, LastSteps, SourceState
@@ -255,7 +255,7 @@ def _pending_note(value: float, *, released: bool) -> list[str]:
 def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator[str]:
     if baseline:
         yield f"{baseline} more runs completed before the baseline: they are in no counter."
-    earlier = sum(counted_earlier(row, job.baseline) for _, row in rows)
+    earlier = sum(count_earlier_completions(row, job.baseline) for _, row in rows)
     if earlier:
         yield f"{earlier} earlier completions of reopened runs are counted too; only the last result is stored."
     waiting = sum(row.steps is StepState.PENDING for _, row in rows)

@@ -108,7 +108,7 @@ class JobReader:
             # The list of jobs will show whether the job is gone or forbidden. The list may lag behind the job, so it is
             # not requested at once.
             project.due = min(project.due, view.now + spacing(PollTier.NORMAL, self._settings.poll_interval))
-            if isinstance(error, ForbiddenError) or self._is_listed_but_not_found(project, job, view.now):
+            if isinstance(error, ForbiddenError) or self._record_not_found(project, job, view.now):
                 raise
             if job.missing_since is not None:
                 del project.jobs[job.row.slug]
@@ -122,8 +122,8 @@ class JobReader:
         job.last_start = max((run.start for run in cursor.runs.values() if run.start is not None), default=None)
 
     @staticmethod
-    def _is_listed_but_not_found(project: Project, job: TrackedJob, now: float) -> bool:
-        """Record that the API does not have a job. Return whether a list that was requested later still shows it."""
+    def _record_not_found(project: Project, job: TrackedJob, now: float) -> bool:
+        """Record that the API does not have a job. Return whether a later list still shows it, or failed."""
         since = job.not_found_since = now if job.not_found_since is None else job.not_found_since
         return job.missing_since is None and (project.failed or (project.last_listed or 0.0) > since)
 

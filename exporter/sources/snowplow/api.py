@@ -83,8 +83,8 @@ class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="c
     end_time: Scalar = None
 
     @property
-    def is_usual(self) -> bool:
-        """Return whether the usual fields of a started run have values. If not, the values may have other names."""
+    def has_usual_fields(self) -> bool:
+        """Return whether the usual fields of a started run have values. If not, other fields may have them."""
         return bool(self.job_name.strip() and self.state and self.start_time and (self.duration or self.end_time))
 
 
@@ -152,7 +152,7 @@ def _parse_row(row_text: bytes) -> SnowplowRun | None:
     """Return the run of a row; None if it has no ID."""
     raw = msgspec.Raw(row_text)
     row = decoded(raw, TYPED_ROW)
-    return row if row is not None and row.is_usual else _from_fields(Fields.of(raw))
+    return row if row is not None and row.has_usual_fields else _from_fields(Fields.of(raw))
 
 
 def _from_fields(fields: Fields) -> SnowplowRun | None:

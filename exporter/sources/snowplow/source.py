@@ -60,7 +60,7 @@ END_TOLERANCE = 60
 
 # Fractions of the event limit. A response with fewer events than the first is complete. If it has more than the second,
 # its window is read again in halves.
-SURELY_COMPLETE, PROBABLY_TRIMMED = 0.5, 0.9
+SURELY_COMPLETE, PROBABLY_TRUNCATED = 0.5, 0.9
 
 
 WRONG_TIMES = 0.1
@@ -90,7 +90,7 @@ class SnowplowSource(Source):
         plan = plan_poll(view, self._settings, api=REACH - margin, maximum=MAX_WINDOW)
         shown: set[str] = set()
         self._failing.start_poll()
-        for window, response, truncated, uncertain in self._complete_responses(plan.windows, view):
+        for window, response, truncated, uncertain in self._read_responses(plan.windows, view):
             shown |= response.by_id.keys()
             unobserved = [uncertain] if uncertain else []
             if plan.unobserved and window.start <= plan.windows[0].start:
@@ -101,14 +101,14 @@ class SnowplowSource(Source):
         yield from self._follow_open_runs(view, shown)
         self._failing.raise_errors()
 
-    def _complete_responses(
+    def _read_responses(
         self, windows: Sequence[Window], view: View
     ) -> Iterator[tuple[Window, SnowplowRuns, int, Window | None]]:
-        """Yield complete responses, oldest first. A window whose response may be trimmed is read again in halves.
+        """Yield responses, oldest first. A window whose response may be truncated is read again in halves.
 
-        The values are: the window; its response; how many earlier responses it proves to be trimmed; and the window
-        again if its response may be trimmed but the window cannot be halved. If the API ignores `from` and `to`, no
-        window is read again.
+        The values are: the window; its response; how many earlier responses it proves to be truncated; and the window
+        again if its response may be truncated but the window cannot be halved, or too many were. If the API ignores
+        `from` and `to`, no window is read again.
         """
         waiting: list[tuple[Window, frozenset[str]]] = [(window, frozenset()) for window in reversed(windows)]
         halvings = 0
@@ -118,10 +118,10 @@ class SnowplowSource(Source):
         while waiting:
             window, ids_of_whole = waiting.pop()
             response, parts = self._read_window(window), halves(window)
-            # A half with all runs of the whole is trimmed if the whole was.
+            # A half with all runs of the whole is truncated if the whole was.
             like_whole = parts is not None and bool(ids_of_whole) and ids_of_whole <= response.by_id.keys()
             doubtful = filters and (
-                like_whole or may_be_trimmed(response.by_text.values(), window, view, self._event_limit)
+                like_whole or may_be_truncated(response.by_text.values(), window, view, self._event_limit)
             )
             runs = [to_run(row, self._statuses) for row in response.by_id.values()] if doubtful else []
             filters = filters and not _ignores_bounds(runs, window)
@@ -132,14 +132,14 @@ class SnowplowSource(Source):
                 shown |= response.by_id.keys()
                 waiting += [(part, doubted[window]) for part in reversed(parts)]
                 continue
-            truncated = _pop_trimmed(doubted, response.by_text.values())
+            truncated = _pop_truncated(doubted, response.by_text.values())
             yield window, response, truncated + doubtful, window if doubtful else None
 
     def _is_proven_complete(self, response: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
-        """Request the part of the window before the first ends. Return whether that proves the response complete."""
-        # A trimmed response lacks runs whose events are all older than the oldest event that was kept. These runs ended
-        # before any run in the response. So if the part of the window before the first end is complete and has no other
-        # runs, the response lacks nothing. A longer part proves the same, and is not cut short by a wrong time.
+        """Read the window up to the end of the earliest tenth of its runs. Return whether that proves it complete."""
+        # A truncated response lacks runs whose events are all older than the oldest event that was kept. These runs
+        # ended before any run in the response. So if the part of the window before the first end is complete and has no
+        # other runs, the response lacks nothing. A longer part proves the same, and no wrong time cuts it short.
         ends = sorted(run.end for run in runs if run.end is not None)
         if not ends:
             return False
@@ -148,7 +148,7 @@ class SnowplowSource(Source):
         if early.length > window.length / 2:
             return False
         part = self._read_window(early)
-        complete = not may_be_trimmed(part.by_text.values(), early, view, self._event_limit)
+        complete = not may_be_truncated(part.by_text.values(), early, view, self._event_limit)
         return complete and part.by_id.keys() < response.by_id.keys()
 
     def _read_window(self, window: Window) -> SnowplowRuns:
@@ -229,10 +229,10 @@ class SnowplowSource(Source):
         return f"signed in, {len(rows)} runs in the last hour"
 
 
-def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:
-    """Return whether the API may have trimmed a response. The response itself does not say so."""
+def may_be_truncated(rows: Collection[SnowplowRun], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:
+    """Return whether the API may have truncated a response. The response itself does not say so."""
     # A run has about 3 state-change events, and two more per step. Each row has at least one event, so if rows exceed
-    # the limit, the API does not trim.
+    # the limit, the API does not truncate.
     counts = view.step_counts()
     most = 3 + 2 * max((ASSUMED_STEPS, *counts.values()))
     if len(rows) > limit or len(rows) * most < SURELY_COMPLETE * limit:
@@ -241,7 +241,7 @@ def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, li
     events = sum(number * (3 + 2 * (counts.get(job_id) or ASSUMED_STEPS)) for job_id, number in per_job.items())
     if events < SURELY_COMPLETE * limit:
         return False
-    if events >= PROBABLY_TRIMMED * limit:
+    if events >= PROBABLY_TRUNCATED * limit:
         return True
     starts = [start for row in rows if (start := start_of(row)) is not None]
     empty_early_part = bool(starts) and min(starts) > window.start + window.length / 2
@@ -255,17 +255,17 @@ def _ignores_bounds(runs: Collection[Run], window: Window) -> bool:
     return outside > WRONG_TIMES * len(runs)
 
 
-def _pop_trimmed(doubted: dict[Window, frozenset[str]], rows: Collection[SnowplowRun]) -> int:
+def _pop_truncated(doubted: dict[Window, frozenset[str]], rows: Collection[SnowplowRun]) -> int:
     """Remove the doubted responses that lack one of these rows although it is in their window. Return their number."""
     starts = [(row.run_id, start_of(row) or 0.0) for row in rows]
-    trimmed = [
+    truncated = [
         window
         for window, ids in doubted.items()
         if any(window.start <= start < window.end and run_id not in ids for run_id, start in starts)
     ]
-    for window in trimmed:
+    for window in truncated:
         del doubted[window]
-    return len(trimmed)
+    return len(truncated)
 
 
 def timestamp(time: float) -> str:

@@ -185,7 +185,7 @@ def parse_job(fields: Fields, *, scope: str, workflow: bool) -> StraitJob | None
 
 
 def unlisted_job(job_id: str, project: str, *, scope: str, workflow: bool) -> Job:
-    """Return a job that is not listed, because it was deleted. Its name is its ID."""
+    """Return a job that was deleted or is hidden. Its name is its ID."""
     name = job_id.removeprefix(WORKFLOW)
     return Job(job_id=job_id, name=name, project=project, scope=scope, has_steps=workflow, reopens=not workflow)
 

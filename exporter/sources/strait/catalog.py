@@ -57,7 +57,7 @@ class JobCatalog:
             yield Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=complete)
 
     def look_up(self, job_ids: Collection[str], view: View) -> Iterator[Batch]:
-        """Read the list again if it lacks one of these jobs. A job that it still lacks was deleted."""
+        """Read the list again if it lacks one of these jobs. A job that it still lacks was deleted or is hidden."""
         unknown = any(each not in self._jobs and each not in self._unlisted for each in job_ids)
         if unknown and self._kind.jobs not in self._failing.errors:
             yield from self.read(view)
@@ -65,12 +65,12 @@ class JobCatalog:
             self._unlisted |= {each for each in job_ids if each not in self._jobs}
 
     def known_jobs(self, view: View) -> frozenset[str]:
-        """Return the IDs of jobs that are listed, in the state, or known to be deleted."""
+        """Return the IDs of jobs that are listed, in the state, or known to be unlisted."""
         return view.job_ids | self._jobs.keys() | self._unlisted
 
     def jobs_of(self, projects: Mapping[str, str], view: View) -> list[Job]:
-        """Return jobs, without deleted jobs that are in the state. `projects`: the project of each job by its ID."""
+        """Return jobs, without unlisted jobs that are in the state. `projects`: the project of each job by its ID."""
         listed = [self._jobs[job_id] for job_id in projects if job_id in self._jobs]
-        deleted = projects.keys() - self._jobs.keys() - view.job_ids
+        unlisted = sorted(projects.keys() - self._jobs.keys() - view.job_ids)
         scope, workflow = self._kind.scope, self._kind.workflow
-        return listed + [unlisted_job(each, projects[each], scope=scope, workflow=workflow) for each in sorted(deleted)]
+        return listed + [unlisted_job(each, projects[each], scope=scope, workflow=workflow) for each in unlisted]

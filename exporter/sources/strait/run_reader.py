@@ -157,13 +157,13 @@ class RunReader:
         return decode_bursts(self.kind.scope, view.checkpoints)
 
     def _read_bursts(self, view: View) -> Iterator[Batch]:
-        """Read the bursts of the pages read since the last call. Polls try unreadable bursts again."""
+        """Read the bursts of the pages read since the last call. Polls, later only sweeps, repeat unreadable ones."""
         known = self._known_bursts(view)
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
             # The server may never answer: after a while, only sweeps try again.
-            given_up = not burst.read and burst.truncated and not view.sweep_due
-            if given_up or (burst.read and not self._has_grown(time, view)):
+            is_left_to_sweeps = not burst.read and burst.truncated and not view.sweep_due
+            if is_left_to_sweeps or (burst.read and not self._has_grown(time, view)):
                 continue
             part = f"runs created at {time.isoformat()}"
             try:
@@ -282,7 +282,7 @@ class RunReader:
     def _note_committed(self, rows: Sequence[StraitRun], view: View) -> None:
         self._committed.update((row.id, row) for row in rows)
         self._dead_letters.update((row.id, row.created) for row in rows if row.status == DEAD_LETTER)
-        # A run that has just failed may start to compensate. If the server has no list of such runs, it is read by ID.
+        # A run that has just failed may start to compensate. If the server cannot list such runs, it is read by ID.
         if self._by_status.refuses(COMPENSATING):
             for row in rows:
                 if row.status in ("failed", "timed_out"):
