@@ -103,6 +103,7 @@ class Replica:
         self._went_back: set[str] = set()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0
+        self._exporter = 0  # the last transaction that has written the exporter's record
         # Per running replica: the sources in its config, and the versions that scrapes have read from it.
         self._peers: list[dict[str, int]] = []
         self.pages = PageVersions(zero_first)
@@ -243,8 +244,10 @@ class Replica:
             seen = {name: row.content for name, row in self._leases.seen.items()}
             changed = {name for name in foreign if rows[name].content != seen.get(name)}
             self._went_back |= {name for name in changed if name in seen and rows[name].version < seen[name][0]}
-            if changed:
+            exporter = max((row.exporter for row in rows.values()), default=0)
+            if changed or exporter != self._exporter:
                 self._ledger.reload(changed)
+                self._exporter = exporter
 
     def _mark_rewound(self) -> None:
         """Record sources whose commits the database lost, so that all replicas withhold their counters."""
@@ -365,7 +368,7 @@ class Replica:
         """Render a page if it would differ from the one served."""
         held = self._leases.versions()
         versions = {name: row.version for name, row in list(self._leases.seen.items())} | held
-        content = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size
+        content = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size, self._exporter
         if content != self._rendered:
             self._handlers.publish()
             self._rendered = content

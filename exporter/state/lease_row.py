@@ -28,6 +28,7 @@ class LeaseRow(msgspec.Struct, frozen=True):
         size: Size of the state in bytes, as last measured.
         schema: Version of the tables.
         noticed: Whether a replica has recorded the beginning of the current history.
+        exporter: Number of the transaction that last wrote the exporter's own record.
     """
 
     source: str
@@ -43,6 +44,7 @@ class LeaseRow(msgspec.Struct, frozen=True):
     size: int
     schema: int
     noticed: bool
+    exporter: int
 
     @property
     def content(self) -> tuple[int, int]:

@@ -88,7 +88,7 @@ SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_times
 CASE WHEN {INTACT} THEN history ELSE '' END,
 extract(epoch FROM committed), {HISTORY},
 (SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter), (SELECT version FROM schema_version),
-(SELECT history = {HISTORY} FROM exporter)
+(SELECT history = {HISTORY} FROM exporter), (SELECT xmin::text::bigint FROM exporter)
 FROM leases ORDER BY source
 """  # noqa: S608  # constants
 

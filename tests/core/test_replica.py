@@ -167,6 +167,20 @@ def test_the_count_of_lost_commits_survives_a_loss_of_its_own_commit(member, adm
     assert [each.ledger.committed.exporter.counts[COLD_STARTS]["rewound"].value for each in (first, second)] == [2, 2]
 
 
+def test_all_replicas_show_the_same_counters_of_the_exporter(member):
+    def shown(member):
+        count = member.ledger.committed.exporter.counts[COLD_STARTS]["new"]
+        return count.value, count.released
+
+    owner, other = member("a", groups=("s", "other")), member("b", groups=())
+    other.ledger.count_cold_start("new")
+    owner.tick()
+    assert shown(owner) == shown(other) == (1, False)
+    expose(other.ledger, [(("exporter",), COLD_STARTS, "new")])
+    owner.tick()
+    assert shown(owner) == shown(other) == (1, True)
+
+
 def test_all_replicas_have_step_histograms_or_none_no_matter_when_they_started_and_what_they_poll(member):
     def histograms(*members):
         return [each.ledger.drain().step_histograms for each in members]
