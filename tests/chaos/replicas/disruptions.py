@@ -37,6 +37,7 @@ REPLICA_DISRUPTIONS: Mapping[str, ReplicaDisruption] = {
     "rolling restart": ReplicaDisruption(process.rolling_restart, 0.5, affects_all=True),
     "all replicas at once": ReplicaDisruption(process.kill_all, 0.5, affects_all=True),
     "older configuration": ReplicaDisruption(process.run_older_config, 0.5),
+    "older configuration, reloaded": ReplicaDisruption(process.reload_older_config, 2),
     "replica's clock an hour wrong": ReplicaDisruption(process.run_wrong_clock, 0.7),
     "connections reset": ReplicaDisruption(process.reset_connections),
     "half open": ReplicaDisruption(process.half_open_connections),

@@ -71,6 +71,7 @@ class Replica:
         self.port = unassigned_port()
         self.disrupted = False
         self._config, self._older_config = config, older_config
+        self._settings = config.read_text()
         self._prepare = prepare
         self._process: Daemon | subprocess.Popen[bytes] | None = None
 
@@ -90,6 +91,12 @@ class Replica:
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(ROOT), **fake_clock(f"{hours:+d}h")},
             )
+
+    def reload(self, *, older: bool) -> None:
+        """Reload its config, or the older one instead."""
+        self._config.write_text(self._older_config.read_text() if older else self._settings)
+        with suppress(OSError):  # it may still start, or wait for the database
+            fetch(self.port, "/-/reload", method="POST", timeout=1)
 
     @property
     def pid(self) -> int:

@@ -185,6 +185,18 @@ def run_older_config(fleet: Fleet, rng: random.Random) -> Iterator[float]:
     victim.disrupted = False
 
 
+def reload_older_config(fleet: Fleet, rng: random.Random) -> Iterator[float]:
+    """Let a replica reload an older config, which has fewer sources, and the current one, a few times."""
+    victim = fleet.choose_victim(rng)
+    if victim is None:
+        return
+    victim.disrupted = True
+    for older in (True, False) * 3:
+        victim.reload(older=older)
+        yield rng.uniform(0.3, 3.0)
+    victim.disrupted = False
+
+
 def run_wrong_clock(fleet: Fleet, rng: random.Random) -> Iterator[float]:
     """Run a replica with a clock that is an hour wrong, for a while."""
     victim = fleet.choose_victim(rng)
