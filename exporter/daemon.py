@@ -112,10 +112,12 @@ class Daemon:
         self._heartbeat = Heartbeat(
             (
                 *(self._schedule.tick, self._publisher.tick, logs.report_suppressed),
-                *(self._do_housekeeping, self._check_polls, self._supervise),
+                *(self._check_polls, self._supervise),
             ),
             clocks.monotonic,
         )
+        # A thread of its own, because pruning many runs may take minutes.
+        self._housekeeper = Heartbeat((self._do_housekeeping,), clocks.monotonic, "housekeeping")
         self._pool = RequestPool(monotonic=clocks.monotonic)
         self._vendors = VendorQueries(clocks.monotonic, waiting=self._pool.waiting)
         if self._shared is not None:
@@ -194,6 +196,7 @@ class Daemon:
             raise
         self._publisher.publish()
         self._heartbeat.start()
+        self._housekeeper.start()
         self._schedule.add(self._pollable(self._assembly))
         self._schedule.start()
         if self._shared is not None:
@@ -318,6 +321,7 @@ class Daemon:
     def stop(self) -> bool:
         """Stop everything. Return False if a poll still waits for its API: its uncommitted batches are lost."""
         self._heartbeat.stop()
+        self._housekeeper.stop()
         self._supervision.stopping()
         if self._shared is not None:
             self._shared.stop(GRACE_PERIOD)

@@ -118,13 +118,15 @@ class Supervision:
 class Heartbeat:
     """Runs tasks twice per second in a thread. If one fails, the others still run."""
 
-    def __init__(self, tasks: Collection[Callable[[], None]], monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, tasks: Collection[Callable[[], None]], monotonic: Callable[[], float], name: str = "heart"
+    ) -> None:
         self._tasks = tasks
         self._monotonic = monotonic
         self._latest = monotonic()
         self._ended = threading.Event()
         self._failing: set[str] = set()
-        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=name, daemon=True)
         self.start, self.stop = self._thread.start, self._ended.set
 
     def age(self) -> float:

@@ -11,9 +11,10 @@ from exporter import logs
 from exporter.assembly import Clocks
 from exporter.config import loads
 from exporter.config.secret import MASK
-from exporter.daemon import Daemon
+from exporter.daemon import FIRST_HOUSEKEEPING, Daemon
 from exporter.sources import KNOWN_NAMES
 from exporter.web.address import Address
+from tests.e2e.processes import eventually
 
 KEY = "kept-from-all-logs"
 SOURCE = (
@@ -76,6 +77,30 @@ def test_a_daemon_is_not_ready_before_its_first_page(tmp_path):
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     daemon = Daemon(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), clocks=clocks)
     assert daemon.ready() == (False, "the state is loading")
+
+
+def test_the_heart_beats_while_many_runs_are_pruned(tmp_path, monkeypatch):
+    ahead, pruning, pruned = [0.0], threading.Event(), threading.Event()
+
+    def prune(*_):
+        pruning.set()
+        pruned.wait(20)
+
+    monkeypatch.setattr("exporter.daemon.prune", prune)
+    text = f"sources: [{SOURCE % ('one', 'one')}]\nstate: {{path: {tmp_path / 'state.db'}}}\n"
+    clocks = Clocks(
+        monotonic=lambda: time.monotonic() + ahead[0], transport=httpx.MockTransport(lambda _: httpx.Response(500))
+    )
+    daemon = Daemon(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), clocks=clocks)
+    daemon.start()
+    try:
+        ahead[0] = FIRST_HOUSEKEEPING
+        assert pruning.wait(20)
+        ahead[0] += 3600.0
+        assert eventually(lambda: daemon.healthy()[0], seconds=5.0)
+    finally:
+        pruned.set()
+        daemon.stop()
 
 
 def test_an_error_in_one_part_of_the_heartbeat_stops_no_other(harness):
