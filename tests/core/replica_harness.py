@@ -85,6 +85,7 @@ class Member:
         self.parts = ReplicaLedger(url, name, sources, steps=steps, api=api)
         self.ledger, self.leases = self.parts.ledger, self.parts.leases
         self.groups = [*groups]
+        self.published = 0
         handlers = Handlers(
             groups=lambda: [frozenset({each}) for each in self.groups],
             identities=lambda: dict.fromkeys(sources, api),
@@ -92,7 +93,7 @@ class Member:
             start_polls=lambda _names, _ages: None,
             end_polls=lambda _names: None,
             is_idle=lambda _name: True,
-            publish=lambda: None,
+            publish=self.publish,
             generation=lambda: 0,
         )
         boottime = self.leases.now
@@ -101,6 +102,9 @@ class Member:
             self.ledger, self.leases, zero_first=self.zero_first, boottime=boottime, handlers=handlers
         )
         self.tick()
+
+    def publish(self):
+        self.published += 1
 
     def tick(self):
         self.parts.time += 5.0

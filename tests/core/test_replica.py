@@ -173,8 +173,12 @@ def test_all_replicas_show_the_same_counters_of_the_exporter(member):
         return count.value, count.released
 
     owner, other = member("a", groups=("s", "other")), member("b", groups=())
+    for _ in range(3):
+        owner.tick()
+    published = owner.published
     other.ledger.count_cold_start("new")
     owner.tick()
+    assert owner.published == published + 1
     assert shown(owner) == shown(other) == (1, False)
     expose(other.ledger, [(("exporter",), COLD_STARTS, "new")])
     owner.tick()
