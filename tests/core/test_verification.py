@@ -71,11 +71,11 @@ def test_a_user_without_rights_is_refused_before_a_daemon_starts(postgres_server
     weak = url.replace("jobrun@", "weak@")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE ROLE weak LOGIN")
-        assert "may not create tables: GRANT CREATE ON SCHEMA public" in refused(weak)
+        assert "no permission to create tables: GRANT CREATE ON SCHEMA public" in refused(weak)
         with closing(Pool(url)) as pool:
             PostgresStore(pool)
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO weak")
-        assert "may not write the tables" in refused(weak)
+        assert "no permission to write the tables" in refused(weak)
         connection.execute("GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO weak")
         assert list(verify(weak)) == [LOSSY]
 
