@@ -83,11 +83,12 @@ def test_a_reload_and_the_shutdown_are_reported(
 
 
 def stalling(*arguments: object, **options: object) -> sqlite3.Connection:
-    """Open the database so that the heartbeat hangs in its first transaction, as on a hanging disk."""
+    """Open the database. Once the file `stall` is next to it, transactions of the heartbeat hang, as on a hanging disk."""
     connection = sqlite3.connect(*arguments, **options)  # type: ignore[call-overload]  # passed on unchanged
+    stall = Path(str(arguments[0])).with_name("stall")
 
     def trace(statement: str) -> None:
-        if statement.startswith("BEGIN") and threading.current_thread().name == "heart":
+        if statement.startswith("BEGIN") and threading.current_thread().name == "heart" and stall.exists():
             threading.Event().wait()
 
     connection.set_trace_callback(trace)
@@ -100,6 +101,7 @@ def test_the_watchdog_is_no_longer_notified_when_the_heartbeat_stops(
     port = free_port()
     daemon = Daemon(config(tmp_path, simulator, zero_first="1s"), port, connect=stalling, environ=environ(supervisor))
     supervisor.until("WATCHDOG")
+    (tmp_path / "stall").touch()
 
     until = time.monotonic() + 90
     with pytest.raises(TimeoutError):  # noqa: PT012  # after scrapes the heartbeat exposes series, which takes a transaction
