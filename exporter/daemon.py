@@ -358,7 +358,7 @@ class Daemon:
             return
         self._housekeeping_due, now = self._clocks.monotonic() + HOUSEKEEPING_INTERVAL, self._clocks.clock()
         try:
-            with self._shared.replica.removed_sources() if self._shared else nullcontext():
+            with self._shared.replica.holding_removed_sources() if self._shared else nullcontext():
                 expire_jobs(self._ledger, now, self._config.metrics.job_expiry)
                 prune(self._ledger, now, self._config.state.retention)
         except StateError as error:

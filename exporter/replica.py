@@ -23,21 +23,21 @@ from exporter.state.leases import RENEWAL, Leases, RequestAges, SupersededError
 INTERVAL = 0.5
 """Seconds between two ticks. Each tick checks the versions in the database."""
 
-FRESH = 2.0
+MAX_PAGE_AGE = 2.0
 """Seconds for which a page is served after its versions were last confirmed.
 
-Within this time a replica shows the commits of the others. So if two scrapes are further apart, the second one never
-shows less, no matter which replicas respond.
+Within this time each replica shows the commits of the others. So if two scrapes are further apart, no counter is lower
+in the second one, whichever replicas respond.
 """
 
 CLOCK_DIFFERENCE = 60.0
 """Maximum seconds by which an API's clock is assumed to be ahead of the database's."""
 
-FAILED = {
+PERMANENT_ERRORS = {
     SupersededError: "polls ended: a newer version has migrated the state",
     IdentityError: "no sources taken: the state and the config name different APIs",
 }
-"""Log messages of errors that do not end by themselves."""
+"""Log messages of errors that do not recover on their own."""
 
 Group = frozenset[str]
 
@@ -49,7 +49,7 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
         groups: Returns the sources in groups that share a credential and so a request budget.
         identities: Returns the API of each configured source.
         request_ages: Returns the age in seconds of each request that still uses the budget of a source's credential.
-        start_polls: Starts the polls of sources. The second argument: the request ages of the former owner.
+        start_polls: Starts the polls of sources. The second argument: the request ages of the former holder.
         end_polls: Ends the polls of sources.
         is_idle: Returns whether no poll of a source is running.
         publish: Renders the records in memory.
@@ -90,7 +90,7 @@ class Replica:
         self._leases = leases
         self._boottime = boottime
         self._handlers = handlers
-        self._polled: set[str] = set()
+        self._owned: set[str] = set()
         self._configured: set[str] = set()
         self._last_beat = float("-inf")
         self._confirmed = float("-inf")
@@ -100,12 +100,12 @@ class Replica:
         # By source: after a failover, the steps of runs that ended before this time must be read again.
         self._steps_until: dict[str, float] = {}
         # Sources whose version fell, if the database has no record of that yet.
-        self._went_back: set[str] = set()
+        self._new_rewinds: set[str] = set()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self._size = 0
         self._exporter = 0  # the last transaction that has written the exporter's record
         # Per running replica: the sources in its config, and the versions that scrapes have read from it.
-        self._peers: list[dict[str, int]] = []
+        self._running: list[dict[str, int]] = []
         self.pages = PageVersions(zero_first)
         """The versions on the pages of this replica."""
         self.replicas = 1
@@ -126,7 +126,7 @@ class Replica:
     @property
     def owned(self) -> frozenset[str]:
         """Return the sources that this replica polls."""
-        return frozenset(self._polled)
+        return frozenset(self._owned)
 
     def ownership(self) -> Ownership:
         """Return this replica's name, its sources, and what it knows about the others."""
@@ -150,7 +150,7 @@ class Replica:
         age = self._boottime() - self._confirmed
         if age == float("inf"):
             return self._error
-        return f"the state could not be read for {age:.0f} s: {self._error}" if age > FRESH else ""
+        return f"the state could not be read for {age:.0f} s: {self._error}" if age > MAX_PAGE_AGE else ""
 
     def tick(self) -> None:
         """Check versions, load changes, take and hand back leases, and render a page."""
@@ -159,7 +159,7 @@ class Replica:
             self._tick(started)
         except StateError as error:
             if type(error) is not self._failing:
-                self._log.error(FAILED.get(type(error), "state cannot be read"), error=str(error))
+                self._log.error(PERMANENT_ERRORS.get(type(error), "state cannot be read"), error=str(error))
             self._failing, self._error = type(error), str(error)
             if isinstance(error, SupersededError):
                 self._confirmed = float("-inf")
@@ -172,7 +172,7 @@ class Replica:
     def _tick(self, started: float) -> None:
         self._ledger.load()
         self._create_sources()
-        self._regroup()
+        self._hand_back_regrouped()
         before, doubtful = self._leases.versions(), self._leases.doubtful
         rows = {row.source: row for row in self._leases.read_all()}
         self.replicas = max((row.replicas for row in rows.values()), default=1) or 1
@@ -180,16 +180,16 @@ class Replica:
         self._drop(rows, before)
         self._rewound = frozenset(name for name, row in rows.items() if row.rewound)
         self._steps_rewound = frozenset(name for name, row in rows.items() if row.steps_rewound)
-        self._went_back |= {name for name, row in rows.items() if not row.history}
+        self._new_rewinds |= {name for name, row in rows.items() if not row.history}
         self._load_changes(rows)
         self._ledger.check()
         self._mark_rewound()
         self._leases.trust(doubtful - self._rewound)
         self._take(rows)
-        self._expose_read_sources(rows)
+        self._serve_read_sources(rows)
         self._publish()
         self._confirmed = started
-        if started - self._last_beat >= RENEWAL or self.replicas != len(self._peers):
+        if started - self._last_beat >= RENEWAL or self.replicas != len(self._running):
             self._last_beat = started
             self._beat()
 
@@ -208,32 +208,32 @@ class Replica:
             self._ledger.reload(new)
         self._configured = set(identities)
 
-    def _regroup(self) -> None:
+    def _hand_back_regrouped(self) -> None:
         """Hand back sources that are no longer in the config, or whose group has changed."""
         groups = self._handlers.groups()
-        whole = frozenset().union(*(group for group in groups if group <= self._polled))
-        if self._polled - whole:
-            self.hand_back(self._polled - whole)
+        whole = frozenset().union(*(group for group in groups if group <= self._owned))
+        if self._owned - whole:
+            self.hand_back(self._owned - whole)
 
     def _drop(self, rows: Mapping[str, LeaseRow], before: Mapping[str, int]) -> None:
-        """Drop leases that this replica has lost according to `rows`. `before`: its versions before the read."""
+        """Drop leases that this replica has lost according to `rows`. `before`: the versions before they were read."""
         gone = {
             name
             for name, version in before.items()
             if name not in rows or rows[name].holder != self._leases.holder or rows[name].version < version
         }
-        self._went_back |= {name for name in gone if name in rows and rows[name].version < before[name]}
+        self._new_rewinds |= {name for name in gone if name in rows and rows[name].version < before[name]}
         self._leases.drop(gone)
         self._end_lost()
 
     def _end_lost(self) -> None:
         """End the polls of sources that this replica no longer has."""
-        lost = self._polled - self._leases.held
+        lost = self._owned - self._leases.held
         if lost:
             self.lost += len(lost)
             self._log.warning("leases lost", sources=sorted(lost))
             self._leases.drop(lost)
-            self._polled -= lost
+            self._owned -= lost
             self._handlers.end_polls(lost)
 
     def _load_changes(self, rows: Mapping[str, LeaseRow]) -> None:
@@ -243,7 +243,7 @@ class Replica:
             foreign = rows.keys() - self._leases.held
             seen = {name: row.content for name, row in self._leases.seen.items()}
             changed = {name for name in foreign if rows[name].content != seen.get(name)}
-            self._went_back |= {name for name in changed if name in seen and rows[name].version < seen[name][0]}
+            self._new_rewinds |= {name for name in changed if name in seen and rows[name].version < seen[name][0]}
             exporter = max((row.exporter for row in rows.values()), default=0)
             if changed or exporter != self._exporter:
                 self._ledger.reload(changed)
@@ -251,30 +251,30 @@ class Replica:
 
     def _mark_rewound(self) -> None:
         """Record sources whose commits the database lost, so that all replicas withhold their counters."""
-        back = self._went_back | self._leases.rewound()
+        back = self._new_rewinds | self._leases.rewound()
         if back:
             marked = self._leases.mark_rewound(back)
             self._rewound |= back
-            self._went_back.clear()
+            self._new_rewinds.clear()
             if marked:
                 self._log.error("the database has lost commits", sources=sorted(marked))
                 self._ledger.count_cold_start("rewound")
 
     def _beat(self) -> None:
-        """Record that this replica is running. Learn which pages scrapes have read from any replica."""
-        self._peers = self._leases.beat(self.pages.versions_read(self._configured))
-        self.pages.report_read(self._peers)
+        """Record that this replica is running, learn which pages scrapes have read, and hand back a surplus group."""
+        self._running = self._leases.beat(self.pages.versions_read(self._configured))
+        self.pages.report_read(self._running)
         self._hand_back_surplus()
 
     def _count_candidates(self, group: Group) -> int:
         """Return how many replicas can poll a group. During a rollout, some configs may not have all its sources."""
-        return sum(group <= peer.keys() for peer in self._peers) or max(1, self.replicas)
+        return sum(group <= peer.keys() for peer in self._running) or max(1, self.replicas)
 
     def _share(self) -> int:
         return ceil(sum(Fraction(1, self._count_candidates(group)) for group in self._handlers.groups()))
 
     def _mine(self) -> list[Group]:
-        return [group for group in self._handlers.groups() if group & self._polled]
+        return [group for group in self._handlers.groups() if group & self._owned]
 
     def _take(self, rows: Mapping[str, LeaseRow]) -> None:
         """Take free groups up to this replica's share, and those that no other replica can poll."""
@@ -282,12 +282,12 @@ class Replica:
         free = [
             group
             for group in self._handlers.groups()
-            if not group & self._polled and all(name in rows and rows[name].free for name in group)
+            if not group & self._owned and all(name in rows and rows[name].free for name in group)
         ]
         free.sort(key=self._count_candidates)
         only_here = sum(self._count_candidates(group) == 1 for group in free)
         for group in free[: max(only_here, room)]:
-            with self._ledger.lock:  # no other replica may write between reading the lease and its records
+            with self._ledger.lock:  # no other thread may write before the records of these sources are loaded
                 request_ages = self._leases.take(group)
                 if request_ages is None:
                     continue
@@ -296,7 +296,7 @@ class Replica:
                 except StateError:
                     self._leases.drop(group)
                     raise
-            self._polled |= group & self._leases.held
+            self._owned |= group & self._leases.held
             self.taken.update(group)
             self._log.info("sources taken", sources=sorted(group))
             self._handlers.start_polls(group, request_ages)
@@ -311,14 +311,14 @@ class Replica:
 
     def hand_back(self, sources: Collection[str] | None = None) -> None:
         """End the polls of these sources, by default of all, and free their leases for other replicas."""
-        given = frozenset(self._polled if sources is None else sources)
-        self._polled -= given
+        given = frozenset(self._owned if sources is None else sources)
+        self._owned -= given
         self._handlers.end_polls(given)
         with self._ledger.lock:
             self._leases.hand_back(given, self._handlers.request_ages)
 
     @contextmanager
-    def removed_sources(self) -> Iterator[None]:
+    def holding_removed_sources(self) -> Iterator[None]:
         """Hold the leases of sources that are no longer in the config, so that their old runs can be pruned."""
         removed = self._ledger.committed.sources.keys() - set(self._handlers.identities())
         taken: dict[str, Sequence[float]] = {}  # another config may still have them, so their budgets are kept
@@ -340,10 +340,10 @@ class Replica:
             self.hand_back()
             self._leases.leave()
 
-    def _expose_read_sources(self, rows: Mapping[str, LeaseRow]) -> None:
-        """Expose the counters of sources that were read completely since the last failover."""
+    def _serve_read_sources(self, rows: Mapping[str, LeaseRow]) -> None:
+        """Serve the counters of sources again that were read completely since the last failover."""
         read: dict[str, list[LeaseRow]] = {}
-        polled = [rows[name] for name in sorted((self._polled - self._ledger.starting) & rows.keys())]
+        polled = [rows[name] for name in sorted((self._owned - self._ledger.starting) & rows.keys())]
         unread, store = self._ledger.unread, self._ledger.store()
         older = [row for row in polled if row.history != row.current and not (row.rewound and row.source in unread)]
         # Steps of later runs were never served. Do not wait for them, because a busy source always has pending steps.

@@ -85,7 +85,7 @@ def test_a_state_copied_into_a_database_and_back_is_unchanged(path, url):
 def test_copied_sources_that_are_not_in_the_config_can_be_pruned(path, url):
     copy_state(str(path), url)
     member = Member(url, "a", sources=("new",), groups=("new",))
-    with closing(member.ledger), member.replica.removed_sources():
+    with closing(member.ledger), member.replica.holding_removed_sources():
         assert member.leases.held == {"s", "other", "new"}
 
 

@@ -211,7 +211,7 @@ def test_runs_and_jobs_of_a_source_that_no_config_has_any_more_are_pruned(member
     before.replica.leave()
     after = member("b", sources=("other",), groups=("other",))
     after.parts.poll(source="other", now=40 * DAY)
-    with after.replica.removed_sources():
+    with after.replica.holding_removed_sources():
         expire_jobs(after.ledger, 40 * DAY, job_expiry=30 * DAY)
         assert prune(after.ledger, 40 * DAY, retention=30 * DAY) == 1
     assert after.ledger.committed.jobs[after.ledger.committed.by_id["s", "j"]].gone
@@ -231,7 +231,7 @@ def test_all_replicas_see_that_a_removed_source_was_pruned(member):
     before.replica.leave()
     pruning, idle = (member(name, sources=("other",), groups=("other",)) for name in "bc")
     pruning.parts.poll(source="other", now=40 * DAY)
-    with pruning.replica.removed_sources():
+    with pruning.replica.holding_removed_sources():
         expire_jobs(pruning.ledger, 40 * DAY, job_expiry=30 * DAY)
         prune(pruning.ledger, 40 * DAY, retention=30 * DAY)
     idle.tick()
@@ -242,7 +242,7 @@ def test_all_replicas_see_that_a_removed_source_was_pruned(member):
 def test_housekeeping_keeps_the_recorded_requests_of_a_source_that_only_another_config_has(member):
     owner, other = member("a"), member("b", sources=("other",), groups=("other",))
     owner.leases.hand_back(["s"], lambda _name: [7.0, 2.0])
-    with other.replica.removed_sources():
+    with other.replica.holding_removed_sources():
         assert other.leases.held == {"other", "s"}
     later = owner.leases.take(["s"])
     assert later == [pytest.approx(7.0, abs=5.0), pytest.approx(2.0, abs=5.0)]
@@ -250,7 +250,7 @@ def test_housekeeping_keeps_the_recorded_requests_of_a_source_that_only_another_
 
 def test_sources_that_another_replica_polls_are_not_taken_as_removed(member):
     owner, other = member("a"), member("b", sources=("other",), groups=("other",))
-    with other.replica.removed_sources():
+    with other.replica.holding_removed_sources():
         assert other.leases.held == {"other"}
     owner.tick()
     assert owner.leases.held == {"s"}

@@ -83,7 +83,7 @@ def test_a_reload_and_the_shutdown_are_reported(
 
 
 def stalling(*arguments: object, **options: object) -> sqlite3.Connection:
-    """Open the database. Once the file `stall` is next to it, transactions of the heartbeat hang, as on a hanging disk."""
+    """Open the database. Once a file `stall` is next to it, the heartbeat's transactions hang, as on a hanging disk."""
     connection = sqlite3.connect(*arguments, **options)  # type: ignore[call-overload]  # passed on unchanged
     stall = Path(str(arguments[0])).with_name("stall")
 

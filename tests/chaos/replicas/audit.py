@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from exporter.replica import FRESH
+from exporter.replica import MAX_PAGE_AGE
 from exporter.simulators.listener import Listener
 from exporter.simulators.message import Request
 from exporter.simulators.request_log import RequestLog
@@ -177,7 +177,7 @@ class Scrape(NamedTuple):
 class ScrapeAuditor(threading.Thread):
     """Scrapes replicas through their proxy as one target, and records counters that fall.
 
-    A counter falls if a page shows less than a page that was received more than FRESH seconds before it was requested.
+    A counter falls if a page shows less than one that was received more than MAX_PAGE_AGE seconds before its request.
 
     Attributes:
         scrapes, refused: Number of pages, and of scrapes without a page.
@@ -229,7 +229,7 @@ class ScrapeAuditor(threading.Thread):
 
     def _audit(self, started: float, text: str) -> None:
         self.scrapes += 1
-        while self._recent and self._recent[0].ended < started - FRESH:
+        while self._recent and self._recent[0].ended < started - MAX_PAGE_AGE:
             for series, number in self._recent.popleft().values.items():
                 self._highest[series] = max(number, self._highest.get(series, number))
         values = dict(counters(text))

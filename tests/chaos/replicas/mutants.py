@@ -26,9 +26,9 @@ class _IgnoresLostCommits(Replica):
         super()._drop(rows, dict.fromkeys(before, 0))
 
     def _mark_rewound(self) -> None:
-        self._went_back.clear()
+        self._new_rewinds.clear()
 
-    def _expose_read_sources(self, rows: Mapping[str, LeaseRow]) -> None:
+    def _serve_read_sources(self, rows: Mapping[str, LeaseRow]) -> None:
         pass
 
 
