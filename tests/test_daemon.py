@@ -79,17 +79,20 @@ def test_a_daemon_is_not_ready_before_its_first_page(tmp_path):
     assert daemon.ready() == (False, "the state is loading")
 
 
-def test_the_heart_beats_while_many_runs_are_pruned(tmp_path, monkeypatch):
+def test_the_heart_beats_while_many_runs_are_pruned(tmp_path):
     ahead, pruning, pruned = [0.0], threading.Event(), threading.Event()
 
-    def prune(*_):
-        pruning.set()
-        pruned.wait(20)
+    def clock():
+        if threading.current_thread().name == "housekeeping":
+            pruning.set()
+            pruned.wait(20)
+        return time.time()
 
-    monkeypatch.setattr("exporter.daemon.prune", prune)
     text = f"sources: [{SOURCE % ('one', 'one')}]\nstate: {{path: {tmp_path / 'state.db'}}}\n"
     clocks = Clocks(
-        monotonic=lambda: time.monotonic() + ahead[0], transport=httpx.MockTransport(lambda _: httpx.Response(500))
+        clock=clock,
+        monotonic=lambda: time.monotonic() + ahead[0],
+        transport=httpx.MockTransport(lambda _: httpx.Response(500)),
     )
     daemon = Daemon(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), clocks=clocks)
     daemon.start()

@@ -36,6 +36,17 @@ class LosingPool(Pool):
             raise StateError("no answer")
 
 
+class FailingStore(PostgresStore):
+    """A state that may refuse to return rows of runs."""
+
+    fails = False
+
+    def runs(self, source, run_ids):
+        if self.fails:
+            raise StateError("refused")
+        return super().runs(source, run_ids)
+
+
 class ReplicaLedger:
     """A ledger on the shared state, with leases of its own and a clock that is moved."""
 
@@ -44,7 +55,7 @@ class ReplicaLedger:
         self.time = 0.0
         self.request_ages = []
         self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
-        self.store = PostgresStore(self.pool, self.leases, migrations=migrations)
+        self.store = FailingStore(self.pool, self.leases, migrations=migrations)
         self.leases.create((each, msgspec.json.encode(SourceState(name=each, identity=api))) for each in sources)
         loaded = self.store.load()
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))

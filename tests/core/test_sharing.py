@@ -18,6 +18,7 @@ from exporter.sharing import Shared
 from exporter.sources import KNOWN_NAMES
 from exporter.state.lease_statements import LONGEST_SILENCE
 from exporter.web.address import Address
+from exporter.web.file import WebFile
 from tests.core.replica_harness import Member
 from tests.e2e.processes import eventually
 
@@ -92,7 +93,7 @@ def test_a_daemon_holds_removed_sources_to_prune_them_and_divides_pages_among_re
 
 
 @pytest.mark.parametrize("lost", ["before", "during"])
-def test_a_source_that_is_taken_over_during_a_reload_is_polled(url, admin, monkeypatch, lost):
+def test_a_source_that_is_taken_over_during_a_reload_is_polled(url, admin, tmp_path, lost):
     s, other = ({"name": name, "type": "strait", "auth": {"api_key": name}} for name in ("s", "other"))
     requests, text = [], yaml.safe_dump({"sources": [s, other], "state": {"url": url}})
 
@@ -100,19 +101,24 @@ def test_a_source_that_is_taken_over_during_a_reload_is_polled(url, admin, monke
         requests.append(request.headers["Authorization"])
         return httpx.Response(500)
 
-    clocks = Clocks(transport=httpx.MockTransport(respond))
-    daemon = Daemon(lambda: loads(text, {}, KNOWN_NAMES), Address("127.0.0.1", 0), clocks=clocks)
-    shared: Any = daemon._shared
-    replica, schedule, keep = shared.replica, daemon._schedule, daemon._schedule.keep
+    class SlowWebFile(WebFile):
+        """While it is loaded again, before the new config is active, the replica takes a source."""
 
-    def keep_slowly(*arguments):
-        """Let the replica take a source before the new config is active."""
-        if threading.current_thread() is threading.main_thread():
+        def reload(self):
+            super().reload()
             taken = replica.taken["s"]
             admin.execute("UPDATE leases SET holder = '', until = 'epoch' WHERE source = 's'")
             eventually(lambda: replica.taken["s"], lambda now: now > taken, 2.0)
-        return keep(*arguments)
 
+    (tmp_path / "web.yaml").write_text("http_server_config: {}\n")
+    daemon = Daemon(
+        lambda: loads(text, {}, KNOWN_NAMES),
+        Address("127.0.0.1", 0),
+        clocks=Clocks(transport=httpx.MockTransport(respond)),
+        web_file=SlowWebFile(tmp_path / "web.yaml", time.monotonic),
+    )
+    shared: Any = daemon._shared
+    replica, schedule = shared.replica, daemon._schedule
     daemon.start()
     try:
         assert eventually(lambda: len(requests), lambda sent: sent >= 2) >= 2
@@ -121,7 +127,6 @@ def test_a_source_that_is_taken_over_during_a_reload_is_polled(url, admin, monke
             assert eventually(lambda: replica.owned, {"other"}.__eq__) == {"other"}
         other["poll_interval"] = "2m"
         text = yaml.safe_dump({"sources": [s, other], "state": {"url": url}})
-        monkeypatch.setattr(schedule, "keep", keep_slowly)
         assert daemon.reload() == (True, "reloaded")
         requests.clear()
         assert eventually(lambda: set(requests), lambda sent: len(sent) == 2, 5.0) == {"Bearer s", "Bearer other"}
