@@ -140,8 +140,8 @@ class Replica:
             lost=self.lost,
             last_commit=max(written, default=None),
             state_size=self._size,
-            rewound=self.rewound & self._configured,
-            steps_rewound=(self._steps_rewound | self.rewound) & self._configured,
+            rewound=self.rewound,
+            steps_rewound=self._steps_rewound | self.rewound,
             all_rewound=bool(self._configured) and self._configured <= self.rewound,
         )
 

@@ -38,9 +38,9 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
         lost: How often this replica lost a source that it had not handed back.
         last_commit: When any replica last wrote the state, by the database's clock.
         state_size: Bytes of the state, as measured by one replica.
-        rewound: Configured sources whose commits the database may have lost.
+        rewound: Sources whose commits the database may have lost, also such as the next reload may add to the config.
         steps_rewound: Rewound sources, and sources whose runs, but not their steps, were read again.
-        all_rewound: Whether all sources are rewound. Then the exporter's own counters may also be too low.
+        all_rewound: Whether all configured sources are rewound. Then the exporter's own counters may also be too low.
     """
 
     replica: str

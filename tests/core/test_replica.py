@@ -272,6 +272,16 @@ def test_a_reload_that_fails_halfway_is_repeated(member):
     assert [each.run_id for each in first.ledger.open_runs("s")] == ["1"]
 
 
+def test_a_rewound_source_is_withheld_from_the_first_page_after_a_reload_adds_it(member, admin):
+    owner, other = member("a"), member("b", sources=("other",), groups=("other",))
+    owner.parts.poll("1")
+    admin.execute("UPDATE leases SET history = '' WHERE source = 's'")
+    other.tick()
+    # The reload renders a page before the next tick of the replica.
+    assert "s" in other.replica.ownership().rewound
+    assert "s" in other.replica.ownership().steps_rewound
+
+
 def test_all_replicas_show_the_same_size_and_time_of_the_last_commit(member):
     first, second = member("a"), member("b")
     first.parts.poll("1")
