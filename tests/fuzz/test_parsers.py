@@ -12,6 +12,7 @@ from exporter.errors import SourceError
 from exporter.sources.northflank import api as northflank_api
 from exporter.sources.payload import decode_rows
 from exporter.sources.snowplow import api as snowplow_api
+from exporter.sources.snowplow import details as snowplow_details
 from exporter.sources.strait import api as strait_api
 from exporter.sources.strait import kinds as strait_kinds
 from exporter.sources.workato import api as workato_api
@@ -41,7 +42,7 @@ def of_snowplow(body: bytes) -> object:
 
 
 def snowplow_run(body: bytes) -> object:
-    row, steps = snowplow_api.parse_run(body, snowplow_api.STATUSES)
+    row, steps = snowplow_details.parse_run(body, snowplow_api.STATUSES)
     return snowplow_api.to_run(row, snowplow_api.STATUSES), steps
 
 
@@ -77,8 +78,8 @@ def saved(name: str) -> bytes:
 CASES: Mapping[str, tuple[bytes, Parser]] = {
     "snowplow runs": (SNOWPLOW_RUNS, of_snowplow),
     "snowplow run": (SNOWPLOW_RUN, snowplow_run),
-    "snowplow steps": (SNOWPLOW_RUN, lambda body: snowplow_api.parse_steps(body, snowplow_api.STATUSES)),
-    "snowplow log": (SNOWPLOW_RUN, snowplow_api.parse_log),
+    "snowplow steps": (SNOWPLOW_RUN, lambda body: snowplow_details.parse_steps(body, snowplow_api.STATUSES)),
+    "snowplow log": (SNOWPLOW_RUN, snowplow_details.parse_log),
     "workato jobs": (saved("workato/payloads/jobs.json"), of_workato),
     "workato job": (
         saved("workato/payloads/job.json"),

@@ -13,6 +13,7 @@ from exporter.errors import DecodeError
 from exporter.sources.northflank import api as northflank_api
 from exporter.sources.payload import MAX_COMMAS, decode_rows
 from exporter.sources.snowplow import api as snowplow_api
+from exporter.sources.snowplow import details as snowplow_details
 from exporter.sources.strait import api as strait_api
 from exporter.sources.workato import api as workato_api
 
@@ -90,7 +91,7 @@ def test_a_gigabyte_is_cut_off_at_the_limit_and_uses_about_that_much_memory(body
 
 PARSERS = {
     "snowplow": lambda body: snowplow_api.parse_rows(body, {}),
-    "snowplow steps": lambda body: snowplow_api.parse_steps(body, snowplow_api.STATUSES),
+    "snowplow steps": lambda body: snowplow_details.parse_steps(body, snowplow_api.STATUSES),
     "workato": lambda body: workato_api.parse_jobs(body, "1/2", workato_api.STATUSES),
     "workato recipes": workato_api.parse_recipes,
     "northflank": lambda body: northflank_api.parse_page(b'{"data":{"runs":' + body + b"}}", "runs"),

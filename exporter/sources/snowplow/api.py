@@ -1,10 +1,9 @@
-"""Snowplow Console's jobs API: its paths, and parsers, which accept many undocumented names and shapes.
+"""Snowplow Console's jobs API: its paths, and the parser of lists of runs, which accepts many undocumented shapes.
 
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import Annotated
 
@@ -12,10 +11,9 @@ import msgspec
 
 from exporter.counting.labels import clean
 from exporter.errors import SchemaError
-from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step
-from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, ROWS, Fields, Scalar, decode, decode_rows, decoded, text
+from exporter.model import FUTURE_MARGIN, Job, Result, Run, State
+from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, Fields, Scalar, decode_rows, decoded
 from exporter.sources.rest import StatusTable, ValueProblem, best_row, look_up, seconds_between
-from exporter.sources.source import StepLog
 from exporter.times import is_number, parse_timestamp, parse_vendor_duration
 
 RUNS = "/organizations/{org}/jobs/v1/runs"
@@ -23,12 +21,6 @@ RUN = RUNS + "/{runId}"
 STEPS = RUN + "/steps"
 STEP = STEPS + "/{stepName}"
 LIST_KEYS = ("runs", "jobRuns", "data", "items", "results", "content")
-STEP_KEYS = ("steps", "taskStates")
-STEP_LIST_KEYS = (*STEP_KEYS, *LIST_KEYS)
-# Keys under which an object may contain a single run.
-WRAPPERS = ("run", "jobRun", "job", "data", "item", "content", "result")
-MAX_WRAPPERS = 3
-"""Maximum depth of nested wrappers."""
 UNKNOWN_JOB = "unknown"
 STATUSES: StatusTable = {
     "waiting": State.PENDING,
@@ -61,12 +53,10 @@ STATUSES: StatusTable = {
 # Alternative names of fields, without underscores, in the order in which they are tried.
 RUN_ID = ("runid", "runreference", "id")
 JOB_NAME = ("jobname", "name")
-STEP_NAME = ("name", "stepname", "taskname")
 STATUS = ("state", "status", "runstate", "taskstate")
 START = ("starttime", "startedat", "started", "start")
 END = ("endtime", "endedat", "finishedat", "completedat")
 DURATION = ("duration", "runduration", "taskduration")
-DEPENDENCIES = ("dependencies", "dependson")
 # Fields of a duration that is an object, and their units in the order of ISO 8601.
 DURATION_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
 
@@ -152,10 +142,11 @@ def _parse_row(row_text: bytes) -> SnowplowRun | None:
     """Return the run of a row; None if it has no ID."""
     raw = msgspec.Raw(row_text)
     row = decoded(raw, TYPED_ROW)
-    return row if row is not None and row.has_usual_fields else _from_fields(Fields.of(raw))
+    return row if row is not None and row.has_usual_fields else run_from_fields(Fields.of(raw))
 
 
-def _from_fields(fields: Fields) -> SnowplowRun | None:
+def run_from_fields(fields: Fields) -> SnowplowRun | None:
+    """Return the run of an object, under any of the known names; None if it has no ID."""
     run_id = fields.identity(*RUN_ID)
     if not run_id:
         return None
@@ -165,12 +156,12 @@ def _from_fields(fields: Fields) -> SnowplowRun | None:
         environment=fields.text("environment"),
         state=fields.text(*STATUS),
         start_time=fields.scalar(*START),
-        duration=_duration(fields),
+        duration=duration_from_fields(fields),
         end_time=fields.scalar(*END),
     )
 
 
-def _duration(fields: Fields) -> Scalar:
+def duration_from_fields(fields: Fields) -> Scalar:
     """Return a duration as a text or a number. Convert an object such as `{"seconds": 2.5}` to ISO 8601."""
     objects = (decoded(raw, OBJECT) for raw in fields.raws(*DURATION))
     parts = next((each for each in objects if each is not None), None)
@@ -213,7 +204,7 @@ def to_run(row: SnowplowRun, statuses: StatusTable, now: float = float("inf"), *
     meaning = look_up(row.state, statuses, ended=end is not None)
     # The duration of an active run is dropped, because it would change at each poll.
     end, duration = (
-        _completed(start, end, duration_of(row, now, milliseconds=milliseconds)) if meaning.result else (None, None)
+        completed(start, end, duration_of(row, now, milliseconds=milliseconds)) if meaning.result else (None, None)
     )
     return Run(
         run_id=row.run_id,
@@ -225,6 +216,13 @@ def to_run(row: SnowplowRun, statuses: StatusTable, now: float = float("inf"), *
         end=end,
         duration=duration,
     )
+
+
+def completed(start: float | None, end: float | None, duration: float | None) -> tuple[float | None, float | None]:
+    """Return the end and the duration. If only one is known, the other is computed from it and the start."""
+    if end is None and start is not None and duration is not None:
+        end = start + duration
+    return end, seconds_between(start, end) if duration is None else duration
 
 
 def start_of(row: SnowplowRun) -> float | None:
@@ -265,117 +263,3 @@ def problems_of(row: SnowplowRun, run: Run, now: float) -> Iterator[ValueProblem
         yield "duration of a run cannot be read", row.duration
     if run.end is not None and run.end > now + FUTURE_MARGIN:
         yield "end of a run is in the future", row.duration if row.end_time is None else row.end_time
-
-
-def parse_run(body: bytes, statuses: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return the run with an ID ("" for any), and its steps; None instead of steps if the body has none."""
-    found = [each for fields in _objects(body) for each in _runs_in(fields)]
-    if not found:
-        raise SchemaError("the response is not a run: it has no id")
-    for row, steps in found:
-        if run_id in ("", row.run_id):
-            return row, None if steps is None else _steps(steps, statuses)
-    raise SchemaError("the response is another run")
-
-
-def parse_failure_reason(body: bytes) -> StepLog:
-    """Return the error text of a run. It is customer data and is never stored."""
-    return StepLog(stderr=next((reason for fields in _objects(body) if (reason := _failure_reason(fields))), ""))
-
-
-def _objects(body: bytes) -> list[Fields]:
-    """Return the object of a body, or the objects of a list."""
-    try:
-        return [Fields.of_body(body)]
-    except SchemaError:
-        return [Fields.of(raw) for raw in decode(body, ROWS)]
-
-
-def _wrapped(fields: Fields, depth: int) -> Iterator[Fields]:
-    """Yield the objects within an object that may contain a run."""
-    for raw in fields.raws(*WRAPPERS) if depth < MAX_WRAPPERS else ():
-        # A wrapper may also be a list with a single run.
-        for each in (raw, *(decoded(raw, ROWS) or [])[:1]):
-            yield Fields.of(each)
-
-
-def _runs_in(
-    fields: Fields, steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
-) -> Iterator[tuple[SnowplowRun, Sequence[msgspec.Raw] | None]]:
-    """Yield the runs of an object, each with its steps. The object is a run, or an object around a run."""
-    steps = next((rows for raw in fields.raws(*STEP_KEYS) if (rows := _list_of(raw)) is not None), steps)
-    row = _from_fields(fields)
-    if row is not None and row.state:
-        yield row, steps
-    for wrapped in _wrapped(fields, depth):
-        yield from _runs_in(wrapped, steps, depth + 1)
-    if row is not None and not row.state:
-        yield row, steps
-
-
-def _failure_reason(fields: Fields, depth: int = 0) -> str:
-    inner = (_failure_reason(wrapped, depth + 1) for wrapped in _wrapped(fields, depth))
-    return fields.text("failurereason") or next(filter(None, inner), "")
-
-
-def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
-    """Return the rows of a list, or of an object around a list; None if it is neither."""
-    with suppress(SchemaError):
-        return decode_rows(bytes(raw), STEP_LIST_KEYS)
-    return None
-
-
-def parse_steps(body: bytes, statuses: StatusTable) -> list[Step]:
-    """Return the steps of a run, one per name."""
-    raws = decode_rows(body, STEP_LIST_KEYS)
-    steps = _steps(raws, statuses)
-    if raws and not steps:
-        raise SchemaError("no row of the response is a step")
-    return steps
-
-
-def parse_log(body: bytes) -> StepLog:
-    """Return the tail of a step's output."""
-    fields = Fields.of_body(body)
-    return StepLog(stdout=fields.text("stdout"), stderr=fields.text("stderr"))
-
-
-def _steps(raws: Sequence[msgspec.Raw], statuses: StatusTable) -> list[Step]:
-    """Return one step per name: its completed row if there is one, otherwise its last row."""
-    steps: dict[str, Step] = {}
-    for raw in raws:
-        fields = Fields.of(raw)
-        name = fields.name(*STEP_NAME)
-        if name:
-            step = _step(fields, name, statuses)
-            if step.result is not None or name not in steps or steps[name].result is None:
-                steps[name] = step
-    return list(steps.values())
-
-
-def _step(fields: Fields, name: str, statuses: StatusTable) -> Step:
-    meaning = look_up(fields.text(*STATUS), statuses)
-    start, end, duration = fields.time(*START), fields.time(*END), parse_vendor_duration(_duration(fields))
-    end, duration = _completed(start, end, duration) if meaning.result else (None, duration)
-    return Step(
-        name=name,
-        result=meaning.result,
-        state=meaning.state,
-        start=start,
-        end=end,
-        duration=duration,
-        dependencies=_dependencies(fields),
-    )
-
-
-def _dependencies(fields: Fields) -> tuple[str, ...]:
-    # A dependency is a name, or an object with a name.
-    names = (text(raw) or Fields.of(raw).text(*STEP_NAME) for raw in fields.rows(*DEPENDENCIES) or [])
-    return tuple(name for name in names if name)
-
-
-def _completed(start: float | None, end: float | None, duration: float | None) -> tuple[float | None, float | None]:
-    """Return the end and the duration. If only one is known, the other is computed from it and the start."""
-    if end is None and start is not None and duration is not None:
-        end = start + duration
-    return end, seconds_between(start, end) if duration is None else duration

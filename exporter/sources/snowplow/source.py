@@ -23,16 +23,13 @@ from exporter.sources.snowplow.api import (
     SnowplowRuns,
     in_milliseconds,
     job_id_of,
-    parse_failure_reason,
-    parse_log,
     parse_rows,
-    parse_run,
-    parse_steps,
     problems_of,
     start_of,
     to_job,
     to_run,
 )
+from exporter.sources.snowplow.details import parse_failure_reason, parse_log, parse_run, parse_steps
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
 from exporter.sources.snowplow.signin import api_key_auth, password_auth
 from exporter.sources.source import Access, Source, SourceType, StepLog
@@ -61,7 +58,6 @@ END_TOLERANCE = 60
 # Fractions of the event limit. A response with fewer events than the first is complete. If it has more than the second,
 # its window is read again in halves.
 SURELY_COMPLETE, PROBABLY_TRUNCATED = 0.5, 0.9
-
 
 WRONG_TIMES = 0.1
 """Fraction of a response's runs that may have wrong times."""

@@ -9,19 +9,8 @@ from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
 from exporter.sources.payload import MAX_WORD_LENGTH, SLICE_SIZE
 from exporter.sources.rest import path, status_table
-from exporter.sources.snowplow.api import (
-    LIST_KEYS,
-    RUN,
-    STATUSES,
-    SnowplowRun,
-    parse_failure_reason,
-    parse_log,
-    parse_rows,
-    parse_run,
-    parse_steps,
-    to_job,
-    to_run,
-)
+from exporter.sources.snowplow.api import LIST_KEYS, RUN, STATUSES, SnowplowRun, parse_rows, to_job, to_run
+from exporter.sources.snowplow.details import parse_failure_reason, parse_log, parse_run, parse_steps
 
 START = 1704067200.0
 NOW = START + 1000.0

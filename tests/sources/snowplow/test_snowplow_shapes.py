@@ -7,15 +7,8 @@ import pytest
 from exporter.errors import SchemaError
 from exporter.model import FUTURE_MARGIN, Result, State
 from exporter.sources.rest import shape_of, status_table
-from exporter.sources.snowplow.api import (
-    STATUSES,
-    in_milliseconds,
-    parse_rows,
-    parse_run,
-    parse_steps,
-    problems_of,
-    to_run,
-)
+from exporter.sources.snowplow.api import STATUSES, in_milliseconds, parse_rows, problems_of, to_run
+from exporter.sources.snowplow.details import parse_run, parse_steps
 
 START = 1704067200.0
 NOW = START + 1000

@@ -5,7 +5,8 @@ import pytest
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Result, State, Step
 from exporter.sources.rest import status_table
-from exporter.sources.snowplow.api import STATUSES, STEP_LIST_KEYS, parse_log, parse_steps
+from exporter.sources.snowplow.api import STATUSES
+from exporter.sources.snowplow.details import STEP_LIST_KEYS, parse_log, parse_steps
 from exporter.sources.source import StepLog
 
 TABLE = status_table(STATUSES, {})
