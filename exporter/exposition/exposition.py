@@ -176,17 +176,16 @@ class Exposition:
 
     def _update(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View], *, everything: bool) -> None:
         """Replace the blocks of changed views, or of all views."""
-        # Blocks of removed jobs are removed first, because a new job may have the same labels. Blocks of a
-        # renamed job are removed, too, because its series are pending again.
-        for key, view in before.items():
-            kept = now.get(key)
-            if kept is None or (kept is not view and kept.common_labels != view.common_labels):
-                for blocks in self._levels[level]:
-                    self._replace(blocks, view.owner, EMPTY)
-        for key, view in now.items():
-            # Views are frozen, and an unchanged view is the same object.
-            if everything or before.get(key) is not view:
-                self._put(level, view)
+        # Views are frozen, and an unchanged view is the same object.
+        changed = {key: view for key, view in now.items() if everything or before.get(key) is not view}
+        renamed = {key for key in changed.keys() & before if changed[key].common_labels != before[key].common_labels}
+        # Blocks of removed jobs are removed first, because a new job may have the same labels. Blocks of renamed jobs
+        # are removed, too, because their series are pending again.
+        for key in renamed.union(before.keys() - now.keys()):
+            for blocks in self._levels[level]:
+                self._replace(blocks, before[key].owner, EMPTY)
+        for view in changed.values():
+            self._put(level, view)
 
     def _put(self, level: Level, view: View) -> None:
         prefix = prefix_of(level, view.common_labels)

@@ -172,8 +172,7 @@ class Publisher:
         try:
             with self._ledger.lock:
                 # The new name of a renamed job must show 0 first.
-                renamed = self._renamed_since(shown)
-                due = [each for each in due if each[0] not in renamed]
+                due = [each for each in due if not self._is_renamed(each[0], shown)]
                 expose(self._ledger, due)
         except StateError as error:
             self._next_attempt = self._monotonic() + EXPOSE_RETRY
@@ -184,11 +183,11 @@ class Publisher:
             self._pending_unobserved -= set(due)
         return True
 
-    def _renamed_since(self, shown: Mapping[int, JobView]) -> set[Owner]:
-        """Return the owners of jobs that were renamed after these views were built."""
+    def _is_renamed(self, owner: Owner, shown: Mapping[int, JobView]) -> bool:
+        """Return whether the owner of a series is a job that was renamed after these views were built."""
         jobs = self._ledger.committed.jobs
-        return {
-            view.owner
-            for key, view in shown.items()
-            if key in jobs and (jobs[key].project, jobs[key].name) != (view.state.project, view.state.name)
-        }
+        match owner:
+            case ("job", int(key)) if key in shown and key in jobs:
+                before = shown[key].state
+                return (jobs[key].project, jobs[key].name) != (before.project, before.name)
+        return False
