@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 
 import msgspec
@@ -92,11 +94,12 @@ class Replica:
                 env={**os.environ, "PYTHONPATH": str(ROOT), **fake_clock(f"{hours:+d}h")},
             )
 
-    def reload(self, *, older: bool) -> None:
-        """Reload its config, or the older one instead."""
+    def reload(self, *, older: bool) -> bool:
+        """Reload its config, or the older one instead. Return whether it is applied now."""
         self._config.write_text(self._older_config.read_text() if older else self._settings)
-        with suppress(OSError):  # it may still start, or wait for the database
-            fetch(self.port, "/-/reload", method="POST", timeout=1)
+        with suppress(OSError, HTTPException):  # it may still start, or wait for the database
+            return fetch(self.port, "/-/reload", method="POST", timeout=1)[0] == HTTPStatus.OK
+        return False
 
     @property
     def pid(self) -> int:

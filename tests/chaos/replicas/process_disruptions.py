@@ -194,6 +194,9 @@ def reload_older_config(fleet: Fleet, rng: random.Random) -> Iterator[float]:
     for older in (True, False) * 3:
         victim.reload(older=older)
         yield rng.uniform(0.3, 3.0)
+    # A reload within a second of another one is refused. The replica would keep the older config until it is killed.
+    while victim.pid and not victim.reload(older=False):
+        yield 1.0
     victim.disrupted = False
 
 
